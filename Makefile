@@ -1,0 +1,51 @@
+# One virtual environment for everything that runs on one machine; images take one lock each.
+SHELL := /bin/bash
+VENV ?= .venv
+PY := $(VENV)/bin/python
+LOCKS := $(foreach e,airflow data torch tensorflow rollout dev,-r requirements/$(e).lock)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo down test test-unit test-integration test-cluster check format locks
+
+help:  ## say what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+
+# torch comes first and through pip: its CPU wheel must not be replaced by the registry's CUDA build.
+$(VENV)/.ready: pyproject.toml $(wildcard requirements/*.lock)
+	test -x $(PY) || python3 -m venv $(VENV)
+	$(PY) -m pip install -q $$(grep '^torch==' requirements/torch.lock) uv
+	VIRTUAL_ENV=$(abspath $(VENV)) $(VENV)/bin/uv pip install -q $(LOCKS)
+	VIRTUAL_ENV=$(abspath $(VENV)) $(VENV)/bin/uv pip install -q --no-deps -e .
+	touch $@
+
+setup: $(VENV)/.ready  ## make the virtual environment
+
+demo: setup  ## the whole loop: data, gates, training, compression, canary, promotion
+	$(VENV)/bin/headrace demo
+
+down: setup  ## stop all that demo left running
+	$(VENV)/bin/headrace down
+
+test: setup  ## unit and integration tests (real servers on loopback)
+	$(PY) -m pytest -q -m "not cluster and not gpu and not slow" $(PYTEST_ARGS)
+
+test-unit: setup  ## unit tests only
+	$(PY) -m pytest -q tests/unit $(PYTEST_ARGS)
+
+test-cluster: setup  ## tests that need KUBECONFIG
+	$(PY) -m pytest -q -m cluster $(PYTEST_ARGS); code=$$?; [ $$code -eq 5 ] || exit $$code
+
+check: setup  ## format, lint, types, import rules
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy tasks plugins/headrace_airflow dags
+	PYTHONPATH=.:plugins $(VENV)/bin/lint-imports
+
+format: setup  ## format and mend what can be mended
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+EXTRAS := airflow data torch tensorflow rollout dev
+locks: setup  ## resolve all images together, then one lock each
+	$(VENV)/bin/uv pip compile -q pyproject.toml $(foreach e,$(EXTRAS),--extra $(e)) --no-annotate --no-header -o requirements/constraints.txt
+	for e in $(EXTRAS); do $(VENV)/bin/uv pip compile -q pyproject.toml --extra $$e --no-annotate --no-header -c requirements/constraints.txt -o requirements/$$e.lock || exit 1; done

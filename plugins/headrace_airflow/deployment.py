@@ -1,0 +1,78 @@
+"""Where this Airflow runs its stages: read once from the environment, refused if missing."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.contracts.errors import BadRequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Runtime(StrEnum):
+    """What a stage runs in."""
+
+    LOCAL = "local"  # a subprocess of the worker
+    KUBERNETES = "kubernetes"  # a pod
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deployment:
+    """One deployment of Headrace as Airflow sees it."""
+
+    runtime: Runtime
+    store_url: str  # fsspec URL of the artifact store
+    state_dir: Path  # state records and traffic logs of the models
+    python: Path  # interpreter of the stages in the local runtime
+    stage_path: Path  # folder that holds the package `tasks`
+
+
+def read_deployment(environment: Mapping[str, str]) -> Deployment:
+    """Read the deployment from HEADRACE_* variables."""
+    runtime = _demanded(environment, "HEADRACE_RUNTIME", "local or kubernetes")
+    if runtime not in set(Runtime):
+        message = (
+            f"HEADRACE_RUNTIME: expected {[item.value for item in Runtime]}, found {runtime!r}"
+        )
+        raise BadRequestError(message)
+    store_url = _demanded(environment, "HEADRACE_STORE", "a URL such as file:///srv/headrace/store")
+    if "://" not in store_url:
+        message = f"HEADRACE_STORE: expected a URL such as file:///srv/store, found {store_url!r}"
+        raise BadRequestError(message)
+    return Deployment(
+        runtime=Runtime(runtime),
+        store_url=store_url.rstrip("/"),
+        state_dir=Path(_demanded(environment, "HEADRACE_STATE", "the folder of state records")),
+        python=Path(environment.get("HEADRACE_PYTHON") or sys.executable),
+        stage_path=_package_folder(),
+    )
+
+
+@cache
+def the_deployment() -> Deployment:
+    """Return the deployment of this process."""
+    return read_deployment(os.environ)
+
+
+def _demanded(environment: Mapping[str, str], name: str, expected: str) -> str:
+    value = environment.get(name, "")
+    if not value:
+        message = (
+            f"{name}: expected {expected}, found nothing; set it for every Airflow component "
+            "(`headrace demo` does)"
+        )
+        raise BadRequestError(message)
+    return value
+
+
+def _package_folder() -> Path:
+    import tasks  # noqa: PLC0415  only its place is wanted
+
+    return Path(next(iter(tasks.__path__))).parent

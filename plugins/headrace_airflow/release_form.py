@@ -1,0 +1,124 @@
+"""The trigger form of a release: its fields, and what a run makes of them."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import Param
+
+from tasks.contracts.catalogues import COMPRESSIONS, DATASETS, RECIPES
+from tasks.contracts.requests import MODEL_NAME, PLANS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tasks.contracts.json_types import Json
+    from tasks.contracts.requests import ReleaseRequest
+
+_URL = r"^(/|[a-z][a-z0-9+]*://).+"
+_UTC = r"^\d{4}-\d\d-\d\dT\d\d:\d\d.*(Z|\+00:00)$"  # Airflow does not check `format`
+_OPTIONAL_TEXT = ["null", "string"]
+
+
+def release_form() -> dict[str, Param]:
+    """Return the fields, each with its JSON schema."""
+    return {
+        "dataset": _choice(
+            "complete-journey", {name: item.summary for name, item in DATASETS.items()}, "Events"
+        ),
+        "recipe": _choice("blended_transformer", RECIPES, "Model recipe"),
+        "compression": _choice("int8", COMPRESSIONS, "Compression recipe"),
+        "plan": _choice("replay", _plan_lines(), "Traffic plan"),
+        "approval": Param(
+            False, type="boolean", title="Approval", description="A person decides before promotion"
+        ),
+        "model": Param(
+            None,
+            type=_OPTIONAL_TEXT,
+            pattern=f"^{MODEL_NAME.pattern}$",
+            title="Model",
+            description="Name under which users are served; empty: the data set's own",
+        ),
+        "as_of": Param(
+            None,
+            type=_OPTIONAL_TEXT,
+            format="date-time",
+            pattern=_UTC,
+            title="As of (UTC)",
+            description="Later events are in the future; empty: the data set's own day",
+        ),
+        "bake_seconds": Param(
+            None,
+            type=["null", "integer"],
+            minimum=1,
+            title="Longest bake in seconds",
+            description="Cuts each step of the plan; empty: as planned",
+        ),
+        "seed": Param(1, type="integer", minimum=0, maximum=2**31 - 1, title="Seed"),
+        "events_url": _url("Your events", "parquet or CSV; with dataset 'events' only"),
+        "catalogue_url": _url("Your catalogue", "item_id, title, category, brand, price"),
+        "mapping_url": _url("Your mapping", "JSON: your column names to those of Headrace"),
+    }
+
+
+def form_of_run(context: Mapping[str, Any]) -> dict[str, Json]:
+    """Return the form as `request_release` takes it, with the run's own name and time."""
+    run = context["dag_run"]
+    form: dict[str, Json] = dict(context["params"])
+    form["as_of"] = _ends_in_z(form.get("as_of"))
+    return form | {
+        "release_id": release_id(str(run.run_id)),
+        "requested_at": run.run_after.isoformat(),
+    }
+
+
+def pinned_champion(release: ReleaseRequest) -> dict[str, str]:
+    """Return the input `champion`: the bundle that served when the release was requested."""
+    return {} if release.champion is None else {"champion": release.champion.bundle}
+
+
+def release_id(run_id: str) -> str:
+    """Return the run's id with nothing in it that a label, a path or a URL would mind."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", run_id)[:120]
+
+
+def _ends_in_z(moment: Json) -> Json:
+    return moment.replace("+00:00", "Z") if isinstance(moment, str) else moment
+
+
+def _choice(default: str, names: Mapping[str, str], title: str) -> Param:
+    return Param(
+        default,
+        type="string",
+        enum=list(names),
+        values_display={name: f"{name}: {line}" for name, line in names.items()},
+        title=title,
+    )
+
+
+def _url(title: str, description: str) -> Param:
+    return Param(None, type=_OPTIONAL_TEXT, pattern=_URL, title=title, description=description)
+
+
+def _plan_lines() -> dict[str, str]:
+    return {
+        name: ", ".join(
+            f"{step.share_basis_points / 100:g} % {_span(step.bake_seconds)}" for step in plan.steps
+        )
+        + f"; {plan.hypothesis}"
+        for name, plan in PLANS.items()
+    }
+
+
+def _span(seconds: int) -> str:
+    for name, unit in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds % unit == 0:
+            return f"{seconds // unit} {name}"
+    return f"{seconds} s"
+
+
+def form_of_rollback(context: Mapping[str, Any]) -> dict[str, Json]:
+    """Return what `roll_back_release` takes from a person: model, reason, and this run's name."""
+    run = context["dag_run"]
+    return dict(context["params"]) | {"requested_by_run": release_id(str(run.run_id))}

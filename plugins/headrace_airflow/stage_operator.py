@@ -1,0 +1,96 @@
+"""One door to a stage: the operator of the deployment's runtime, and a stage with its gate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from headrace_airflow.deployment import Runtime, the_deployment
+from headrace_airflow.local_stage_operator import LocalStageOperator
+from headrace_airflow.stage_call import ReadsRule, SettingsRule, SkipRule, StageCall, TaskIds
+from tasks.contracts.errors import BadRequestError
+from tasks.contracts.json_types import Json
+from tasks.contracts.stages import STAGE_FACTS, Stage
+
+if TYPE_CHECKING:
+    from airflow.sdk import BaseOperator
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """A stage's task in a DAG and, where it has one, the gate behind it."""
+
+    task: BaseOperator
+    gate: BaseOperator | None = None
+
+    @property
+    def last(self) -> BaseOperator:
+        """Return the task that later ones wait for."""
+        return self.gate or self.task
+
+
+Reads = Mapping[str, Made | tuple[Made, ...]]  # of several, the last one that made something
+
+
+def run_stage(
+    stage: Stage,
+    *,
+    release: Made | None = None,
+    reads: Reads | None = None,
+    settings: Mapping[str, Json] | None = None,
+    settings_from: SettingsRule | None = None,
+    reads_from: ReadsRule | None = None,
+    skip_when: SkipRule | None = None,
+    task_id: str | None = None,
+    **airflow: Any,
+) -> Made:
+    """Add the stage's task and, where the stage is gated, the gate's task behind it."""
+    call = StageCall(
+        stage=stage,
+        release=None if release is None else str(release.task.task_id),
+        reads={name: _task_ids(made) for name, made in (reads or {}).items()},
+        gates={name: _gate_ids(made) for name, made in (reads or {}).items()},
+        settings=settings or {},
+        settings_from=settings_from,
+        reads_from=reads_from,
+        skip_when=skip_when,
+    )
+    task = _operator(call, task_id=task_id or stage.value, **airflow)
+    if not STAGE_FACTS[stage].gated:
+        return Made(task=task)
+    made = Made(task=task)
+    gate = run_stage(
+        Stage.GATE_ARTIFACT, release=release, reads={"artifact": made}, task_id=_gate_name(stage)
+    ).task
+    task >> gate
+    return Made(task=task, gate=gate)
+
+
+def _operator(call: StageCall, **airflow: Any) -> BaseOperator:
+    deployment = the_deployment()
+    if deployment.runtime is Runtime.KUBERNETES:
+        message = (
+            "HEADRACE_RUNTIME: expected local, found kubernetes; stages in pods come with "
+            "StageOperator ('Pods that cannot lie'), which this version does not have"
+        )
+        raise BadRequestError(message)
+    return LocalStageOperator(call=call, deployment=deployment, **airflow)
+
+
+def _gate_name(stage: Stage) -> str:
+    if stage is Stage.JUDGE_STEP:
+        return "gate_step"
+    return f"gate_{STAGE_FACTS[stage].produces.value}"
+
+
+def _several(made: Made | tuple[Made, ...]) -> tuple[Made, ...]:
+    return made if isinstance(made, tuple) else (made,)
+
+
+def _task_ids(made: Made | tuple[Made, ...]) -> TaskIds:
+    return tuple(str(one.task.task_id) for one in _several(made))
+
+
+def _gate_ids(made: Made | tuple[Made, ...]) -> TaskIds:
+    return tuple(str(one.gate.task_id) for one in _several(made) if one.gate is not None)

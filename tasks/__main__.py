@@ -1,0 +1,263 @@
+"""`python -m tasks <stage> <request.json>`: parse, check gates, run, seal, say so, exit."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from tasks.adapters.artifact_store import ArtifactStore, Recipe
+from tasks.adapters.object_store import ObjectStore
+from tasks.contracts.artifacts import Address, InputReference, Manifest, termination_sentence
+from tasks.contracts.code_digest import code_digest
+from tasks.contracts.errors import BadRequestError, HeadraceError, bounded
+from tasks.contracts.exit_codes import ExitCode
+from tasks.contracts.gate_reports import REPORT_NAME, GateReport, demand_passing
+from tasks.contracts.json_types import Json, parse_object
+from tasks.contracts.requests import ReleaseRequest
+from tasks.contracts.stage_io import Outcome, StageContext, StageInput, StageModule, StageRequest
+from tasks.contracts.stages import ArtifactKind, Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+PROGRESS_SECONDS = 2.0
+TERMINATION_BYTES = 4096
+
+
+class PlainProgress:
+    """Print a line a few seconds apart; the first and the last are never dropped."""
+
+    def __init__(self, stage: Stage) -> None:
+        """Name the stage in every line."""
+        self.stage = stage
+        self._last = 0.0
+
+    def __call__(self, sentence: str, fraction: float | None) -> None:
+        """Say where the stage is; `fraction` is 0..1 or None."""
+        now = time.monotonic()
+        if now - self._last < PROGRESS_SECONDS and fraction != 1:
+            return
+        self._last = now
+        percent = "" if fraction is None else f" {fraction:4.0%}"
+        print(f"{self.stage.value}:{percent} {sentence}", flush=True)
+
+
+def read_inputs(store: ArtifactStore, request: StageRequest, module: StageModule) -> _Inputs:
+    """Return the inputs by name, each of the kind the stage reads, every byte verified."""
+    known = {name.rstrip("?"): kind for name, kind in module.READS.items()}
+    needed = {name for name in module.READS if not name.endswith("?")}
+    missing, unknown = sorted(needed - set(request.reads)), sorted(set(request.reads) - set(known))
+    if missing or unknown:
+        message = (
+            f"{request.stage.value}: expected reads {sorted(module.READS)}, "
+            f"missing {missing}, unknown {unknown}"
+        )
+        raise BadRequestError(message)
+    found = {}
+    for name, text in request.reads.items():
+        address = Address.parse(text)
+        if known[name] not in {address.kind, ANY_KIND}:
+            message = f"{request.stage.value}: {name}: expected a {known[name]}, found {text}"
+            raise BadRequestError(message)
+        manifest = store.manifest(address)
+        found[name] = StageInput(address=text, manifest=manifest, path=store.fetch(manifest))
+    return found
+
+
+_Inputs = dict[str, StageInput]
+ANY_KIND = ArtifactKind.GATE_REPORT  # gate_artifact reads any kind; nobody reads a report as input
+
+
+def pinned_reads(module: StageModule, release: ReleaseRequest | None) -> dict[str, str]:
+    """Return the reads that the release request pins: the champion's bundle and events."""
+    champion = None if release is None else release.champion
+    if champion is None:
+        return {}
+    pinned = {"champion": champion.bundle, "champion_events": champion.events}
+    return {
+        name: address
+        for name, address in pinned.items()
+        if address is not None and f"{name}?" in module.READS
+    }
+
+
+def demand_gates(
+    store: ArtifactStore,
+    request: StageRequest,
+    module: StageModule,
+    inputs: Mapping[str, StageInput],
+) -> None:
+    """Refuse every gated input that has no passing report on exactly its bytes."""
+    for name in sorted(module.GATED & set(inputs)):
+        where = f"{request.stage.value}: input {name}"
+        if name not in request.gates:
+            message = f"{where}: expected the address of its gate report, found none"
+            raise BadRequestError(message)
+        manifest = store.manifest(Address.parse(request.gates[name]))
+        text = (store.fetch(manifest) / REPORT_NAME).read_bytes()
+        item = inputs[name].manifest
+        demand_passing(
+            GateReport.parse(text, request.gates[name]), item.reference, item.kind, where
+        )
+
+
+def _release(store: ArtifactStore, request: StageRequest) -> ReleaseRequest | None:
+    if request.release is None:
+        return None
+    folder = store.fetch(store.manifest(Address.parse(request.release)))
+    return ReleaseRequest.parse((folder / "request.json").read_bytes(), request.release)
+
+
+def _refused(store: ArtifactStore, manifest: Manifest) -> bool:
+    if manifest.kind is not ArtifactKind.GATE_REPORT:
+        return False
+    text = (store.fetch(manifest) / REPORT_NAME).read_bytes()
+    return not GateReport.parse(text, str(manifest.address)).passed
+
+
+def _known_outcome(store: ArtifactStore, manifest: Manifest) -> Outcome:
+    sentence = "sealed before"
+    try:
+        facts = parse_object(store.objects.read(f"{manifest.address}/facts.json"), "facts")
+        sentence = str(facts.get("sentence", sentence))
+    except (FileNotFoundError, BadRequestError):
+        pass  # facts are outside the digest: without them the artifact is as good
+    return Outcome(sentence=f"re-used: {sentence}", refused=_refused(store, manifest))
+
+
+def run_stage(request: StageRequest, world: World) -> tuple[Manifest, Outcome]:
+    """Run one stage, or answer from its sealed artifact."""
+    module = cast("StageModule", importlib.import_module(f"tasks.stages.{request.stage.value}"))
+    release = _release(world.store, request)
+    reads = {**pinned_reads(module, release), **request.reads}
+    inputs = read_inputs(world.store, replace(request, reads=reads), module)
+    demand_gates(world.store, request, module, inputs)
+    scratch = Path(tempfile.mkdtemp(prefix="headrace-", dir=world.scratch))
+    try:
+        context = StageContext(
+            inputs=inputs,
+            out=scratch,
+            work=scratch,
+            progress=PlainProgress(request.stage),
+            store_url=request.store_url,
+            release=release,
+            release_address=request.release,
+            settings=request.settings,
+            state_dir=world.state_dir,
+        )
+        return _seal(module, context, request, world)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+class World:
+    """The store, the state folder and scratch space of this process, from the environment."""
+
+    def __init__(self, request: StageRequest, environment: Mapping[str, str]) -> None:
+        """Open the store that the request names."""
+        objects = ObjectStore(request.store_url)
+        root = objects.local_root
+        fallback = Path(tempfile.gettempdir()) / "headrace"
+        base = Path(environment.get("HEADRACE_WORK") or (root / "work" if root else fallback))
+        self.scratch = base / "scratch"
+        self.work = base
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        self.store = ArtifactStore(objects, cache=base / "cache")
+        state = environment.get("HEADRACE_STATE")
+        self.state_dir = Path(state) if state else None
+
+
+def _seal(
+    module: StageModule, context: StageContext, request: StageRequest, world: World
+) -> tuple[Manifest, Outcome]:
+    references: dict[str, InputReference] = {
+        name: item.manifest.reference for name, item in context.inputs.items()
+    }
+    recipe = Recipe(
+        kind=module.PRODUCES,
+        stage=request.stage,
+        inputs=references,
+        config=module.configure(context),
+        code=code_digest(request.stage),
+    )
+    known = world.store.find(recipe.address)
+    if known is not None:
+        world.store.fetch(known)
+        return known, _known_outcome(world.store, known)
+    work = world.work / recipe.address.key
+    work.mkdir(parents=True, exist_ok=True)
+    started = time.time()
+    outcome = module.run(replace(context, work=work, config=recipe.config))
+    facts: dict[str, Json] = {
+        **outcome.facts,
+        "sentence": outcome.sentence,
+        "refused": outcome.refused,
+        "started_at": started,
+        "seconds": round(time.time() - started, 3),
+        "host": platform.node(),
+        "cpus": os.cpu_count(),
+    }
+    manifest = world.store.seal(recipe, context.out, facts)
+    shutil.rmtree(work, ignore_errors=True)
+    return manifest, outcome
+
+
+def say_last(sentence: str, environment: Mapping[str, str]) -> None:
+    """Put the last sentence where the operator looks, and on the screen."""
+    print(sentence, flush=True)
+    target = environment.get("HEADRACE_TERMINATION_LOG", "/dev/termination-log")
+    if "HEADRACE_TERMINATION_LOG" in environment or Path(target).exists():
+        Path(target).write_text(bounded(sentence, TERMINATION_BYTES - 1), encoding="utf-8")
+
+
+def parse_arguments(arguments: Sequence[str]) -> StageRequest:
+    """Read the stage's name and its request: a file, or `-` for standard input."""
+    parser = argparse.ArgumentParser(prog="python -m tasks", description=__doc__)
+    parser.add_argument("stage", choices=[stage.value for stage in Stage])
+    parser.add_argument("request", help="file with a stage_request/1, - for standard input")
+    options = parser.parse_args(arguments)
+    try:
+        text = (
+            sys.stdin.read()
+            if options.request == "-"
+            else Path(options.request).read_text(encoding="utf-8")
+        )
+    except OSError as error:
+        message = f"request: expected a readable file, found {error}"
+        raise BadRequestError(message) from error
+    request = StageRequest.parse(text, options.request)
+    if request.stage.value != options.stage:
+        message = f"request: expected stage {options.stage}, found {request.stage.value}"
+        raise BadRequestError(message)
+    return request
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the stage and return its exit code."""
+    try:
+        request = parse_arguments(arguments)
+        world = World(request, os.environ)
+        manifest, outcome = run_stage(request, world)
+    except HeadraceError as error:
+        say_last(str(error), os.environ)
+        return int(error.exit_code)
+    except Exception as error:  # noqa: BLE001  the last line of defence names the crash
+        traceback.print_exc()
+        say_last(bounded(f"crashed: {type(error).__name__}: {error}"), os.environ)
+        return int(ExitCode.CRASHED)
+    say_last(termination_sentence(manifest, outcome.sentence), os.environ)
+    return int(ExitCode.GATE_REFUSED if outcome.refused else ExitCode.DONE)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

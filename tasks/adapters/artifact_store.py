@@ -1,0 +1,182 @@
+"""Sealed artifacts in an object store: payload first, `manifest.json` last and only once."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.contracts.artifacts import (
+    FACTS_NAME,
+    MANIFEST_NAME,
+    Address,
+    FileEntry,
+    InputReference,
+    Manifest,
+    artifact_key,
+    content_digest,
+)
+from tasks.contracts.errors import BadRequestError, CorruptArtifactError
+from tasks.contracts.json_types import Json, pretty_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tasks.adapters.object_store import ObjectStore
+    from tasks.contracts.stages import ArtifactKind, Stage
+
+READ_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """All that the key of an artifact is made of."""
+
+    kind: ArtifactKind
+    stage: Stage
+    inputs: Mapping[str, InputReference]
+    config: Mapping[str, Json]
+    code: str
+
+    @property
+    def address(self) -> Address:
+        """Return where the artifact of this recipe is, made or not."""
+        key = artifact_key(self.stage, self.inputs, self.config, self.code)
+        return Address(kind=self.kind, key=key)
+
+
+def file_sha256(path: Path) -> str:
+    """Return the hex sha256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as reader:
+        while piece := reader.read(READ_BYTES):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def payload_entries(folder: Path) -> tuple[FileEntry, ...]:
+    """Return an entry per file below `folder`, sorted by path."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return tuple(
+        FileEntry(
+            path=path.relative_to(folder).as_posix(),
+            size=path.stat().st_size,
+            sha256=file_sha256(path),
+        )
+        for path in files
+    )
+
+
+class ArtifactStore:
+    """Find, fetch and seal artifacts; `cache` keeps verified local copies of remote payloads."""
+
+    def __init__(self, objects: ObjectStore, cache: Path) -> None:
+        """Use `objects` for everything that is kept."""
+        self.objects = objects
+        self.cache = cache
+
+    def find(self, address: Address) -> Manifest | None:
+        """Return the manifest, or None while the artifact does not exist."""
+        where = f"{address}/{MANIFEST_NAME}"
+        try:
+            text = self.objects.read(where)
+        except FileNotFoundError:
+            return None
+        try:
+            manifest = Manifest.parse(text, where)
+        except BadRequestError as error:
+            raise CorruptArtifactError(str(error)) from error
+        if manifest.address != address:
+            message = f"{where}: expected address {address}, found {manifest.address}"
+            raise CorruptArtifactError(message)
+        return manifest
+
+    def manifest(self, address: Address) -> Manifest:
+        """Return the manifest; an absent artifact is a bad request."""
+        found = self.find(address)
+        if found is None:
+            message = (
+                f"{self.objects.url}: expected a sealed {address}, found no {MANIFEST_NAME}; "
+                "run the stage that makes it first"
+            )
+            raise BadRequestError(message)
+        return found
+
+    def fetch(self, manifest: Manifest) -> Path:
+        """Return a local folder with the payload, every byte checked against the manifest."""
+        root = self.objects.local_root
+        if root is not None:
+            folder = root / str(manifest.address) / manifest.payload_folder
+            verify_payload(folder, manifest)
+            return folder
+        folder = self.cache / manifest.content
+        if not folder.exists():
+            self._download(manifest, folder)
+        verify_payload(folder, manifest)
+        return folder
+
+    def _download(self, manifest: Manifest, folder: Path) -> None:
+        scratch = self.cache / f".scratch-{uuid.uuid4().hex}"
+        prefix = f"{manifest.address}/{manifest.payload_folder}"
+        for entry in manifest.files:
+            self.objects.download(f"{prefix}/{entry.path}", scratch / entry.path)
+        scratch.mkdir(parents=True, exist_ok=True)
+        try:
+            scratch.rename(folder)
+        except OSError:  # another reader was first with the same bytes
+            shutil.rmtree(scratch)
+
+    def seal(self, recipe: Recipe, folder: Path, facts: Mapping[str, Json]) -> Manifest:
+        """Publish `folder` under the recipe's key; who loses a race gets the winner's manifest."""
+        address = recipe.address
+        files = payload_entries(folder)
+        manifest = Manifest(
+            kind=recipe.kind,
+            key=address.key,
+            stage=recipe.stage,
+            inputs=dict(recipe.inputs),
+            config=dict(recipe.config),
+            code=recipe.code,
+            files=files,
+            content=content_digest(files),
+        )
+        for entry in files:
+            target = f"{address}/{manifest.payload_folder}/{entry.path}"
+            self.objects.upload(folder / entry.path, target)
+        facts_text = pretty_json({"format": "facts/1", **facts})
+        self.objects.replace(f"{address}/{FACTS_NAME}", facts_text.encode())
+        if self.objects.put_if_absent(f"{address}/{MANIFEST_NAME}", manifest.to_text().encode()):
+            return manifest
+        winner = self.manifest(address)
+        if winner.content != manifest.content:
+            self.objects.remove_tree(f"{address}/{manifest.payload_folder}")
+        return winner
+
+
+def verify_payload(folder: Path, manifest: Manifest) -> None:
+    """Compare every file with the manifest; the first difference is named."""
+    listed = {entry.path for entry in manifest.files}
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    for path in sorted(present - listed):
+        message = f"{manifest.address}: expected only the files of the manifest, found {path}"
+        raise CorruptArtifactError(message)
+    for entry in sorted(manifest.files):
+        _verify_file(folder / entry.path, entry, manifest)
+
+
+def _verify_file(path: Path, entry: FileEntry, manifest: Manifest) -> None:
+    where = f"{manifest.address}: file {entry.path}"
+    if not path.is_file():
+        message = f"{where}: expected {entry.size} bytes, found no file"
+        raise CorruptArtifactError(message)
+    size = path.stat().st_size
+    if size != entry.size:
+        message = f"{where}: expected {entry.size} bytes, found {size}"
+        raise CorruptArtifactError(message)
+    digest = file_sha256(path)
+    if digest != entry.sha256:
+        message = f"{where}: expected sha256 {entry.sha256}, found {digest}"
+        raise CorruptArtifactError(message)

@@ -1,0 +1,167 @@
+"""Three plots of a release: learning curve, NDCG@10 against baselines, traffic by variant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+mpl.use("Agg")
+
+DPI = 110
+INK, GRID = "#22303c", "#d9e1e8"
+COLOURS = {"candidate": "#0b7285", "champion": "#e8590c", "stable": "#e8590c"}
+BASELINE = "#868e96"
+STEP_SHADES = ("#f1f3f5", "#ffffff")
+Z_95 = 1.959964
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """One point of a learning curve."""
+
+    epoch: int
+    loss: float
+    select_ndcg10: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exposure:
+    """One request of the experiment: unix seconds, variant, traffic step."""
+
+    time: float
+    variant: str
+    step: int
+
+
+def learning_curve(epochs: Sequence[Epoch], path: Path) -> None:
+    """Draw loss and select-period NDCG@10 by epoch."""
+    figure, axes = _figure("Learning curve")
+    numbers = [point.epoch for point in epochs]
+    axes.plot(numbers, [point.loss for point in epochs], color=BASELINE, marker="o", label="loss")
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("training loss", color=BASELINE)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    other = axes.twinx()
+    scores = [point.select_ndcg10 for point in epochs]
+    other.plot(numbers, scores, color=COLOURS["candidate"], marker="o", label="NDCG@10")
+    other.set_ylabel("NDCG@10 on the select period", color=COLOURS["candidate"])
+    best = int(np.argmax(scores))
+    other.annotate(
+        f"best {scores[best]:.4f}",
+        (numbers[best], scores[best]),
+        textcoords="offset points",
+        xytext=(0, -16),
+        ha="center",
+        color=INK,
+    )
+    _quiet(other)
+    _save(figure, path)
+
+
+def ndcg_against_baselines(users: Mapping[str, Any], path: Path) -> None:
+    """Draw the mean NDCG@10 over the same users of each model, with 95 % intervals.
+
+    `users` maps a model's name to an array [users]; NaN where the model was not asked.
+    """
+    rows = sorted(
+        ((name, *_mean_and_reach(values)) for name, values in users.items()),
+        key=lambda row: row[1],
+    )
+    figure, axes = _figure("NDCG@10 on the gate period, same users, 95 % intervals")
+    for place, (name, mean, reach) in enumerate(rows):
+        colour = COLOURS.get(name, BASELINE)
+        axes.errorbar(
+            mean, place, xerr=reach, fmt="o", color=colour, capsize=4, markersize=7, linewidth=2
+        )
+        axes.annotate(
+            f"{mean:.4f} ± {reach:.4f}",
+            (mean + reach, place),
+            textcoords="offset points",
+            xytext=(8, 0),
+            va="center",
+            color=INK,
+        )
+    axes.set_yticks(range(len(rows)), [row[0] for row in rows])
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    right = max(mean + reach for _, mean, reach in rows)
+    left = min(mean - reach for _, mean, reach in rows)
+    axes.set_xlim(left - 0.1 * (right - left + 1e-9), right + 0.35 * (right - left + 1e-9))
+    axes.set_xlabel("NDCG@10")
+    _save(figure, path)
+
+
+def has_numbers(values: Any) -> bool:
+    """Say whether a model was asked for at least one user."""
+    return values.dtype.kind == "f" and not bool(np.isnan(values).all())
+
+
+def _mean_and_reach(values: Any) -> tuple[float, float]:
+    array = np.asarray(values, dtype=np.float64)
+    array = array[~np.isnan(array)]
+    if len(array) < 2:
+        return float(array.mean()) if len(array) else 0.0, 0.0
+    return float(array.mean()), Z_95 * float(array.std(ddof=1)) / float(np.sqrt(len(array)))
+
+
+def traffic(exposures: Sequence[Exposure], path: Path, bins: int = 60) -> None:
+    """Draw requests per second by variant over the rollout, each step shaded and named."""
+    figure, axes = _figure("Requests of the experiment by variant")
+    begin = min(exposure.time for exposure in exposures)
+    end = max(exposure.time for exposure in exposures)
+    edges = np.linspace(0, max(end - begin, 1e-3), bins + 1)
+    width = edges[1] - edges[0]
+    below = np.zeros(bins)
+    for variant in sorted({exposure.variant for exposure in exposures}, reverse=True):
+        times = [e.time - begin for e in exposures if e.variant == variant]
+        rate = np.histogram(times, edges)[0] / width
+        axes.bar(
+            edges[:-1],
+            rate,
+            width,
+            bottom=below,
+            align="edge",
+            color=COLOURS.get(variant, BASELINE),
+            label=f"{variant}: {len(times)} requests",
+        )
+        below += rate
+    for place, step in enumerate(sorted({exposure.step for exposure in exposures})):
+        inside = [e for e in exposures if e.step == step]
+        starts = min(e.time for e in inside) - begin
+        ends = max(e.time for e in inside) - begin
+        axes.axvspan(starts, ends, color=STEP_SHADES[place % 2], zorder=0)
+        share = sum(e.variant == "candidate" for e in inside) / len(inside)
+        text = f"step {step}\n{share:.0%} candidate"
+        axes.text((starts + ends) / 2, below.max() * 1.04, text, ha="center", color=INK)
+    axes.set_ylim(0, below.max() * 1.25)
+    axes.set_xlabel("seconds since the first exposure")
+    axes.set_ylabel("requests per second")
+    axes.legend(loc="upper right", bbox_to_anchor=(1.0, -0.12), ncols=2, frameon=False)
+    _save(figure, path)
+
+
+def _figure(title: str) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(8, 4.5), dpi=DPI)
+    axes = figure.subplots()
+    axes.set_title(title, loc="left", color=INK, fontsize=12, pad=12)
+    axes.grid(visible=True, color=GRID, linewidth=0.8)
+    axes.set_axisbelow(b=True)
+    _quiet(axes)
+    return figure, axes
+
+
+def _quiet(axes: Any) -> None:
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(GRID)
+    axes.tick_params(length=0, colors=INK)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    # No software version and no time inside: equal figures have equal bytes.
+    figure.savefig(path, bbox_inches="tight", metadata={"Software": None})

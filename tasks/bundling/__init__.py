@@ -1,0 +1,1 @@
+"""From an exported graph to a SavedModel that TensorFlow Serving loads, and its certificate."""

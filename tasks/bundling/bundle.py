@@ -1,0 +1,178 @@
+"""A serving bundle from a compressed model: SavedModels, warm-up, certificate, golden answers."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from tasks.bundling.aten_graph import AtenGraph, read_graph
+from tasks.bundling.golden import GOLDEN_FILE, Golden
+from tasks.bundling.parity import COMPARED, TIE, certify, served_inputs
+from tasks.bundling.served_model import LoadedModel
+from tasks.bundling.signatures import ServedModel, write_served_model
+from tasks.bundling.warmup import write_warmup
+from tasks.contracts.json_types import Json, canonical_json, parse_object, pretty_json
+from tasks.contracts.stage_io import SayProgress
+
+MODEL = "model"
+WARMUP_BATCHES = (1, 8, 64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A compressed model's folder with what all its models share."""
+
+    folder: Path
+    item_ids: tuple[str, ...]
+    k: int
+    max_length: int
+    exclude_seen: bool
+    golden: Golden
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return `model`, then the baselines."""
+        return (MODEL, *sorted(set(self.golden.answers) - {MODEL}))
+
+    def served(self, name: str) -> ServedModel:
+        """Return one model, ready to be written."""
+        graph, weights = read_graph(self.folder / place_of(name))
+        return ServedModel(
+            graph=graph,
+            weights=weights,
+            item_ids=self.item_ids,
+            k=min(self.k, len(self.item_ids)),
+            max_length=self.max_length,
+            exclude_seen=self.exclude_seen,
+        )
+
+
+def place_of(name: str) -> str:
+    """Return the folder of a model within a compressed model or a bundle."""
+    return MODEL if name == MODEL else f"baselines/{name}"
+
+
+def read_source(folder: Path) -> Source:
+    """Read the payload of a compressed model."""
+    record = parse_object((folder / "compression.json").read_bytes(), "compression.json")
+    items = pq.read_table(folder / "items.parquet", columns=["item_index", "item_id"])
+    order = np.argsort(items["item_index"].to_numpy())
+    ids = items["item_id"].to_pylist()
+    return Source(
+        folder=folder,
+        item_ids=tuple(str(ids[place]) for place in order),
+        k=int(cast("int", record["k"])),
+        max_length=int(cast("int", record["max_length"])),
+        exclude_seen=bool(record["exclude_seen"]),
+        golden=Golden.load(folder / GOLDEN_FILE),
+    )
+
+
+def write_bundle(source: Source, out: Path, progress: SayProgress) -> dict[str, Json]:
+    """Write the whole bundle; return the certificate."""
+    certificates: dict[str, Json] = {}
+    sizes: dict[str, Json] = {}
+    signatures: dict[str, Json] = {}
+    for place, name in enumerate(source.names):
+        progress(f"bundling {name}", place / len(source.names))
+        folder = out / place_of(name)
+        served = source.served(name)
+        write_served_model(folder, served)
+        sizes[name] = _sizes(source, served, name, folder)
+        with LoadedModel(folder) as model:
+            requests, answers = source.golden.requests, source.golden.answers[name]
+            certificates[name] = certify(model, requests, source.item_ids, answers)
+            signatures[name] = cast("Json", model.describe())
+        write_warmup(folder, list(_warmup(source)))
+    certificate: dict[str, Json] = {
+        "format": "parity_certificate/1",
+        "compared_places": COMPARED,
+        "tie_tolerance": TIE,
+        **cast("dict[str, Json]", certificates[MODEL]),
+        "baselines": {name: certificates[name] for name in source.names if name != MODEL},
+    }
+    _write(out / "parity.json", pretty_json(certificate))
+    _write(out / "bundle.json", pretty_json(_bundle_record(source, sizes, signatures)))
+    _write(out / "golden.jsonl", "".join(_golden_lines(source)))
+    return certificate
+
+
+def _bundle_record(
+    source: Source, sizes: Mapping[str, Json], signatures: Mapping[str, Json]
+) -> dict[str, Json]:
+    return {
+        "format": "serving_bundle/1",
+        "k": source.k,
+        "max_length": source.max_length,
+        "exclude_seen": source.exclude_seen,
+        "num_items": len(source.item_ids),
+        **cast("dict[str, Json]", sizes[MODEL]),
+        "signatures": signatures[MODEL],
+        "baselines": {name: sizes[name] for name in source.names if name != MODEL},
+    }
+
+
+def _sizes(source: Source, served: ServedModel, name: str, folder: Path) -> dict[str, Json]:
+    """Return bytes on disk, and of the same model written with its fp32 weights.
+
+    The fp32 SavedModel is really written, with zeros for weights: its bytes depend on shapes only.
+    """
+    path = source.folder / place_of(name) / "fp32.graph.json"
+    graph = AtenGraph.parse(path.read_bytes(), path.name)
+    weights = {
+        key: np.zeros(cast("tuple[int, ...]", kind.shape), kind.dtype)
+        for key, kind in graph.weights.items()
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        write_served_model(Path(scratch), replace(served, graph=graph, weights=weights))
+        fp32 = saved_model_bytes(Path(scratch))
+    found = saved_model_bytes(folder)
+    return {"bytes": found, "fp32_bytes": fp32, "ratio": round(found / fp32, 6)}
+
+
+def saved_model_bytes(folder: Path) -> int:
+    """Return the bytes of `saved_model.pb` and `variables/`."""
+    files = [folder / "saved_model.pb", *(folder / "variables").glob("*")]
+    return sum(path.stat().st_size for path in files)
+
+
+def _warmup(source: Source) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield requests of real users in the batch sizes that the server sees most."""
+    inputs = served_inputs(source.golden.requests, source.item_ids)
+    rows = np.flatnonzero(source.golden.requests.real)
+    for size in WARMUP_BATCHES:
+        if len(rows) >= size:
+            yield "serving_default", inputs.batch(slice(0, size))
+    yield "serving_default", inputs.one(0)
+    yield "recommend", inputs.one(0) | _choices(source)
+
+
+def _choices(source: Source) -> dict[str, Any]:
+    return {"k": np.int32(source.k), "exclude_seen": np.bool_(source.exclude_seen)}
+
+
+def _golden_lines(source: Source) -> Iterator[str]:
+    """Yield one JSON line per real golden request: served inputs and torch's answers."""
+    requests, answers = source.golden.requests, source.golden.answers[MODEL]
+    inputs = served_inputs(requests, source.item_ids)
+    names = ("", *source.item_ids)
+    for row in np.flatnonzero(requests.real):
+        asked = inputs.one(int(row))
+        record = {
+            "user": str(requests.user[row]),
+            "history": asked["history"][0].tolist(),
+            "steps_ago": asked["steps_ago"][0].tolist(),
+            "items": [names[item] for item in answers.items[row]],
+            "scores": [float(score) for score in answers.scores[row]],
+        }
+        yield canonical_json(record) + "\n"
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")

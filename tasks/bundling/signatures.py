@@ -1,0 +1,201 @@
+"""The served graph around a network: string ids in and out, seen items out, top-k, by signature.
+
+History is string [B, L], L >= 1, "" where there is nothing, on any side; ids outside the
+vocabulary are ignored. The known ids keep their order, move to the right end and are cut to the
+last `max_length`. steps_ago is int64 [B, L]: how many baskets ago, 1 the latest; 0 (or a missing
+input, where the signature allows it) means "count positions from the end of the known history".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tasks.bundling.aten_graph import Array, AtenGraph, Node, Ref, references
+from tasks.bundling.saved_model import GraphWriter, Signature, identity_of
+from tasks.bundling.torch_to_tf import lower
+from tasks.contracts.errors import BadRequestError
+
+LOWEST_SCORE = float(np.finfo(np.float32).min)  # of padding, of unknown and of excluded items
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedModel:
+    """A network with what serving adds to it."""
+
+    graph: AtenGraph  # inputs items, steps_ago; outputs scores [B, I + 1] and perhaps embedding
+    weights: Mapping[str, Array]
+    item_ids: Sequence[str]  # [I]
+    k: int
+    max_length: int
+    exclude_seen: bool  # whether `serving_default` leaves out the items of the history
+
+    def __post_init__(self) -> None:
+        """Refuse a network of another shape than recommendation needs."""
+        inputs, outputs = set(self.graph.inputs), set(self.graph.outputs)
+        if inputs != {"items", "steps_ago"} or "scores" not in outputs:
+            message = (
+                "served model: expected inputs items, steps_ago and an output scores, "
+                f"found inputs {sorted(inputs)}, outputs {sorted(outputs)}"
+            )
+            raise BadRequestError(message)
+        if not 1 <= self.k <= len(self.item_ids) or self.max_length < 1:
+            message = (
+                f"served model: expected 1 <= k <= {len(self.item_ids)} items and max_length >= 1,"
+                f" found k={self.k}, max_length={self.max_length}"
+            )
+            raise BadRequestError(message)
+
+
+def write_served_model(folder: Path, model: ServedModel) -> None:
+    """Write the SavedModel with its signatures."""
+    text = f"{model.graph.to_text()}\0{model.k}\0{model.max_length}\0{model.exclude_seen}\0"
+    writer = GraphWriter(identity=identity_of(model.weights, text + "\0".join(model.item_ids)))
+    with writer.graph.as_default():
+        signatures = _Builder(model=model, writer=writer).signatures()
+    writer.save(folder, signatures)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Builder:
+    model: ServedModel
+    writer: GraphWriter
+
+    def signatures(self) -> dict[str, Signature]:
+        """Return every signature; they share inputs and the network."""
+        history = _placeholder("history", tf.string, [None, None])
+        steps_ago = _placeholder("steps_ago", tf.int64, [None, None])
+        requests = {"history": history, "steps_ago": steps_ago}
+        ids, table = self._vocabulary()
+        items, steps = self._aligned(history, steps_ago, table)
+        outputs = self._network(items, steps)
+        scores = outputs["scores"]
+        no_steps: dict[str, Array] = {"steps_ago": np.zeros((1, 1), np.int64)}
+        answer = self._top(scores, items if self.model.exclude_seen else None, self.model.k, ids)
+        found = {"serving_default": Signature(inputs=requests, outputs=answer, defaults=no_steps)}
+        found["recommend"] = self._recommend(requests, scores, items, ids)
+        found["score"] = self._score(requests, scores, table)
+        if "embedding" in outputs:
+            embedding = {"embedding": outputs["embedding"]}
+            found["embed"] = Signature(inputs=requests, outputs=embedding, defaults=no_steps)
+        return found
+
+    def _vocabulary(self) -> tuple[Any, Any]:
+        """Return ids string [I + 1] ("" first) and the table from id to index, 0 if unknown."""
+        ids = tf.constant(["", *self.model.item_ids], name="item_ids")
+        indices = tf.range(1, len(self.model.item_ids) + 1, dtype=tf.int64)
+        return ids, self.writer.table("items", ids[1:], indices)
+
+    def _aligned(self, history: Any, steps_ago: Any, table: Any) -> tuple[Any, Any]:
+        """Return items and steps, int64 [B, L'], known ids at the right end, L' <= max_length."""
+        found = _look_up(table, history)
+        length = tf.shape(found)[1]
+        position = tf.range(length)
+        rank = position + length * tf.cast(found > 0, tf.int32)
+        kept = tf.minimum(length, self.model.max_length)
+        order = tf.reverse(tf.math.top_k(rank, kept).indices, [1])
+        items = tf.gather(found, order, batch_dims=1)
+        given = tf.broadcast_to(steps_ago, tf.shape(found))
+        steps = tf.gather(given, order, batch_dims=1)
+        from_end = tf.range(tf.cast(kept, tf.int64), 0, -1)
+        steps = tf.where(steps > 0, steps, from_end)
+        return items, tf.where(items > 0, steps, tf.zeros([], tf.int64))
+
+    def _network(self, items: Any, steps: Any) -> dict[str, Any]:
+        """Return the network's outputs; what depends on weights alone is derived at load."""
+        graph = self.model.graph
+        stored = {name: self.writer.stored(name, a) for name, a in self.model.weights.items()}
+        early, late = split_at_load(graph)
+        needed = _used_by(late, graph)
+        frontier = [node.name for node in early if node.name in needed]
+        derived = lower(early, stored, frontier)
+        values = {
+            **{name: stored[name] for name in stored if name in needed},
+            **{name: self.writer.derived(name, value) for name, value in derived.items()},
+            "items": items,
+            "steps_ago": steps,
+        }
+        made = lower(late, values, set(graph.outputs.values()))
+        return {name: made[node] for name, node in graph.outputs.items()}
+
+    def _top(self, scores: Any, seen: Any | None, k: Any, ids: Any) -> dict[str, Any]:
+        """Return items string [B, k] and scores; "" and the lowest score beyond the last item."""
+        if seen is not None:
+            scores = _without(scores, seen)
+        found = tf.math.top_k(scores[:, 1:], k)
+        missing = found.values <= LOWEST_SCORE
+        index = tf.where(missing, tf.zeros([], tf.int32), found.indices + 1)
+        return {"items": tf.gather(ids, index), "scores": tf.maximum(found.values, LOWEST_SCORE)}
+
+    def _recommend(
+        self, requests: Mapping[str, Any], scores: Any, items: Any, ids: Any
+    ) -> Signature:
+        """Return the signature whose k and exclude_seen the client chooses."""
+        k = _placeholder("k", tf.int32, [])
+        exclude = _placeholder("exclude_seen", tf.bool, [])
+        seen = items * tf.cast(exclude, tf.int64)  # index 0 is padding: excluding it costs nothing
+        at_most = tf.clip_by_value(k, 1, len(self.model.item_ids))
+        return Signature(
+            inputs={**requests, "k": k, "exclude_seen": exclude},
+            outputs=self._top(scores, seen, at_most, ids),
+            defaults={
+                "steps_ago": np.zeros((1, 1), np.int64),
+                "k": np.asarray(self.model.k, np.int32),
+                "exclude_seen": np.asarray(self.model.exclude_seen),
+            },
+        )
+
+    def _score(self, requests: Mapping[str, Any], scores: Any, table: Any) -> Signature:
+        """Return the signature that scores given candidates; unknown ones get the lowest score."""
+        candidates = _placeholder("candidates", tf.string, [None, None])
+        index = _look_up(table, candidates)
+        found = tf.gather(scores, index, axis=1, batch_dims=1)
+        answer = tf.where(index > 0, tf.maximum(found, LOWEST_SCORE), LOWEST_SCORE)
+        return Signature(
+            inputs={**requests, "candidates": candidates},
+            outputs={"scores": answer},
+            defaults={"steps_ago": np.zeros((1, 1), np.int64)},
+        )
+
+
+def split_at_load(graph: AtenGraph) -> tuple[tuple[Node, ...], tuple[Node, ...]]:
+    """Return nodes that depend on weights alone (run once, at load) and the others."""
+    at_load = set(graph.weights)
+    early: list[Node] = []
+    late: list[Node] = []
+    for node in graph.nodes:
+        sources = {ref.name for ref in references(node.arguments)}
+        if sources and sources <= at_load:
+            at_load.add(node.name)
+            early.append(node)
+        else:
+            late.append(node)
+    return tuple(early), tuple(late)
+
+
+def _used_by(nodes: Sequence[Node], graph: AtenGraph) -> set[str]:
+    used = {ref.name for node in nodes for ref in references(node.arguments)}
+    return used | {Ref(name).name for name in graph.outputs.values()}
+
+
+def _placeholder(name: str, dtype: tf.DType, shape: list[int | None]) -> Any:
+    return tf.compat.v1.placeholder(dtype, shape, name=name)
+
+
+def _look_up(table: Any, keys: Any) -> Any:
+    zero = tf.zeros([], tf.int64)
+    found = tf.raw_ops.LookupTableFindV2(table_handle=table, keys=keys, default_value=zero)
+    found.set_shape(keys.shape)
+    return found
+
+
+def _without(scores: Any, seen: Any) -> Any:
+    """Return the scores with the lowest value at the indices `seen` int64 [B, L] of each row."""
+    rows = tf.broadcast_to(tf.range(tf.shape(seen, tf.int64)[0])[:, None], tf.shape(seen))
+    places = tf.stack([rows, seen], axis=-1)
+    return tf.tensor_scatter_nd_update(scores, places, tf.fill(tf.shape(seen), LOWEST_SCORE))

@@ -1,0 +1,37 @@
+"""`headrace down`: stop the local stack, and prove that nothing of it is left."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tasks.cli.home import Home
+from tasks.cli.processes import marked
+from tasks.cli.stack import StackReport, running, stop_all
+from tasks.contracts.errors import HeadraceError
+from tasks.contracts.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    import argparse
+
+    from tasks.cli.console import Console
+
+
+def run(_options: argparse.Namespace, console: Console) -> int:
+    """Stop everything this home has started."""
+    home = Home.from_environment()
+    was_running = running(home) is not None
+    if was_running:
+        console.say("stopping the stack")
+    leftovers = stop_all(home)
+    report = StackReport.read(home)
+    left = [] if report is None else marked(report.stack_id)
+    if left:
+        pids = ", ".join(str(process.pid) for process in left[:10])
+        message = (
+            f"expected no process of the stack, found {len(left)} that cannot be ended: {pids}"
+        )
+        raise HeadraceError(message)
+    if leftovers:
+        console.say(f"ended {leftovers} processes that had been left running")
+    console.say("stopped" if was_running else f"nothing was running for {home.root}")
+    return int(ExitCode.DONE)

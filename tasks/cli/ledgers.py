@@ -1,0 +1,90 @@
+"""State records and ledgers as the commands read them: by release id, number or time."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tasks.adapters.chain import addresses_in, mentions
+from tasks.adapters.object_store import ObjectStore
+from tasks.contracts.errors import BadRequestError
+from tasks.contracts.requests import parse_utc
+from tasks.rollout.ledger import LedgerEntry, entry_path, read_ledger
+from tasks.rollout.state import ModelState, models_with_state, open_state
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tasks.cli.home import Home
+    from tasks.contracts.artifacts import Address
+
+
+def state_of(home: Home, model: str) -> ModelState:
+    """Return the state of a model that exists; an unknown model is refused."""
+    state = open_state(home.state, model, ObjectStore(home.store_url))
+    if not state.path.exists():
+        known = ", ".join(models_with_state(home.state)) or "none"
+        message = f"model {model}: expected one that was released, found none; known: {known}"
+        raise BadRequestError(message)
+    return state
+
+
+def readable_entries(state: ModelState) -> list[LedgerEntry]:
+    """Return the entries that can be read, oldest first; `ModelState.verify` names the others."""
+    objects = {} if state.store is None else read_ledger(state.store, state.model)
+    found = {}
+    for number, data in objects.items():
+        with suppress(BadRequestError):
+            found[number] = LedgerEntry.parse(data, entry_path(state.model, number))
+    found |= {entry.sequence: entry for entry in state.peek().entries}
+    return [entry for _, entry in sorted(found.items())]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReleaseName:
+    """A release as the ledger knows it."""
+
+    release_id: str
+    release_number: int
+
+
+def named(entries: Sequence[LedgerEntry], name: str, model: str) -> ReleaseName:
+    """Return the release with this id or number; unknown names are refused with the known ones."""
+    for entry in entries:
+        if entry.release_id is None or entry.release_number is None:
+            continue
+        if name in {entry.release_id, str(entry.release_number)}:
+            return ReleaseName(release_id=entry.release_id, release_number=entry.release_number)
+    known = dict.fromkeys(
+        f"{entry.release_number} ({entry.release_id})" for entry in entries if entry.release_id
+    )
+    message = (
+        f"release {name!r} of {model}: expected an id or number of the ledger, found neither; "
+        f"known: {', '.join(list(known)[-10:]) or 'none'}"
+    )
+    raise BadRequestError(message)
+
+
+def up_to(entries: Sequence[LedgerEntry], moment: str | None) -> list[LedgerEntry]:
+    """Return the entries written at or before a UTC time, all of them for None."""
+    if moment is None:
+        return list(entries)
+    limit = parse_utc(moment)
+    return [entry for entry in entries if parse_utc(entry.at) <= limit]
+
+
+def ledger_mentions(home: Home) -> tuple[set[Address], set[str]]:
+    """Return the artifacts and the release ids that any ledger or state record mentions."""
+    addresses: set[Address] = set()
+    release_ids: set[str] = set()
+    objects = ObjectStore(home.store_url)
+    for model in models_with_state(home.state):
+        state = open_state(home.state, model, objects)
+        addresses |= addresses_in(state.path.read_bytes())
+        for entry in state.history():
+            addresses |= mentions(dict(entry.details))
+            release_ids |= {entry.release_id} if entry.release_id else set()
+    for path in objects.list("ledger"):  # models whose state record was lost keep their artifacts
+        addresses |= addresses_in(objects.read(path))
+    return addresses, release_ids

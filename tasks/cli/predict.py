@@ -1,0 +1,157 @@
+"""`headrace predict`: the user's history from the serving release, the router's answer, titles."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tasks.adapters.chain import read_payload, walk
+from tasks.cli.home import Home
+from tasks.cli.ledgers import state_of
+from tasks.cli.stack import the_running
+from tasks.cli.stores import open_store
+from tasks.contracts.artifacts import Address
+from tasks.contracts.errors import BadRequestError, HeadraceError
+from tasks.contracts.exit_codes import ExitCode
+from tasks.contracts.stages import ArtifactKind
+
+if TYPE_CHECKING:
+    import argparse
+    from pathlib import Path
+
+    from tasks.adapters.artifact_store import ArtifactStore
+    from tasks.cli.console import Console
+    from tasks.models.interactions import Interactions
+
+TIMEOUT_SECONDS = 10.0
+SHOWN_HISTORY = 3
+COLUMNS = ("", "item", "title", "category", "score")
+
+
+@dataclass(frozen=True, kw_only=True)
+class History:
+    """What the release's features know of one user: oldest first, with steps ago (1 = latest)."""
+
+    items: tuple[str, ...]
+    steps_ago: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """The router's answer for one user, best first."""
+
+    items: tuple[str, ...]
+    scores: tuple[float, ...]
+    milliseconds: float
+
+
+def run(options: argparse.Namespace, console: Console) -> int:
+    """Ask for one user and print the answer with titles."""
+    home = Home.from_environment()
+    router = the_running(home).addresses["router"]
+    stable = state_of(home, options.model).peek().stable
+    if stable is None or stable.bundle is None:
+        message = f"{options.model}: expected a release that serves, found none; release one first"
+        raise BadRequestError(message)
+    store = open_store(home)
+    bundle = Address.parse(stable.bundle)
+    features = features_of(store, bundle)
+    max_length = int(str(read_payload(store, bundle, "bundle.json")["max_length"]))
+    history = history_of(features, options.user, max_length)
+    answer = ask(router, options.model, options.user, history)
+    titles = titles_of(features, [*answer.items[: options.k], *history.items[-SHOWN_HISTORY:]])
+    lately = "; ".join(titles[item][0] for item in history.items[-SHOWN_HISTORY:][::-1])
+    console.say(f"user {options.user}, {len(history.items)} items known, lately: {lately}")
+    rows = [
+        (str(place), item, *titles[item], f"{score:.4f}")
+        for place, (item, score) in enumerate(zip(answer.items, answer.scores, strict=True), 1)
+    ]
+    title = f"{options.model} through {router} in {answer.milliseconds:.0f} ms"
+    console.table(title, COLUMNS, rows[: options.k])
+    if len(rows) < options.k:
+        console.say(f"the served graph answers {len(rows)} items")
+    return int(ExitCode.DONE)
+
+
+def features_of(store: ArtifactStore, bundle: Address) -> Path:
+    """Return the folder of the feature set that a bundle was made from."""
+    seen = walk(store, [bundle])
+    found = [m for m in seen.found.values() if m.kind is ArtifactKind.FEATURE_SET]
+    if len(found) != 1:
+        message = (
+            f"{bundle}: expected one feature_set in its chain, found {len(found)}; "
+            f"{'; '.join(seen.problems[:2]) or 'run `headrace verify`'}"
+        )
+        raise BadRequestError(message)
+    return store.fetch(found[0])
+
+
+def history_of(features: Path, user: str, max_length: int) -> History:
+    """Return the latest `max_length` items of a user, as the next request would send them."""
+    import numpy as np  # noqa: PLC0415  other commands do not need it
+
+    from tasks.models.interactions import Interactions, history_batch  # noqa: PLC0415
+
+    known = Interactions.load(features / "interactions.npz")
+    rows = np.flatnonzero(known.user_ids == user)
+    if len(rows) == 0:
+        message = f"user {user!r:.60}: expected one of the features, found none; {_examples(known)}"
+        raise BadRequestError(message)
+    items, ago = history_batch(known, known.after_all(rows), max_length)
+    real = items[0] != 0
+    return History(
+        items=tuple(str(known.item_ids[item - 1]) for item in items[0][real]),
+        steps_ago=tuple(int(steps) for steps in ago[0][real]),
+    )
+
+
+def _examples(known: Interactions) -> str:
+    return f"known are, among {known.num_users}: {', '.join(map(str, known.user_ids[:5]))}"
+
+
+def titles_of(features: Path, items: list[str]) -> dict[str, tuple[str, str]]:
+    """Return title and category of each item; an unknown item is its own title."""
+    import pyarrow.parquet as pq  # noqa: PLC0415  other commands do not need it
+
+    table = pq.read_table(
+        features / "items.parquet",
+        columns=["item_id", "title", "category"],
+        filters=[("item_id", "in", items or [""])],
+    )
+    known = {
+        str(row["item_id"]): (str(row["title"] or row["item_id"]), str(row["category"] or ""))
+        for row in table.to_pylist()
+    }
+    return {item: known.get(item, (item, "")) for item in items}
+
+
+def ask(router: str, model: str, user: str, history: History) -> Answer:
+    """Send one Predict through the router as this user."""
+    body: dict[str, Any] = {
+        "inputs": {"history": [list(history.items)], "steps_ago": [list(history.steps_ago)]}
+    }
+    request = urllib.request.Request(  # noqa: S310 - the address of our own stack
+        f"{router}/v1/models/{model}:predict",
+        data=json.dumps(body).encode(),
+        headers={"Content-Type": "application/json", "x-model": model, "x-user-id": user},
+    )
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    started = time.monotonic()
+    try:
+        with opener.open(request, timeout=TIMEOUT_SECONDS) as response:
+            outputs = json.loads(response.read())["outputs"]
+    except urllib.error.HTTPError as error:
+        message = f"router {router}: answered {error.code}: {error.read()[:300]!r}"
+        raise HeadraceError(message) from error
+    except (OSError, ValueError, KeyError) as error:
+        message = f"router {router}: expected an answer, found {error}; see `headrace status`"
+        raise HeadraceError(message) from error
+    return Answer(
+        items=tuple(outputs["items"][0]),
+        scores=tuple(outputs["scores"][0]),
+        milliseconds=(time.monotonic() - started) * 1000,
+    )

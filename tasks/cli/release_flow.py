@@ -1,0 +1,127 @@
+"""Trigger a release through Airflow's API, follow it, and say how it ended."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from tasks.cli.conclusion import COLUMNS, Ending, conclude, stage_rows
+from tasks.cli.follow import Follower
+from tasks.cli.screens import screen_for
+from tasks.cli.stack import airflow_of, the_running
+from tasks.cli.stores import open_store
+from tasks.contracts.catalogues import FIRST_RELEASE_RECIPE
+from tasks.contracts.errors import BadRequestError, HeadraceError
+from tasks.rollout.state import open_state
+
+if TYPE_CHECKING:
+    from tasks.cli.airflow_api import Airflow
+    from tasks.cli.console import Console
+    from tasks.cli.home import Home
+    from tasks.contracts.json_types import Json
+
+RELEASE_DAG = "release_recommender"
+DAG_SECONDS = 60.0
+POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """The trigger form of the DAG, field by field."""
+
+    model: str
+    dataset: str
+    recipe: str
+    compression: str = "int8"
+    plan: str = "replay"
+    bake_seconds: int | None = None
+    seed: int = 1
+    approval: bool = False
+    as_of: str | None = None
+    events_url: str | None = None
+    catalogue_url: str | None = None
+    mapping_url: str | None = None
+
+    def to_json(self) -> dict[str, Json]:
+        """Return the form as Airflow takes it."""
+        return asdict(self)
+
+    def first(self) -> Form:
+        """Return the release that gives this one an opponent."""
+        return replace(self, recipe=FIRST_RELEASE_RECIPE, approval=False)
+
+
+def release_with_opponent(home: Home, form: Form, console: Console, *, first: bool) -> Ending:
+    """Release `form`; where nobody serves yet, popularity first, unless `first` says not to."""
+    needs_opponent = not first and form.recipe != FIRST_RELEASE_RECIPE
+    if needs_opponent and open_state(home.state, form.model).champion() is None:
+        console.say(
+            f"{form.model} has no champion: {FIRST_RELEASE_RECIPE} is released first, so that "
+            f"{form.recipe} has an opponent"
+        )
+        ending = release_one(home, form.first(), console)
+        if ending.exit_code:
+            return ending
+    return release_one(home, form, console)
+
+
+def release_one(home: Home, form: Form, console: Console) -> Ending:
+    """Trigger one release, show it until it ends, print its table and its verdict."""
+    report = the_running(home)
+    airflow = airflow_of(home, report)
+    _demand_free(home, form.model)
+    (home.state / form.model).mkdir(exist_ok=True)  # the stack starts the model's slots now
+    await_dag(airflow, RELEASE_DAG)
+    airflow.unpause(RELEASE_DAG)
+    started = time.monotonic()
+    run = airflow.trigger(RELEASE_DAG, form.to_json(), run_id(form))
+    title = f"release {run}: {form.recipe} on {form.dataset} for {form.model}"
+    console.say(f"{title}\n  {airflow.base_url}/dags/{RELEASE_DAG}/runs/{run}")
+    with screen_for(console, "") as screen:
+        view = Follower(airflow=airflow, dag=RELEASE_DAG, run=run).follow(screen)
+    store = open_store(home)
+    rows = [row.cells() for row in stage_rows(view, store)]
+    seconds = time.monotonic() - started
+    tasks = sum(task.state in {"success", "failed"} for task in view.tasks)
+    console.table(f"{run}: {tasks} tasks in {seconds:.0f} s", COLUMNS, rows)
+    ending = conclude(view, store, airflow.base_url)
+    console.say(f"{form.model}: {ending.sentence}")
+    for line in ending.lines:
+        console.say(f"  {line}")
+    return ending
+
+
+def _demand_free(home: Home, model: str) -> None:
+    record = open_state(home.state, model).peek()
+    if record.release_id is not None:
+        message = (
+            f"{model}: release {record.release_id} is in progress (phase {record.status.phase}); "
+            "wait until it ends, or end it with `headrace rollback`"
+        )
+        raise BadRequestError(message)
+
+
+def run_id(form: Form) -> str:
+    """Return a new id that says which model, when; two at the same second differ."""
+    moment = datetime.now(tz=UTC).strftime("%Y%m%dT%H%M%S")
+    return f"{form.model}-{moment}-{os.urandom(2).hex()}"
+
+
+def await_dag(airflow: Airflow, dag: str) -> None:
+    """Wait until Airflow has parsed the DAG; what stops it from parsing is said."""
+    deadline = time.monotonic() + DAG_SECONDS
+    while not airflow.has_dag(dag):
+        errors = airflow.import_errors()
+        if errors:
+            message = f"Airflow: expected the DAG {dag}, found: {'; '.join(errors)}"
+            raise HeadraceError(message)
+        if time.monotonic() > deadline:
+            message = (
+                f"Airflow: expected the DAG {dag} within {DAG_SECONDS:.0f} s, found none; see "
+                "logs/airflow-dag-processor.log"
+            )
+            raise HeadraceError(message)
+        time.sleep(POLL_SECONDS)

@@ -1,0 +1,310 @@
+"""Keeps the parts of the local stack running: starts in order, restarts, stops in order."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING
+
+from tasks.cli.home import read_json, write_private
+from tasks.cli.parts import Part, Status
+from tasks.cli.processes import MARKER, Identity, stop, stop_marked
+from tasks.contracts.errors import BadRequestError, ConflictError
+from tasks.contracts.json_types import Json, pretty_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+    from types import FrameType
+
+TICK_SECONDS = 0.2
+REPLAN_SECONDS = 1.0
+START_SECONDS = 180.0  # longer than this without an answer is a failed start
+FIRST_BACKOFF_SECONDS = 0.5
+LONGEST_BACKOFF_SECONDS = 30.0
+HEALTHY_SECONDS = 60.0  # a part that ran this long starts again without delay
+MAX_LOG_BYTES = 32 * 1024 * 1024
+TAIL_BYTES = 4096
+
+
+@dataclass(kw_only=True)
+class Child:
+    """A part and how it is doing."""
+
+    part: Part
+    status: Status = Status.WAITING
+    process: subprocess.Popen[bytes] | None = None
+    identity: Identity | None = None
+    restarts: int = 0
+    failures: int = 0  # in a row
+    since: float = 0.0  # monotonic: started, or due again while backing off
+    note: str = ""
+
+    def to_record(self, log: Path) -> dict[str, Json]:
+        """Return JSON fields for `stack.json`."""
+        return {
+            "status": self.status.value,
+            "restarts": self.restarts,
+            "note": self.note,
+            "log": str(log),
+            "stop_rank": self.part.stop_rank,
+            "process": None if self.identity is None else self.identity.to_record(),
+        }
+
+
+class Supervisor:
+    """Runs the parts that `plan` names until told to stop."""
+
+    def __init__(
+        self,
+        *,
+        plan: Callable[[], Sequence[Part]],
+        logs: Path,
+        record: Path,
+        about: Callable[[], Mapping[str, Json]],
+        stack_id: str,
+    ) -> None:
+        """Prepare; `about` gives what `record` says beside the parts."""
+        self._plan = plan
+        self._logs = logs
+        self._record = record
+        self._about = about
+        self._stack_id = stack_id
+        self._children: dict[str, Child] = {}
+        self._stopping = False
+        self._written = ""
+        self._replan_at = 0.0
+
+    def run(self) -> None:
+        """Supervise until SIGTERM or SIGINT, then stop every part."""
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, self._on_signal)
+        signal.signal(signal.SIGHUP, self._on_replan)
+        try:
+            while not self._stopping:
+                self._tick()
+                time.sleep(TICK_SECONDS)
+        finally:
+            self._stop_all()
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self._stopping = True
+
+    def _on_replan(self, _number: int, _frame: FrameType | None) -> None:
+        self._replan_at = 0.0
+
+    def _tick(self) -> None:
+        if time.monotonic() >= self._replan_at:
+            self._follow_plan()
+            self._replan_at = time.monotonic() + REPLAN_SECONDS
+        for child in list(self._children.values()):
+            self._look_after(child)
+        self._write_record()
+
+    def _follow_plan(self) -> None:
+        planned = {part.name: part for part in self._plan()}
+        for name, child in list(self._children.items()):
+            if planned.get(name) != child.part:
+                self._stop(child)
+                del self._children[name]
+        for name, part in planned.items():
+            if name not in self._children:
+                self._children[name] = Child(part=part)
+
+    def _look_after(self, child: Child) -> None:
+        if self._stopping:
+            return
+        if child.status is Status.WAITING and self._may_start(child):
+            self._start(child)
+        elif child.status is Status.BACKING_OFF and time.monotonic() >= child.since:
+            child.restarts += 1
+            self._start(child)
+        elif child.process is not None and _has_ended(child.process):
+            self._ended(child, _reap(child.process))
+        elif child.status is Status.STARTING:
+            self._await_ready(child)
+
+    def _may_start(self, child: Child) -> bool:
+        before = [self._children[name] for name in child.part.after if name in self._children]
+        return all(
+            other.status is Status.FINISHED if other.part.once else other.status.settled
+            for other in before
+        )
+
+    def _start(self, child: Child) -> None:
+        if child.part.done_before():
+            child.status = Status.FINISHED
+            return
+        log = self._log_of(child)
+        _rotate(log)
+        environment = {**os.environ, **child.part.environment, MARKER: self._stack_id}
+        child.since = time.monotonic()
+        try:
+            with log.open("ab") as writer:
+                child.process = _spawn(child.part.command, environment, writer)
+        except OSError as error:
+            child.note = f"could not be started: {error}"
+            self._back_off(child)
+            return
+        child.identity = Identity.of(child.process.pid)
+        child.status = Status.STARTING
+
+    def _await_ready(self, child: Child) -> None:
+        if child.part.once:
+            return
+        if child.part.is_ready():
+            child.status, child.note = Status.READY, ""
+        elif time.monotonic() - child.since > START_SECONDS:
+            child.note = f"did not answer within {START_SECONDS:.0f} s of its start"
+            self._stop(child)
+            self._back_off(child)
+
+    def _ended(self, child: Child, code: int) -> None:
+        child.process, child.identity = None, None
+        stamp = child.part.stamp
+        if stamp is not None and code == 0:
+            stamp.write_text(child.part.stamp_text)
+            child.status, child.note = Status.FINISHED, ""
+            return
+        if time.monotonic() - child.since > HEALTHY_SECONDS:
+            child.failures = 0
+        child.note = f"ended with {_ending(code)}: {last_line(self._log_of(child))}"
+        self._back_off(child)
+
+    def _back_off(self, child: Child) -> None:
+        delay = min(FIRST_BACKOFF_SECONDS * 2**child.failures, LONGEST_BACKOFF_SECONDS)
+        child.failures += 1
+        child.status = Status.BACKING_OFF
+        child.since = time.monotonic() + delay
+
+    def _stop(self, child: Child) -> None:
+        if child.process is not None:
+            if child.identity is not None:
+                stop(child.identity, polite_seconds=child.part.polite_seconds)
+            _reap(child.process)
+        child.process, child.identity = None, None
+        child.status = Status.WAITING
+
+    def _stop_all(self) -> None:
+        for rank in sorted({child.part.stop_rank for child in self._children.values()}):
+            together = [c for c in self._children.values() if c.part.stop_rank == rank]
+            for child in together:
+                if child.identity is not None:
+                    child.identity.signal_group(signal.SIGTERM)
+            for child in together:
+                self._stop(child)
+            self._write_record()
+        stop_marked(self._stack_id, polite_seconds=2.0)
+
+    def _log_of(self, child: Child) -> Path:
+        return self._logs / f"{child.part.name}.log"
+
+    def _write_record(self) -> None:
+        parts: dict[str, Json] = {
+            name: child.to_record(self._log_of(child)) for name, child in self._children.items()
+        }
+        text = pretty_json({"format": "stack/1", **self._about(), "parts": parts})
+        if text != self._written:
+            write_private(self._record, text)
+            self._written = text
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """Look without reaping: until then nobody else can get the pid, nor its group."""
+    if process.returncode is not None:
+        return True
+    options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    return os.waitid(os.P_PID, process.pid, options) is not None
+
+
+def _reap(process: subprocess.Popen[bytes]) -> int:
+    """Return the exit code, ending what is left of the process's group first."""
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    return process.wait()
+
+
+def _spawn(
+    command: Sequence[str], environment: Mapping[str, str], log: IO[bytes]
+) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        list(command),
+        env=dict(environment),
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def _ending(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    return f"signal {signal.Signals(-code).name}"
+
+
+def last_line(log: Path) -> str:
+    """Return the last line of a log that says something, for a note of one line."""
+    try:
+        with log.open("rb") as reader:
+            reader.seek(max(0, log.stat().st_size - TAIL_BYTES))
+            text = reader.read().decode(errors="replace")
+    except OSError:
+        return "no log"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "nothing logged"
+
+
+def _rotate(log: Path) -> None:
+    if log.exists() and log.stat().st_size > MAX_LOG_BYTES:
+        log.replace(log.with_suffix(".log.1"))
+
+
+@contextmanager
+def held(lock: Path) -> Iterator[None]:
+    """Hold the lock of a home; a second supervisor is refused."""
+    with lock.open("a") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            message = f"{lock}: expected nobody to hold it, found a running supervisor"
+            raise ConflictError(message) from error
+        yield
+
+
+def is_held(lock: Path) -> bool:
+    """Say whether a supervisor runs for this home."""
+    try:
+        with held(lock):
+            return False
+    except ConflictError:
+        return True
+    except OSError:
+        return False
+
+
+def clear_leftovers(record_file: Path) -> int:
+    """End what a killed supervisor left running; return how many processes there were."""
+    if not record_file.exists():
+        return 0
+    try:
+        record = read_json(record_file)
+    except BadRequestError:
+        return 0
+    parts = record.get("parts")
+    rows = (
+        [row for row in parts.values() if isinstance(row, dict)] if isinstance(parts, dict) else []
+    )
+    found = [Identity.from_record(row.get("process")) for row in rows]
+    alive = [identity for identity in found if identity is not None and identity.alive]
+    for identity in alive:
+        identity.signal_group(signal.SIGTERM)
+    for identity in alive:
+        stop(identity, polite_seconds=5.0)
+    return len(alive) + stop_marked(str(record.get("stack_id")), polite_seconds=2.0)

@@ -1,0 +1,1 @@
+"""What pods and Airflow agree on. Standard library only."""

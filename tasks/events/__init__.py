@@ -1,0 +1,1 @@
+"""Reading shopping events: from somebody's files to the events contract, in order, with periods."""

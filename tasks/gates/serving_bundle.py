@@ -1,0 +1,267 @@
+"""Gate after bundling: the signatures that clients rely on, and torch's own answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import cast
+
+from tasks.contracts.errors import BadRequestError
+from tasks.contracts.gate_reports import Figure, Series
+from tasks.contracts.json_types import Json
+from tasks.gates.bounds import BundleBounds
+from tasks.gates.checks import Measurement, Payload, Suite, joined, measured
+from tasks.gates.records import number, read_record
+from tasks.gates.saved_model_signatures import Signature, Tensor, read_signatures
+from tasks.gates.wording import in_words
+
+MODEL = "model"
+WARMUP = "assets.extra/tf_serving_warmup_requests"
+ANY = -1
+
+
+def _tensor(dtype: str, *shape: int) -> Tensor:
+    return Tensor(dtype=dtype, shape=shape)
+
+
+_HISTORY: Mapping[str, Tensor] = MappingProxyType(
+    {"history": _tensor("string", ANY, ANY), "steps_ago": _tensor("int64", ANY, ANY)}
+)
+_ANSWER: Mapping[str, Tensor] = MappingProxyType(
+    {"items": _tensor("string", ANY, ANY), "scores": _tensor("float32", ANY, ANY)}
+)
+# What clients call. `embed` is there where the model has an embedding of the user.
+EXPECTED: Mapping[str, Signature] = MappingProxyType(
+    {
+        "serving_default": Signature(
+            inputs=_HISTORY, outputs=_ANSWER, optional=frozenset({"steps_ago"})
+        ),
+        "recommend": Signature(
+            inputs={**_HISTORY, "k": _tensor("int32"), "exclude_seen": _tensor("bool")},
+            outputs=_ANSWER,
+            optional=frozenset({"steps_ago", "k", "exclude_seen"}),
+        ),
+        "score": Signature(
+            inputs={**_HISTORY, "candidates": _tensor("string", ANY, ANY)},
+            outputs={"scores": _tensor("float32", ANY, ANY)},
+            optional=frozenset({"steps_ago"}),
+        ),
+        "embed": Signature(
+            inputs=_HISTORY,
+            outputs={"embedding": _tensor("float32", ANY, ANY)},
+            optional=frozenset({"steps_ago"}),
+        ),
+    }
+)
+OPTIONAL = frozenset({"embed"})
+
+
+def suite(payload: Payload, wanted: BundleBounds) -> Suite:
+    """Return what is expected of files, signatures, certificate and golden answers."""
+    bundle = read_record(payload.path / "bundle.json", "serving_bundle")
+    certificate = read_record(payload.path / "parity.json", "parity_certificate")
+    baselines = sorted(cast("dict[str, Json]", bundle["baselines"]))
+    return joined(
+        Suite(batches=(measured("parity", _parity(certificate, wanted)),)),
+        Suite(batches=(measured("signatures", _signatures(payload.path, baselines)),)),
+        Suite(batches=(measured("files", _files(payload.path, bundle, baselines, wanted)),)),
+        Suite(batches=(measured("golden answers", _golden(payload.path, bundle, wanted)),)),
+        _shown(bundle, certificate),
+    )
+
+
+def _parity(certificate: dict[str, Json], wanted: BundleBounds) -> list[Measurement]:
+    slices = cast("dict[str, dict[str, Json]]", certificate.get("slices") or {})
+    baselines = cast("dict[str, dict[str, Json]]", certificate.get("baselines") or {})
+    found = [_agreement("torch's top 10", certificate, wanted)]
+    found += [_agreement(f"torch's top 10, {name}", r, wanted) for name, r in slices.items()]
+    found += [_agreement(f"torch's top 10 of {name}", r, wanted) for name, r in baselines.items()]
+    made_up = certificate.get("made_up")
+    if isinstance(made_up, dict) and number(made_up, "requests"):
+        found.append(_agreement("torch's top 10, made-up requests", made_up, wanted))
+    found.append(
+        Measurement(
+            name="worst score difference",
+            value=number(certificate, "worst_score_difference"),
+            maximum=wanted.max_score_difference,
+            why="TensorFlow computes another number than torch: an operator was lowered wrongly.",
+        )
+    )
+    return found
+
+
+def _agreement(name: str, record: dict[str, Json], wanted: BundleBounds) -> Measurement:
+    requests, agreeing = number(record, "requests"), number(record, "agreeing")
+    # One user of a small slice may differ, as one of 500 may.
+    allowed = max(1.0, (requests or 0) * (1 - wanted.min_agreement))
+    return Measurement(
+        name=name,
+        value=None if requests is None or agreeing is None else requests - agreeing,
+        maximum=allowed,
+        unit="count",
+        expected=f"at most {allowed:g} of {requests or 0:,.0f} requests answered differently",
+        why="What is served is not what was trained and evaluated.",
+    )
+
+
+def _signatures(folder: Path, baselines: list[str]) -> list[Measurement]:
+    found = []
+    for name in (MODEL, *baselines):
+        path = folder / (MODEL if name == MODEL else f"baselines/{name}") / "saved_model.pb"
+        present = read_signatures(path) if path.is_file() else {}
+        found += [
+            Measurement(
+                name=f"signature {entry} of {name}",
+                value=_in_words(present.get(entry)),
+                equals=_in_words(expected),
+                why="Clients call this signature by these names and types.",
+            )
+            for entry, expected in EXPECTED.items()
+            if entry in present or entry not in OPTIONAL
+        ]
+        unknown = sorted(set(present) - set(EXPECTED))
+        found.append(
+            Measurement(
+                name=f"other signatures of {name}",
+                value=len(unknown),
+                maximum=0,
+                unit="count",
+                expected="none",
+                where=f"({', '.join(unknown)})" if unknown else "",
+            )
+        )
+    return found
+
+
+def _in_words(signature: Signature | None) -> str | None:
+    """Return `history string[?, ?], ... -> items string[?, ?], ...`; sizes may be narrower."""
+    if signature is None:
+        return None
+
+    def listed(tensors: Mapping[str, Tensor]) -> str:
+        shown = {name: _ranks(tensor) for name, tensor in tensors.items()}
+        return ", ".join(
+            f"{name}{'?' if name in signature.optional else ''} {shown[name]}"
+            for name in sorted(shown)
+        )
+
+    return f"{listed(signature.inputs)} -> {listed(signature.outputs)}"
+
+
+def _ranks(tensor: Tensor) -> str:
+    """Return type and number of dimensions: a fixed size, such as k, is as good as any."""
+    if tensor.shape is None:
+        return f"{tensor.dtype} of any rank"
+    return f"{tensor.dtype}[{', '.join('?' for _ in tensor.shape)}]"
+
+
+def _files(
+    folder: Path, bundle: dict[str, Json], baselines: list[str], wanted: BundleBounds
+) -> list[Measurement]:
+    places = {MODEL: folder / MODEL, **{b: folder / "baselines" / b for b in baselines}}
+    without = [name for name, place in places.items() if not (place / WARMUP).is_file()]
+    random = [name for name, place in places.items() if (place / "fingerprint.pb").exists()]
+    size = sum(
+        file.stat().st_size
+        for file in (folder / MODEL / "saved_model.pb", *(folder / MODEL / "variables").glob("*"))
+        if file.is_file()
+    )
+    told, fp32 = number(bundle, "bytes"), number(bundle, "fp32_bytes")
+    small = (fp32 or 0.0) < wanted.min_fp32_bytes
+    most = 1.0 if wanted.compression == "none" or small else wanted.max_ratio
+    return [
+        _none("models without warm-up requests", without, "none: a cold model answers late"),
+        _none("files that differ in each run", random, "no fingerprint.pb"),
+        Measurement(
+            name="bytes of the model",
+            value=size,
+            minimum=told,
+            maximum=told,
+            unit="bytes",
+            expected=f"{told or 0:,.0f} bytes, as the bundle says",
+        ),
+        Measurement(
+            name="bytes on disk",
+            value=None if not fp32 else size / fp32,
+            maximum=most,
+            unit="share",
+            expected=f"at most {in_words(most, 'share')} of the fp32 SavedModel",
+            where=f"({in_words(size, 'bytes')} of {in_words(fp32, 'bytes')})",
+        ),
+    ]
+
+
+def _none(name: str, found: list[str], expected: str) -> Measurement:
+    return Measurement(
+        name=name,
+        value=len(found),
+        maximum=0,
+        unit="count",
+        expected=expected,
+        where=f"({', '.join(found)})" if found else "",
+    )
+
+
+def _golden(folder: Path, bundle: dict[str, Json], wanted: BundleBounds) -> list[Measurement]:
+    path = folder / "golden.jsonl"
+    if not path.is_file():
+        message = "golden.jsonl: expected golden requests in the payload, found none"
+        raise BadRequestError(message)
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    k = number(bundle, "k") or 0
+    odd = sum(
+        len(line["items"]) != k or len(line["items"]) != len(line["scores"]) for line in lines
+    )
+    unequal = sum(len(line["history"]) != len(line["steps_ago"]) for line in lines)
+    return [
+        Measurement(
+            name="golden requests",
+            value=len(lines),
+            minimum=wanted.min_golden_requests,
+            unit="count",
+            why="The slot is checked with them before any user sees it.",
+        ),
+        Measurement(
+            name="golden answers of another length",
+            value=odd,
+            maximum=0,
+            unit="count",
+            expected=f"{k:g} items with a score each",
+        ),
+        Measurement(
+            name="golden histories without steps",
+            value=unequal,
+            maximum=0,
+            unit="count",
+            expected="as many steps as items",
+        ),
+    ]
+
+
+def _shown(bundle: dict[str, Json], certificate: dict[str, Json]) -> Suite:
+    slices = cast("dict[str, dict[str, Json]]", certificate.get("slices") or {})
+    shares = {
+        name: (number(record, "agreeing") or 0) / max(number(record, "requests") or 0, 1)
+        for name, record in {"all users": certificate, **slices}.items()
+    }
+    figure = Figure(
+        title="Golden users with torch's top 10, by slice",
+        shape="bars",
+        labels=tuple(shares),
+        series=(Series(name="share", values=tuple(shares.values())),),
+        note="head, mid, tail: by what came next; short, long: by the history.",
+    )
+    agreeing, requests = number(certificate, "agreeing"), number(certificate, "requests")
+    return Suite(
+        batches=(),
+        figures=(figure,),
+        key_figures={
+            "same top 10": f"{agreeing or 0:,.0f} of {requests or 0:,.0f}",
+            "worst difference": in_words(number(certificate, "worst_score_difference")),
+            "SavedModel": in_words(number(bundle, "bytes"), "bytes"),
+            "of fp32": in_words(number(bundle, "ratio"), "share"),
+            "items": in_words(number(bundle, "num_items"), "count"),
+        },
+    )

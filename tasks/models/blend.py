@@ -1,0 +1,61 @@
+"""A blend inside one graph: each part's scores become shares, the shares are weighted and added."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from tasks.models.markov import Markov
+from tasks.models.personal_frequency import PersonalFrequency
+from tasks.models.scores import padding_penalty, share
+from tasks.models.transformer import Transformer
+
+PARTS = ("frequency", "markov", "transformer", "popularity")
+
+
+class BlendedRecommender(nn.Module):
+    """Scores are mixtures of four distributions over items; weights come from the select period."""
+
+    popularity: Tensor
+    return_rates: Tensor
+    weights: Tensor
+    penalty: Tensor
+
+    def __init__(
+        self,
+        num_items: int,
+        frequency: PersonalFrequency,
+        markov: Markov,
+        transformer: Transformer,
+    ) -> None:
+        super().__init__()
+        self.frequency = frequency
+        self.markov = markov
+        self.transformer = transformer
+        self.register_buffer("popularity", torch.zeros(num_items + 1))  # shares
+        self.register_buffer("return_rates", torch.ones(num_items + 1))
+        self.register_buffer("weights", torch.ones(len(PARTS)))
+        self.register_buffer("penalty", padding_penalty(num_items))
+
+    def parts(self, items: Tensor, steps_ago: Tensor) -> tuple[Tensor, ...]:
+        """Return the distributions in the order of PARTS, each [B, I + 1]."""
+        frequency = share(self.frequency.counts(items, steps_ago) * self.return_rates.unsqueeze(0))
+        markov = share(self.markov.transitions(items, steps_ago))
+        transformer = torch.softmax(self.transformer(items, steps_ago), dim=1)
+        popularity = torch.zeros_like(frequency) + self.popularity.unsqueeze(0)
+        return frequency, markov, transformer, popularity
+
+    def embed(self, items: Tensor, steps_ago: Tensor) -> Tensor:
+        """Return the user's state float32 [B, D]."""
+        return self.transformer.embed(items, steps_ago)
+
+    def forward(self, items: Tensor, steps_ago: Tensor) -> Tensor:
+        """Return scores float32 [B, I + 1] from items and steps_ago, int64 [B, L]."""
+        frequency, markov, transformer, popularity = self.parts(items, steps_ago)
+        mixed = (
+            frequency * self.weights[0]
+            + markov * self.weights[1]
+            + transformer * self.weights[2]
+            + popularity * self.weights[3]
+        )
+        return mixed + self.penalty.unsqueeze(0)

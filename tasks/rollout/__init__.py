@@ -1,0 +1,1 @@
+"""Who serves whom: phases, decisions, state, ledger, routes, keeper, replay and judge."""

@@ -1,0 +1,153 @@
+"""What each operation makes of the state record: pure functions from record to record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+
+from tasks.contracts.errors import BadRequestError
+from tasks.contracts.json_types import Json
+from tasks.rollout.decide import Observation, next_status
+from tasks.rollout.record import Colour, Lease, Roles, SlotContent, StateRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """A record about to be written; without a `kind` there is no ledger entry (a renewal)."""
+
+    record: StateRecord
+    kind: str | None = None
+    why: str = ""
+    about: SlotContent | None = None  # the release that the entry is about
+    step: int | None = None
+    details: Mapping[str, Json] = field(default_factory=dict)
+
+
+def moved(now: StateRecord, seen: Observation) -> StateRecord:
+    """Return the record with its next status; a refusal is a bad request."""
+    transition = next_status(now.plan, now.status, seen)
+    if transition.refused is not None:
+        message = (
+            f"{now.model}: {seen.asked} refused for release {now.release_id}: "
+            f"{transition.refused} (phase {now.status.phase}, sequence {now.sequence})"
+        )
+        raise BadRequestError(message)
+    return replace(now, status=transition.status)
+
+
+def leased(record: StateRecord, seconds: float, now_unix: float) -> StateRecord:
+    """Return the record with a new lease."""
+    lease = Lease(
+        seconds=seconds, renewals=record.lease.renewals + 1, expires_at=now_unix + seconds
+    )
+    return replace(record, lease=lease)
+
+
+def lapsed(record: StateRecord) -> Change:
+    """Return the pause of a rollout whose lease was not renewed."""
+    why = f"the lease of {record.lease.seconds:g} s was not renewed"
+    ended = replace(record, lease=replace(record.lease, expires_at=0.0))
+    return about_candidate(ended, kind="paused", why=why)
+
+
+def reserved(staged: StateRecord, content: SlotContent) -> Change:
+    """Put a release into a free colour; the previous one gives way if it must."""
+    colour = staged.roles.free_colour()
+    previous = None if colour == staged.roles.previous else staged.roles.previous
+    record = replace(
+        staged,
+        roles=replace(staged.roles, candidate=colour, previous=previous),
+        slots={**staged.slots, colour: content},
+        release_id=content.release_id,
+        plan=None,
+        next_release_number=content.release_number + 1,
+    )
+    details: dict[str, Json] = {"colour": colour.value, "bundle": content.bundle}
+    return Change(record=record, kind="slot_reserved", about=content, details=details)
+
+
+def step_began(record: StateRecord, per_try_timeout_ms: float, now_unix: float) -> Change:
+    """Note how a step began: salt, time limit of one try, and at the first step the plan."""
+    details: dict[str, Json] = {"salt": record.salt, "per_try_timeout_ms": per_try_timeout_ms}
+    if record.status.step == 1 and record.plan is not None:
+        details["plan"] = asdict(record.plan)
+    timed = replace(record, per_try_timeout_ms=per_try_timeout_ms, step_began_at=now_unix)
+    return about_candidate(timed, kind="step_began", details=details)
+
+
+def promoted(served: StateRecord) -> Change:
+    """Move the roles: candidate becomes stable, stable becomes previous."""
+    content = served.candidate
+    first = served.roles.stable is None
+    roles = Roles(stable=served.roles.candidate, previous=served.roles.stable)
+    status = replace(served.status, has_stable=True)
+    record = _without_rollout(replace(served, roles=roles, status=status))
+    why = "the first release has no champion to be compared with" if first else ""
+    return Change(record=record, kind="promoted", about=content, why=why, details=_served(record))
+
+
+def abandoned(ended: StateRecord) -> Change:
+    """Free the candidate's slot."""
+    content = ended.candidate
+    roles = replace(ended.roles, candidate=None)
+    record = _without_rollout(replace(ended, roles=roles))
+    return Change(record=record, kind="rolled_back", about=content, details=_served(record))
+
+
+def returned(now: StateRecord) -> Change:
+    """Make the previous release stable again."""
+    content = now.stable
+    if now.roles.previous is None:
+        message = (
+            f"{now.model}: expected a previous release still loaded, found none; "
+            "release its bundle again (`headrace history` names it)"
+        )
+        raise BadRequestError(message)
+    record = _without_rollout(replace(now, roles=Roles(stable=now.roles.previous)))
+    return Change(record=record, kind="rolled_back", about=content, details=_served(record))
+
+
+def _without_rollout(record: StateRecord) -> StateRecord:
+    kept = {record.roles.stable, record.roles.previous}
+    slots = {colour: content for colour, content in record.slots.items() if colour in kept}
+    lease = Lease(renewals=record.lease.renewals)
+    return replace(
+        record,
+        slots=slots,
+        release_id=None,
+        plan=None,
+        lease=lease,
+        per_try_timeout_ms=0.0,
+        step_began_at=0.0,
+    )
+
+
+def _served(record: StateRecord) -> dict[str, Json]:
+    """Return the roles after a move, for the ledger."""
+    return {
+        role: None if colour is None else _slot_line(colour, record.slots[colour])
+        for role, colour in (("stable", record.roles.stable), ("previous", record.roles.previous))
+    }
+
+
+def _slot_line(colour: Colour, content: SlotContent) -> dict[str, Json]:
+    return {
+        "colour": colour.value,
+        "release_number": content.release_number,
+        "release_id": content.release_id,
+        "bundle": content.bundle,
+    }
+
+
+def about_candidate(
+    record: StateRecord, kind: str, *, why: str = "", details: Mapping[str, Json] | None = None
+) -> Change:
+    """Return a change whose entry is about the candidate and the step in progress."""
+    return Change(
+        record=record,
+        kind=kind,
+        why=why,
+        about=record.candidate,
+        step=record.status.step,
+        details=details or {},
+    )

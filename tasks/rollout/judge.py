@@ -1,0 +1,264 @@
+"""The judge: a pure function from the observation of a step to its verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.contracts.json_types import pretty_json
+from tasks.rollout.observation import StepObservation, share_of_users
+from tasks.rollout.phases import Decision
+from tasks.statistics.guardrails import rate_lower_bound
+from tasks.statistics.planner import visible_effect
+from tasks.statistics.sample_ratio import sample_ratio_p
+from tasks.statistics.sequential import look_levels
+from tasks.statistics.user_means import Difference, welch
+
+RATE_ERROR_RATE = 0.01  # how often a healthy candidate's rate is called too high, per step
+PLANNED_POWER = 0.8
+LOOKS = (1.0,)  # shares of the ship step's data at which it is tested: once, when it has baked
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One thing that was checked; `passed` is None where there is too little to tell."""
+
+    name: str
+    expected: str
+    found: str
+    passed: bool | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effect:
+    """The test of the outcome: candidate minus stable, mean hit@10 per user."""
+
+    candidate_mean: float
+    stable_mean: float
+    candidate_users: int
+    stable_users: int
+    difference: float
+    standard_error: float
+    lower_bound: float
+    upper_bound: float
+    tested_bound: float  # the difference must be above it
+    p: float
+    level: float
+    visible_effect: float  # the smallest distance to the bound that the test sees at 80 % power
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepVerdict:
+    """What was decided and why (`step_verdict/1`)."""
+
+    observation: StepObservation
+    decision: Decision
+    checks: tuple[Check, ...]
+    sentences: tuple[str, ...]
+    effect: Effect | None = None
+
+    def to_text(self) -> str:
+        """Return `verdict.json` as text."""
+        seen = self.observation
+        step = seen.plan.steps[seen.step - 1]
+        return pretty_json(
+            {
+                "format": "step_verdict/1",
+                "model": seen.model,
+                "release_id": seen.release_id,
+                "rollout": seen.rollout,
+                "step": seen.step,
+                "steps": len(seen.plan.steps),
+                "share_basis_points": seen.share,
+                "judgement": step.judgement,
+                "decision": self.decision.value,
+                "favourable": self.decision.favourable,
+                "checks": [asdict(check) for check in self.checks],
+                "effect": None if self.effect is None else asdict(self.effect),
+                "variants": {
+                    "candidate": asdict(seen.candidate),
+                    "stable": asdict(seen.stable),
+                },
+                "sentences": list(self.sentences),
+            }
+        )
+
+
+def judge(seen: StepObservation) -> StepVerdict:
+    """Judge guardrails, and at the ship step the outcome; inconclusive keeps the champion."""
+    step = seen.plan.steps[seen.step - 1]
+    guardrails = (_sample_ratio(seen), _errors(seen), _latency(seen))
+    enough = _enough_users(seen)
+    if any(check.passed is False for check in guardrails):
+        return _verdict(seen, Decision.ROLL_BACK, (enough, *guardrails))
+    if not enough.passed:
+        return _verdict(seen, Decision.KEEP_CHAMPION, (enough, *guardrails))
+    if step.judgement == "guardrails":
+        return _verdict(seen, Decision.PROCEED, (enough, *guardrails))
+    effect = measure_effect(seen)
+    return _verdict(
+        seen, _ship(effect), (enough, *guardrails, _outcome(seen, effect)), effect=effect
+    )
+
+
+def _ship(effect: Effect) -> Decision:
+    if effect.p <= effect.level:
+        return Decision.SHIP
+    harmful = effect.upper_bound < min(effect.tested_bound, 0.0)
+    return Decision.ROLL_BACK if harmful else Decision.KEEP_CHAMPION
+
+
+def _enough_users(seen: StepObservation) -> Check:
+    wanted = seen.plan.steps[seen.step - 1].min_users
+    counts = [seen.candidate.users, seen.stable.users]
+    if seen.plan.steps[seen.step - 1].judgement == "ship":
+        counts += [seen.candidate_outcome.users, seen.stable_outcome.users]
+    return Check(
+        name="enough users",
+        expected=f"at least {wanted} users per variant",
+        found=f"{min(counts[0::2])} with the candidate, {min(counts[1::2])} with stable",
+        passed=min(counts) >= wanted,
+    )
+
+
+def _sample_ratio(seen: StepObservation) -> Check:
+    share = share_of_users(seen.share)
+    p = sample_ratio_p(seen.candidate.users, seen.stable.users, share)
+    alpha = seen.plan.sample_ratio_alpha
+    return Check(
+        name="sample ratio",
+        expected=f"users split {share:.2%} to {1 - share:.2%} (alarm at p < {alpha:g})",
+        found=f"{seen.candidate.users} to {seen.stable.users} users, p = {p:.3g}",
+        passed=p >= alpha,
+    )
+
+
+def _errors(seen: StepObservation) -> Check:
+    candidate, limit = seen.candidate, seen.plan.max_error_ratio
+    bad = candidate.failed + candidate.fell_back
+    bound = rate_lower_bound(bad, candidate.requests, RATE_ERROR_RATE)
+    return Check(
+        name="errors",
+        expected=f"at most {limit:.2%} of the candidate's requests fail or are taken over",
+        found=(
+            f"{candidate.failed} failed and {candidate.fell_back} taken over by stable of "
+            f"{candidate.requests}: above {bound:.2%} for sure (99 %)"
+        ),
+        passed=bound <= limit if candidate.requests else None,
+    )
+
+
+def _latency(seen: StepObservation) -> Check:
+    plan, candidate, stable = seen.plan, seen.candidate.p95_ms, seen.stable.p95_ms
+    expected = (
+        f"p95 at most {plan.max_latency_ratio:g} times stable's, "
+        f"or at most {plan.min_latency_bound_ms:g} ms"
+    )
+    if candidate is None or stable is None:
+        found = "a variant without requests"
+        return Check(name="latency", expected=expected, found=found, passed=None)
+    found = (
+        f"p95 {candidate.estimate:.1f} ms against {stable.estimate:.1f} ms; "
+        f"{seen.candidate.slow} of {seen.candidate.requests} requests over the time limit of a try"
+    )
+    limit = plan.max_latency_ratio * (stable.estimate if stable.high is None else stable.high)
+    passed = candidate.low <= max(limit, plan.min_latency_bound_ms)
+    return Check(name="latency", expected=expected, found=found, passed=passed)
+
+
+def measure_effect(seen: StepObservation) -> Effect:
+    """Return the test of candidate minus stable on users who met the candidate just now."""
+    candidate, stable = seen.candidate_outcome, seen.stable_outcome
+    difference: Difference = welch(candidate, stable)
+    level = look_levels(seen.plan.error_rate, LOOKS)[-1]
+    bound = seen.plan.margin if seen.plan.hypothesis == "superiority" else -seen.plan.margin
+    return Effect(
+        candidate_mean=candidate.mean,
+        stable_mean=stable.mean,
+        candidate_users=candidate.users,
+        stable_users=stable.users,
+        difference=difference.estimate,
+        standard_error=difference.standard_error,
+        lower_bound=difference.lower_bound(level),
+        upper_bound=difference.upper_bound(level),
+        tested_bound=bound,
+        p=difference.p_not_above(bound),
+        level=level,
+        visible_effect=visible_effect(
+            standard_error=difference.standard_error, error_rate=level, power=PLANNED_POWER
+        ),
+    )
+
+
+def _outcome(seen: StepObservation, effect: Effect) -> Check:
+    return Check(
+        name=seen.plan.hypothesis,
+        expected=(
+            f"hit@10 per user more than {effect.tested_bound:+.3f} above stable's "
+            f"(one-sided, error rate {effect.level:g}, one look)"
+        ),
+        found=(
+            f"{effect.candidate_mean:.4f} ({effect.candidate_users} users) against "
+            f"{effect.stable_mean:.4f} ({effect.stable_users} users): {effect.difference:+.4f}, "
+            f"for sure above {effect.lower_bound:+.4f}, p = {effect.p:.3g}"
+        ),
+        passed=effect.p <= effect.level,
+    )
+
+
+_MEANINGS = {
+    Decision.PROCEED: "the guardrails hold: the next step may begin",
+    Decision.SHIP: "the candidate passed the plan's test: promote it",
+    Decision.KEEP_CHAMPION: "no verdict for the candidate: the champion stays",
+    Decision.ROLL_BACK: "the candidate harms: take it out",
+}
+
+
+def _verdict(
+    seen: StepObservation,
+    decision: Decision,
+    checks: Sequence[Check],
+    effect: Effect | None = None,
+) -> StepVerdict:
+    head = (
+        f"Step {seen.step} of {len(seen.plan.steps)} of {seen.model} ({seen.rollout}, "
+        f"{share_of_users(seen.share):.0%} of users): {_MEANINGS[decision]}."
+    )
+    marks = {True: "passed", False: "failed", None: "no verdict"}
+    lines = [
+        f"{c.name}: {marks[c.passed]}; expected {c.expected}; found {c.found}." for c in checks
+    ]
+    if effect is not None:
+        lines.append(
+            f"With this many users the test sees, four times in five, a candidate that is "
+            f"{effect.visible_effect:.4f} above the tested bound."
+        )
+    return StepVerdict(
+        observation=seen,
+        decision=decision,
+        checks=tuple(checks),
+        sentences=(head, *lines),
+        effect=effect,
+    )
+
+
+def verify_verdict(folder: Path) -> list[str]:
+    """Return what is wrong with a sealed verdict: it must follow from its observation."""
+    text = (folder / "observation.json").read_bytes()
+    expected = judge(StepObservation.parse(text, "observation.json")).to_text()
+    if (folder / "verdict.json").read_text(encoding="utf-8") == expected:
+        return []
+    return ["verdict.json: differs from what the judge makes of observation.json"]
+
+
+def verdict_numbers(verdict: StepVerdict) -> dict[str, Any]:
+    """Return the figures that go into the ledger."""
+    seen = verdict.observation
+    return {
+        "users": {"candidate": seen.candidate.users, "stable": seen.stable.users},
+        "requests": {"candidate": seen.candidate.requests, "stable": seen.stable.requests},
+        "checks": {check.name: check.passed for check in verdict.checks},
+        "effect": None if verdict.effect is None else asdict(verdict.effect),
+    }

@@ -1,0 +1,166 @@
+"""Beside Envoy: renders routes from state records, measures leases, lands exposures.
+
+Its death is harmless: Envoy keeps the last routes and refuses the candidate past their expiry.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tasks.contracts.errors import HeadraceError
+from tasks.contracts.exit_codes import ExitCode
+from tasks.contracts.json_types import pretty_json
+from tasks.contracts.state_file import replace_text
+from tasks.rollout.envoy import RouterFiles, router_files
+from tasks.rollout.exposures import ExposureLander, user_key
+from tasks.rollout.phases import Phase
+from tasks.rollout.record import StateRecord
+from tasks.rollout.routes import (
+    Config,
+    RoutedModel,
+    parse_slots,
+    render_clusters,
+    render_routes,
+)
+from tasks.rollout.state import Note, models_with_state, open_state
+
+TURN_SECONDS = 0.1
+CLUSTER_SECONDS = 0.5  # between new clusters and routes that name them
+KEEPER = Note(who="keeper")
+
+
+@dataclass(kw_only=True)
+class LeaseWatch:
+    """When leases run out, by this process's own monotonic clock."""
+
+    monotonic: Callable[[], float] = time.monotonic
+    wall: Callable[[], float] = time.time
+    _deadlines: dict[str, tuple[int, float]] = field(default_factory=dict)
+    _just_started: bool = True
+
+    def lapsed(self, record: StateRecord) -> bool:
+        """Return whether the lease of a step has run out since its last renewal was seen."""
+        if record.status.phase is not Phase.STEPPING:
+            self._deadlines.pop(record.model, None)
+            return False
+        known = self._deadlines.get(record.model)
+        if known is None or known[0] != record.lease.renewals:
+            known = (record.lease.renewals, self.monotonic() + self._left(record))
+            self._deadlines[record.model] = known
+        return self.monotonic() >= known[1]
+
+    def _left(self, record: StateRecord) -> float:
+        """Return the seconds left; a keeper that just started must not give a lease its time anew."""
+        if not self._just_started:
+            return record.lease.seconds
+        return min(record.lease.seconds, max(0.0, record.lease.expires_at - self.wall()))
+
+    def turned(self) -> None:
+        """Say that every model was looked at once."""
+        self._just_started = False
+
+
+@dataclass(kw_only=True)
+class Keeper:
+    """Keeps what Envoy reads equal to what the state records say."""
+
+    state_dir: Path
+    watch: LeaseWatch = field(default_factory=LeaseWatch)
+    say: Callable[[str], None] = print
+    _models: dict[str, RoutedModel] = field(default_factory=dict)
+    _said: set[str] = field(default_factory=set)
+
+    @property
+    def files(self) -> RouterFiles:
+        """Return the files that Envoy watches."""
+        return router_files(self.state_dir)
+
+    def turn(self) -> bool:
+        """Look at every model once; return whether Envoy was told something new."""
+        for model in models_with_state(self.state_dir):
+            try:
+                self._look_at(model)
+            except (HeadraceError, OSError) as error:  # the model keeps its last routes
+                self._say_once(f"{model}: {error}")
+        self.watch.turned()
+        return self._tell_envoy()
+
+    def _look_at(self, model: str) -> None:
+        state = open_state(self.state_dir, model)
+        record = state.peek()
+        release_id = record.release_id
+        if release_id is not None and self.watch.lapsed(record):
+            state.lapse(release_id, record.lease.renewals, note=KEEPER)
+            self._say_once(f"{model}: lease {record.lease.renewals} of {release_id} has lapsed")
+            record = state.peek()
+        slots_file = self.state_dir / model / "slots.json"
+        if slots_file.exists():
+            slots = parse_slots(slots_file.read_bytes(), str(slots_file))
+            self._models[model] = RoutedModel(record=record, slots=slots)
+
+    def _tell_envoy(self) -> bool:
+        models = [self._models[name] for name in sorted(self._models)]
+        new_clusters = _replace_if_new(self.files.clusters, render_clusters(models))
+        if new_clusters:
+            time.sleep(CLUSTER_SECONDS)
+        return _replace_if_new(self.files.routes, render_routes(models)) or new_clusters
+
+    def _say_once(self, sentence: str) -> None:
+        if sentence not in self._said:
+            self._said.add(sentence)
+            self.say(f"keeper: {sentence}")
+
+
+def _replace_if_new(path: Path, config: Config) -> bool:
+    text = pretty_json(config)
+    try:
+        if path.read_text(encoding="utf-8") == text:
+            return False
+    except FileNotFoundError:
+        pass
+    replace_text(path, text, durable=False)
+    return True
+
+
+def run(state_dir: Path, stop: threading.Event, turn_seconds: float = TURN_SECONDS) -> None:
+    """Turn until told to stop; a failed turn is said and tried again."""
+    keeper = Keeper(state_dir=state_dir, say=_print)
+    lander = ExposureLander(state_dir=state_dir, key=user_key(state_dir))
+    while not stop.wait(turn_seconds):
+        for act in (keeper.turn, lander.land):
+            try:
+                act()
+            except OSError as error:  # a full disk must not end the watch over leases
+                _print(f"keeper: {error}")
+
+
+def _print(sentence: str) -> None:
+    print(sentence, flush=True)
+
+
+def stop_on_signals(signals: Iterable[signal.Signals]) -> threading.Event:
+    """Return an event that the first of these signals sets."""
+    stop = threading.Event()
+    for number in signals:
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Keep routes until SIGTERM."""
+    parser = argparse.ArgumentParser(prog="headrace keeper", description=__doc__)
+    parser.add_argument("--state-dir", type=Path, required=True, help="folder of state records")
+    options = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    run(options.state_dir, stop_on_signals((signal.SIGTERM, signal.SIGINT)))
+    return int(ExitCode.DONE)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,179 @@
+"""What was seen in a traffic step: the judge's whole input (`step_observation/1`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any, cast
+
+from tasks.contracts.errors import BadRequestError
+from tasks.contracts.json_types import check_format, parse_object, pretty_json
+from tasks.contracts.requests import TrafficPlan, plan_from_record
+from tasks.rollout.assignment import NUM_BUCKETS
+from tasks.statistics.guardrails import Quantile, quantile
+from tasks.statistics.user_means import UserMeans, user_means
+
+QUANTILE_ERROR_RATE = 0.01
+
+
+class Variant(StrEnum):
+    """What a user was assigned to, whoever answered in the end."""
+
+    CANDIDATE = "candidate"
+    STABLE = "stable"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariantSeen:
+    """Requests of the users assigned to one variant in one step."""
+
+    users: int
+    requests: int
+    failed: int  # the user got an error
+    fell_back: int  # another slot answered before the time limit of one try
+    slow: int  # another slot answered after it
+    p50_ms: Quantile | None
+    p95_ms: Quantile | None
+    p99_ms: Quantile | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepObservation:
+    """The numbers of one step; outcomes are of users who meet the candidate for the first time."""
+
+    model: str
+    release_id: str
+    rollout: str
+    salt: str
+    step: int  # 1 is the first
+    share: int  # basis points
+    earlier_share: int  # the largest share of the steps before
+    plan: TrafficPlan
+    candidate: VariantSeen
+    stable: VariantSeen
+    candidate_outcome: UserMeans  # buckets from the earlier share up to this one
+    stable_outcome: UserMeans  # buckets above this share
+    requests_without_outcome: int
+
+    def to_text(self) -> str:
+        """Return `observation.json` as text."""
+        return pretty_json({"format": "step_observation/1", **asdict(self)})
+
+    @classmethod
+    def parse(cls, text: str | bytes, where: str) -> StepObservation:
+        """Read an observation; errors name `where`."""
+        record = parse_object(text, where)
+        check_format(record, "step_observation", 1, where)
+        raw = cast("dict[str, Any]", {k: v for k, v in record.items() if k != "format"})
+        try:
+            for variant in Variant:
+                raw[variant] = _variant(raw[variant])
+                raw[f"{variant}_outcome"] = UserMeans(**raw[f"{variant}_outcome"])
+            return cls(**{**raw, "plan": plan_from_record(raw["plan"])})
+        except (KeyError, TypeError) as error:
+            message = f"{where}: expected a complete step_observation/1, found: {error!r}"
+            raise BadRequestError(message) from error
+
+
+def _variant(raw: Mapping[str, Any]) -> VariantSeen:
+    quantiles = {
+        name: None if raw[name] is None else Quantile(**raw[name])
+        for name in ("p50_ms", "p95_ms", "p99_ms")
+    }
+    return VariantSeen(**{**raw, **quantiles})
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepFacts:
+    """What the state record knows of a step when it begins (in `step.json`)."""
+
+    model: str
+    release_id: str
+    rollout: str
+    salt: str
+    step: int
+    candidate_colour: str
+    per_try_timeout_ms: float
+    plan: TrafficPlan
+
+    @property
+    def share(self) -> int:
+        """Return the candidate's share in basis points."""
+        return self.plan.steps[self.step - 1].share_basis_points
+
+    @property
+    def earlier_share(self) -> int:
+        """Return the largest share before this step: those users know the candidate already."""
+        earlier = self.plan.steps[: self.step - 1]
+        return max((step.share_basis_points for step in earlier), default=0)
+
+
+def observe(
+    facts: StepFacts,
+    exposures: Iterable[Mapping[str, Any]],
+    outcomes: Iterable[Mapping[str, Any]],
+) -> StepObservation:
+    """Join exposures of a step with outcomes by request id; analysis is by assignment."""
+    seen = {line["request_id"]: line for line in exposures if line["step"] == facts.step}
+    hits = {line["request_id"]: float(line["hit"]) for line in outcomes}
+    by_variant = {
+        variant: [line for line in seen.values() if line["variant"] == variant]
+        for variant in Variant
+    }
+    new_users = [
+        line for line in by_variant[Variant.CANDIDATE] if line["bucket"] >= facts.earlier_share
+    ]
+    return StepObservation(
+        model=facts.model,
+        release_id=facts.release_id,
+        rollout=facts.rollout,
+        salt=facts.salt,
+        step=facts.step,
+        share=facts.share,
+        earlier_share=facts.earlier_share,
+        plan=facts.plan,
+        candidate=_seen(by_variant[Variant.CANDIDATE], facts, facts.candidate_colour),
+        stable=_seen(by_variant[Variant.STABLE], facts, None),
+        candidate_outcome=_outcome(new_users, hits),
+        stable_outcome=_outcome(by_variant[Variant.STABLE], hits),
+        requests_without_outcome=len(seen.keys() - hits.keys()),
+    )
+
+
+def _outcome(lines: Iterable[Mapping[str, Any]], hits: Mapping[str, float]) -> UserMeans:
+    return user_means(
+        (line["user"], hits[line["request_id"]]) for line in lines if line["request_id"] in hits
+    )
+
+
+def _seen(lines: list[Mapping[str, Any]], facts: StepFacts, colour: str | None) -> VariantSeen:
+    failed = [line for line in lines if is_failure(line)]
+    elsewhere = [
+        line for line in lines if colour not in {None, line["slot"]} and not is_failure(line)
+    ]
+    slow = sum(line["ms"] >= facts.per_try_timeout_ms for line in elsewhere)
+    times = [float(line["ms"]) for line in lines]
+    return VariantSeen(
+        users=len({line["user"] for line in lines}),
+        requests=len(lines),
+        failed=len(failed),
+        fell_back=len(elsewhere) - slow,
+        slow=slow,
+        p50_ms=quantile(times, 0.5, QUANTILE_ERROR_RATE),
+        p95_ms=quantile(times, 0.95, QUANTILE_ERROR_RATE),
+        p99_ms=quantile(times, 0.99, QUANTILE_ERROR_RATE),
+    )
+
+
+def is_failure(line: Mapping[str, Any]) -> bool:
+    """Return whether the user got no answer: a server's error, not the client's own mistake."""
+    if line["grpc_status"] is not None:
+        # CANCELLED, INVALID_ARGUMENT and the like are the caller's (grpc/status.h).
+        return int(line["grpc_status"]) not in {0, 1, 3, 5, 6, 7, 9, 11, 16}
+    return int(line["code"]) >= 500
+
+
+def share_of_users(share: int) -> float:
+    """Return a share in basis points as 0..1."""
+    return share / NUM_BUCKETS

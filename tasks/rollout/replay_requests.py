@@ -1,0 +1,122 @@
+"""The requests of a replay: the set's last period in order of time, split between the steps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.contracts.columns import Period
+from tasks.contracts.errors import BadRequestError
+from tasks.models.interactions import Examples, Int32s, Int64s, Interactions, Strings, history_batch
+
+MAX_HISTORY = 200  # items sent; a served model takes the latest ones that it can use
+MAX_REQUESTS = 20_000  # of one rollout
+_FORMAT = "replay_requests/1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayRequests:
+    """E requests: who asks with which history, and what this user really chose next."""
+
+    item_ids: Strings  # [I]: index i + 1 is item_ids[i]
+    user_ids: Strings  # [U]
+    user: Int32s  # [E]
+    history: Int32s  # [E, L] right-aligned, 0 = none
+    steps_ago: Int32s  # [E, L]
+    target_offsets: Int64s  # [E + 1]
+    targets: Int32s  # [T]
+    step_ends: Int64s  # [steps] request after the last one of each step
+
+    def __len__(self) -> int:
+        """Return E."""
+        return len(self.user)
+
+    def of_step(self, step: int) -> range:
+        """Return the requests of a step, 1 being the first."""
+        start = 0 if step == 1 else int(self.step_ends[step - 2])
+        return range(start, int(self.step_ends[step - 1]))
+
+    def user_of(self, request: int) -> str:
+        """Return the id of the user who asks."""
+        return str(self.user_ids[self.user[request]])
+
+    def body_of(self, request: int) -> bytes:
+        """Return the JSON body of the predict request, without padding."""
+        known = self.history[request] > 0
+        items = [str(self.item_ids[item - 1]) for item in self.history[request][known]]
+        ago = self.steps_ago[request][known].tolist()
+        inputs = {"history": [items], "steps_ago": [ago]}
+        return json.dumps({"signature_name": "serving_default", "inputs": inputs}).encode()
+
+    def targets_of(self, request: int) -> set[str]:
+        """Return the items that the user chose next, as far as they are in the vocabulary."""
+        rows = slice(self.target_offsets[request], self.target_offsets[request + 1])
+        return {str(self.item_ids[item - 1]) for item in self.targets[rows]}
+
+    def save(self, path: Path) -> None:
+        """Write an npz in one step."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        arrays = {item.name: np.asarray(getattr(self, item.name)) for item in fields(self)}
+        scratch = path.with_suffix(".writing.npz")
+        np.savez(scratch, allow_pickle=False, format=np.asarray(_FORMAT), **arrays)
+        scratch.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> ReplayRequests:
+        """Read what `save` wrote."""
+        with np.load(path, allow_pickle=False) as arrays:
+            if str(arrays["format"]) != _FORMAT:
+                message = f"{path.name}: expected format {_FORMAT}, found {arrays['format']}"
+                raise BadRequestError(message)
+            values: dict[str, Any] = {item.name: arrays[item.name] for item in fields(cls)}
+        return cls(**values)
+
+
+def plan_replay(interactions: Interactions, shares: Sequence[float]) -> ReplayRequests:
+    """Return the canary period's requests; each step gets its share, one after the other in time.
+
+    Steps have disjoint parts, so no outcome is used twice.
+    """
+    examples = _in_order_of_time(interactions, _at_most(interactions, MAX_REQUESTS))
+    ends = np.floor(np.cumsum(np.asarray(shares, dtype=float)) * len(examples) + 1e-9)
+    history, steps_ago = history_batch(interactions, examples, MAX_HISTORY)
+    return ReplayRequests(
+        item_ids=interactions.item_ids,
+        user_ids=interactions.user_ids,
+        user=examples.user,
+        history=history.astype(np.int32),
+        steps_ago=steps_ago.astype(np.int32),
+        target_offsets=examples.target_offsets,
+        targets=examples.targets,
+        step_ends=ends.astype(np.int64),
+    )
+
+
+def _at_most(interactions: Interactions, limit: int) -> Examples:
+    """Return at most `limit` examples: fewer per user before fewer users."""
+    examples = interactions.examples(Period.CANARY)
+    if len(examples) <= limit:
+        return examples
+    per_user = max(1, limit // max(1, len(np.unique(examples.user))))
+    examples = interactions.examples(Period.CANARY, max_per_user=per_user)
+    rows = np.unique(np.linspace(0, len(examples) - 1, min(limit, len(examples))).astype(np.int64))
+    return examples.take(rows)
+
+
+def _in_order_of_time(interactions: Interactions, examples: Examples) -> Examples:
+    return examples.take(np.argsort(_times(interactions, examples), kind="stable"))
+
+
+def _times(interactions: Interactions, examples: Examples) -> NDArray[np.int64]:
+    """Return [E]: when each user chose, or last chose where nothing known was chosen."""
+    if len(interactions.time) == 0:
+        return np.zeros(len(examples), dtype=np.int64)
+    has_target = np.diff(examples.target_offsets) > 0
+    rows = np.where(has_target, examples.end, examples.end - 1)
+    return interactions.time[rows]

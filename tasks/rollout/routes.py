@@ -1,0 +1,318 @@
+"""What Envoy is told: a pure function from state records and slots to RDS and CDS resources."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+from typing import Any, Literal
+
+from tasks.contracts.errors import BadRequestError
+from tasks.contracts.json_types import Json, check_format, digest_of_json, parse_object
+from tasks.rollout.phases import Phase
+from tasks.rollout.record import Colour, StateRecord
+
+Protocol = Literal["rest", "grpc"]
+PROTOCOLS: tuple[Protocol, ...] = ("grpc", "rest")  # a route for REST would match gRPC too
+RETRIED_BODY_BYTES = 4 * 1024 * 1024  # gRPC's own limit of a message; REST above it meets stable
+MAX_REQUESTS = 100_000  # never the circuit breaker: an overflow is not retried by Envoy
+REQUEST_TIMEOUT_SECONDS = 30
+MIN_PER_TRY_TIMEOUT_MS = 20.0
+BUCKET_HEADER = "x-headrace-bucket"
+_TYPE = "type.googleapis.com/envoy"
+_CLUSTER = f"{_TYPE}.config.cluster.v3.Cluster"
+_ROUTES = f"{_TYPE}.config.route.v3.RouteConfiguration"
+
+Config = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotAddress:
+    """Where one slot's server listens."""
+
+    grpc: int
+    rest: int
+    host: str = "127.0.0.1"
+
+
+def parse_slots(text: str | bytes, where: str) -> dict[Colour, SlotAddress]:
+    """Read `slots.json` (`slots/1`); errors name `where`."""
+    record = parse_object(text, where)
+    check_format(record, "slots", 1, where)
+    slots: Any = record.get("slots")
+    try:
+        return {
+            Colour(colour): SlotAddress(
+                grpc=int(slot["grpc"]), rest=int(slot["rest"]), host=slot.get("host", "127.0.0.1")
+            )
+            for colour, slot in slots.items()
+        }
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        message = f"{where}: expected colours with the ports grpc and rest, found: {error!r}"
+        raise BadRequestError(message) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoutedModel:
+    """One model as the router sees it."""
+
+    record: StateRecord
+    slots: Mapping[Colour, SlotAddress]
+
+    @property
+    def name(self) -> str:
+        """Return the model's name."""
+        return self.record.model
+
+
+def cluster_name(model: str, colour: Colour, protocol: Protocol, *, candidate: bool) -> str:
+    """Return `<model>.<colour>.<protocol>`, with `.candidate` where it may be ejected."""
+    return f"{model}.{colour}.{protocol}" + (".candidate" if candidate else "")
+
+
+def render_clusters(models: Iterable[RoutedModel]) -> Config:
+    """Return the CDS response: it depends on models and ports only, never on the share."""
+    clusters = [cluster for model in models for cluster in _clusters(model)]
+    resources = [{"@type": _CLUSTER, **cluster} for cluster in clusters]
+    return {"version_info": digest_of_json(resources)[:16], "resources": resources}
+
+
+def _clusters(model: RoutedModel) -> list[Config]:
+    found: list[Config] = []
+    for protocol in PROTOCOLS:
+        for colour, slot in sorted(model.slots.items()):
+            found.append(_slot_cluster(model.name, colour, slot, protocol, candidate=False))
+            found.append(_slot_cluster(model.name, colour, slot, protocol, candidate=True))
+        found += [
+            _fallback_cluster(model.name, candidate, stable, protocol)
+            for candidate, stable in permutations(sorted(model.slots), 2)
+        ]
+    return found
+
+
+def _slot_cluster(
+    model: str, colour: Colour, slot: SlotAddress, protocol: Protocol, *, candidate: bool
+) -> Config:
+    name = cluster_name(model, colour, protocol, candidate=candidate)
+    address = {"address": slot.host, "port_value": slot.grpc if protocol == "grpc" else slot.rest}
+    options: Config = {"@type": f"{_TYPE}.extensions.upstreams.http.v3.HttpProtocolOptions"}
+    http: Config = {"http2_protocol_options": {}} if protocol == "grpc" else {}
+    options["explicit_http_config"] = http or {"http_protocol_options": {}}
+    endpoint: Config = {
+        "endpoint": {"address": {"socket_address": address}},
+        # An aggregate hides which of its clusters answered; the access log reads it from here.
+        "metadata": {"filter_metadata": {"headrace": {"slot": colour.value}}},
+    }
+    return {
+        "name": name,
+        "type": "STATIC" if _is_address(slot.host) else "STRICT_DNS",
+        "connect_timeout": "0.1s" if candidate else "1s",
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [{"lb_endpoints": [endpoint]}],
+        },
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options
+        },
+        "circuit_breakers": _NO_BREAKERS,
+        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        # Stable is never ejected: it is what everybody falls back to.
+        **({"outlier_detection": _EJECTION} if candidate else {}),
+    }
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+_THRESHOLD = {
+    "max_connections": MAX_REQUESTS,
+    "max_pending_requests": MAX_REQUESTS,
+    "max_requests": MAX_REQUESTS,
+    "max_retries": MAX_REQUESTS,  # Envoy's default is 3: the fallback would end there
+}
+_NO_BREAKERS: Config = {"thresholds": [_THRESHOLD]}
+_EJECTION: Config = {
+    "consecutive_5xx": 5,
+    "consecutive_gateway_failure": 5,
+    "enforcing_consecutive_gateway_failure": 100,
+    "enforcing_success_rate": 0,
+    "interval": "0.5s",
+    "base_ejection_time": "2s",
+    "max_ejection_time": "10s",
+    "max_ejection_percent": 100,
+}
+
+
+def _fallback_name(model: str, candidate: Colour, stable: Colour, protocol: Protocol) -> str:
+    return f"{model}.{candidate}-then-{stable}.{protocol}"
+
+
+def _fallback_cluster(model: str, candidate: Colour, stable: Colour, protocol: Protocol) -> Config:
+    clusters = [
+        cluster_name(model, candidate, protocol, candidate=True),
+        cluster_name(model, stable, protocol, candidate=False),
+    ]
+    kind = {
+        "@type": f"{_TYPE}.extensions.clusters.aggregate.v3.ClusterConfig",
+        "clusters": clusters,
+    }
+    return {
+        "name": _fallback_name(model, candidate, stable, protocol),
+        "connect_timeout": "1s",
+        "lb_policy": "CLUSTER_PROVIDED",
+        "cluster_type": {"name": "envoy.clusters.aggregate", "typed_config": kind},
+        "circuit_breakers": _NO_BREAKERS,
+    }
+
+
+def render_routes(models: Sequence[RoutedModel]) -> Config:
+    """Return the RDS response: one virtual host per model, and `x-model` for any other name."""
+    hosts: list[Config] = [
+        {"name": model.name, "domains": [f"{model.name}.headrace"], "routes": _routes(model)}
+        for model in models
+    ]
+    by_header = [route for model in models for route in _routes(model, by_header=True)]
+    names = sorted(model.name for model in models)
+    unknown = _answer(404, f"expected :authority <model>.headrace or x-model of {names}")
+    hosts.append({"name": "any", "domains": ["*"], "routes": [*by_header, unknown]})
+    table: Config = {
+        "@type": _ROUTES,
+        "name": "models",
+        "virtual_hosts": hosts,
+        "request_headers_to_remove": ["x-model"],
+    }
+    return {"version_info": digest_of_json(table)[:16], "resources": [table]}
+
+
+def _answer(code: int, sentence: str) -> Config:
+    body = {"inline_string": f'{{"error": "{sentence}"}}\n'.replace("'", "")}
+    return {"match": {"prefix": "/"}, "direct_response": {"status": code, "body": body}}
+
+
+def _routes(model: RoutedModel, *, by_header: bool = False) -> list[Config]:
+    wanted = [_exact("x-model", model.name)] if by_header else []
+    stable = model.record.roles.stable
+    if stable is None or stable not in model.slots:
+        answer = _answer(503, f"model {model.name} has no release that serves")
+        return [{**answer, "match": {"prefix": "/", "headers": wanted}}]
+    routes = []
+    if _takes_share(model):
+        routes += [_candidate_route(model, protocol, wanted) for protocol in PROTOCOLS]
+    return routes + [_stable_route(model, protocol, wanted) for protocol in PROTOCOLS]
+
+
+def _takes_share(model: RoutedModel) -> bool:
+    status, candidate = model.record.status, model.record.roles.candidate
+    serving = status.phase in {Phase.STEPPING, Phase.HALTED}
+    return serving and status.share > 0 and candidate in model.slots
+
+
+def _exact(header: str, value: str) -> Config:
+    return {"name": header, "string_match": {"exact": value}}
+
+
+def _range(header: str, end: int) -> Config:
+    return {"name": header, "range_match": {"start": 0, "end": end}}
+
+
+def _match(protocol: Protocol, headers: list[Config]) -> Config:
+    return {
+        "prefix": "/",
+        "headers": headers,
+        **({"grpc": {}} if protocol == "grpc" else {}),
+    }
+
+
+def _stable_route(model: RoutedModel, protocol: Protocol, wanted: list[Config]) -> Config:
+    stable = model.record.roles.stable
+    if stable is None:  # pragma: no cover - `_routes` answers 503 before
+        message = f"{model.name}: expected a stable slot, found none"
+        raise BadRequestError(message)
+    return {
+        "match": _match(protocol, wanted),
+        "route": {
+            "cluster": cluster_name(model.name, stable, protocol, candidate=False),
+            "timeout": f"{REQUEST_TIMEOUT_SECONDS}s",
+            "retry_policy": {
+                "retry_on": "connect-failure,refused-stream,reset-before-request",
+                "num_retries": 1,
+            },
+        },
+        **_labels(model, "stable"),
+    }
+
+
+def _candidate_route(model: RoutedModel, protocol: Protocol, wanted: list[Config]) -> Config:
+    record = model.record
+    candidate, stable = record.roles.candidate, record.roles.stable
+    if candidate is None or stable is None:  # pragma: no cover - `_takes_share` was asked before
+        message = f"{model.name}: expected a candidate and a stable slot, found {record.roles}"
+        raise BadRequestError(message)
+    headers = [*wanted, _range(BUCKET_HEADER, record.status.share)]
+    if protocol == "rest":  # a body that cannot be kept cannot be asked again: it meets stable
+        headers.append(_range("content-length", RETRIED_BODY_BYTES))
+    return {
+        "match": _match(protocol, headers),
+        "request_body_buffer_limit": RETRIED_BODY_BYTES,
+        "route": {
+            "cluster": _fallback_name(model.name, candidate, stable, protocol),
+            "timeout": f"{REQUEST_TIMEOUT_SECONDS}s",
+            "retry_policy": _fallback_policy(record.per_try_timeout_ms),
+            # The first attempt goes on beside the second: being slow must not become a failure.
+            "hedge_policy": {"hedge_on_per_try_timeout": True},
+        },
+        **_labels(model, "candidate"),
+    }
+
+
+def _fallback_policy(per_try_timeout_ms: float) -> Config:
+    timeout = max(MIN_PER_TRY_TIMEOUT_MS, per_try_timeout_ms)
+    previous = f"{_TYPE}.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig"
+    return {
+        "retry_on": (
+            "5xx,reset,connect-failure,refused-stream,retriable-status-codes,retriable-headers,"
+            "cancelled,deadline-exceeded,internal,resource-exhausted,unavailable"
+        ),
+        # A candidate that does not know the model, or throws: stable may well answer.
+        "retriable_status_codes": [404, 408, 429],
+        "retriable_headers": [_exact("grpc-status", code) for code in ("2", "5", "9", "12", "15")],
+        "num_retries": 2,
+        "per_try_timeout": f"{timeout / 1000:.3f}s",
+        "retry_back_off": {"base_interval": "0.001s", "max_interval": "0.002s"},
+        "retry_priority": {
+            "name": "envoy.retry_priorities.previous_priorities",
+            "typed_config": {"@type": previous, "update_frequency": 1},
+        },
+    }
+
+
+def _labels(model: RoutedModel, variant: str) -> Config:
+    """Return what the Lua filter, the access log and the client learn from a route."""
+    record = model.record
+    stepping = record.status.phase is Phase.STEPPING
+    log: dict[str, Json] = {"model": model.name, "variant": variant}
+    bucket: dict[str, Json] = {}
+    answer = {"x-headrace-model": model.name, "x-headrace-variant": variant}
+    if stepping:
+        log |= {"rollout": record.rollout, "step": str(record.status.step)}
+        bucket = {"salt": record.salt, "expires_at": math.ceil(record.lease.expires_at)}
+        answer["x-headrace-step"] = f"{record.rollout}:{record.status.step}"
+    elif record.status.phase is Phase.HALTED:
+        bucket = {"salt": record.salt, "expires_at": 2**52}
+    return {
+        "metadata": {"filter_metadata": {"headrace": log, "envoy.filters.http.lua": bucket}},
+        "response_headers_to_add": [
+            {
+                "header": {"key": key, "value": value},
+                "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+            }
+            for key, value in answer.items()
+        ],
+    }

@@ -1,0 +1,417 @@
+"""The door to one model's rollout state; every operation may be repeated and then changes nothing.
+
+state = open_state(state_dir, "recommender", ObjectStore(store_url))   # store: only to write
+state.champion() -> Champion | None            state.read() -> StateRecord
+state.reserve_slot(release_id, bundle=..., events=...) -> (colour, release_number)
+state.begin_step(release_id, step, plan, per_try_timeout_ms=...) -> LedgerEntry
+state.renew(release_id, seconds) -> Phase      state.lapse(release_id), pause, resume
+state.record_verdict(release_id, step, decision, why=..., numbers=...) -> LedgerEntry
+state.promote(release_id) -> LedgerEntry       state.roll_back(release_id) -> LedgerEntry | None
+state.history() -> list[LedgerEntry]           state.verify() -> list[str]
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from tasks.contracts.errors import (
+    BadRequestError,
+    CorruptArtifactError,
+    StoreUnavailableError,
+)
+from tasks.contracts.json_types import Json
+from tasks.contracts.requests import MODEL_NAME, Champion, TrafficPlan
+from tasks.contracts.state_file import locked, replace_text
+from tasks.rollout import changes
+from tasks.rollout.changes import Change, about_candidate, moved
+from tasks.rollout.decide import Observation
+from tasks.rollout.ledger import (
+    LedgerEntry,
+    LedgerStore,
+    entry_path,
+    read_ledger,
+    verify_chain,
+    write_entry,
+)
+from tasks.rollout.phases import Ask, Decision, Phase
+from tasks.rollout.record import Colour, SlotContent, StateRecord
+
+STATE_FILE = "state.json"
+
+
+class Reservation(NamedTuple):
+    """The slot of a release and its number, which is the version that the server shows."""
+
+    colour: Colour
+    release_number: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Note:
+    """What goes into the ledger beside the numbers: who asks and why."""
+
+    who: str = "airflow"
+    why: str = ""
+    code: str | None = None  # digest of the code that asks
+
+
+def open_state(
+    state_dir: Path,
+    model: str,
+    store: LedgerStore | None = None,
+    *,
+    clock: Callable[[], float] = time.time,
+) -> ModelState:
+    """Open the state of one model; without a store the ledger is written by the next who has one.
+
+    `clock` gives unix seconds for ledger entries and for the expiry that Envoy sees.
+    """
+    if not MODEL_NAME.fullmatch(model):
+        message = f"model: expected a name of a-z, 0-9 and -, at most 40 long, found {model!r:.80}"
+        raise BadRequestError(message)
+    return ModelState(folder=state_dir / model, model=model, store=store, clock=clock)
+
+
+def models_with_state(state_dir: Path) -> list[str]:
+    """Return the models that have a state record, sorted."""
+    return sorted(path.parent.name for path in state_dir.glob(f"*/{STATE_FILE}"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelState:
+    """Operations on one model's state record and ledger."""
+
+    folder: Path
+    model: str
+    store: LedgerStore | None
+    clock: Callable[[], float]
+
+    @property
+    def path(self) -> Path:
+        """Return where the state record lies."""
+        return self.folder / STATE_FILE
+
+    def peek(self) -> StateRecord:
+        """Return the record as it is, without looking at the ledger."""
+        try:
+            text = self.path.read_bytes()
+        except FileNotFoundError:
+            return StateRecord(model=self.model)
+        return StateRecord.parse(text, str(self.path))
+
+    def read(self) -> StateRecord:
+        """Return the record; ledger objects that a crash left out are written first."""
+        record = self.peek()
+        if self.store is not None:
+            for entry in record.entries:
+                write_entry(self.store, entry)
+        return record
+
+    def champion(self) -> Champion | None:
+        """Return who serves now, or None before the first release."""
+        stable = self.peek().stable
+        if stable is None or stable.bundle is None:
+            return None
+        return Champion(
+            release_number=stable.release_number,
+            release_id=stable.release_id,
+            bundle=stable.bundle,
+            events=stable.events,
+        )
+
+    def reserve_slot(
+        self,
+        release_id: str,
+        *,
+        bundle: str | None = None,
+        events: str | None = None,
+        note: Note | None = None,
+    ) -> Reservation:
+        """Give a release a colour and a number; a second release in progress is refused."""
+
+        def change(now: StateRecord) -> Change:
+            held = now.slot_of(release_id)
+            if held is not None:
+                return Change(record=now)
+            self._refuse_ended(now, release_id)
+            self._refuse_other(now, release_id)
+            content = SlotContent(
+                release_id=release_id,
+                release_number=now.next_release_number,
+                bundle=bundle,
+                events=events,
+            )
+            return changes.reserved(moved(now, Observation(asked=Ask.STAGE)), content)
+
+        record = self._commit(change, note)
+        colour = record.slot_of(release_id)
+        if colour is None:  # pragma: no cover - the change above has just set it
+            message = f"{self.model}: expected a slot for {release_id}, found none"
+            raise BadRequestError(message)
+        return Reservation(colour, record.slots[colour].release_number)
+
+    def begin_step(
+        self,
+        release_id: str,
+        step: int,
+        plan: TrafficPlan,
+        *,
+        per_try_timeout_ms: float,
+        note: Note | None = None,
+    ) -> LedgerEntry:
+        """Give the candidate the step's share under a new lease; return when it first began."""
+
+        def change(now: StateRecord) -> Change:
+            self._demand_in_progress(now, release_id)
+            self._demand_plan(now, plan)
+            asked = Observation(asked=Ask.BEGIN_STEP, step=step)
+            began = moved(replace(now, plan=plan), asked)
+            if began.status == now.status:
+                return Change(record=now)
+            leased = self._leased(began, plan.lease_seconds)
+            if now.status.phase is Phase.PAUSED and now.status.step == step:
+                return about_candidate(leased, kind="resumed")
+            return changes.step_began(leased, per_try_timeout_ms, self.clock())
+
+        self._commit(change, note)
+        return self._entry("step_began", release_id, step)
+
+    def renew(self, release_id: str, seconds: float, *, note: Note | None = None) -> Phase:
+        """Renew the lease; a step paused by a lapse goes on. Return the phase afterwards."""
+
+        def change(now: StateRecord) -> Change:
+            if now.release_id != release_id:
+                return Change(record=now)
+            renewed = moved(now, Observation(asked=Ask.RENEW))
+            if renewed.status.phase is not Phase.STEPPING:
+                return Change(record=now)
+            leased = self._leased(renewed, seconds)
+            if renewed.status == now.status:
+                return Change(record=leased)
+            return about_candidate(leased, kind="resumed", why="the lease was renewed")
+
+        return self._commit(change, note).status.phase
+
+    def lapse(self, release_id: str, renewals: int, *, note: Note | None = None) -> Phase:
+        """Cut the candidate to 0 % because lease number `renewals` ran out."""
+
+        def change(now: StateRecord) -> Change:
+            if now.release_id != release_id or now.lease.renewals != renewals:
+                return Change(record=now)  # renewed meanwhile: nothing lapsed
+            lapsed = moved(now, Observation(lease_lapsed=True))
+            if lapsed.status == now.status:
+                return Change(record=now)
+            return changes.lapsed(lapsed)
+
+        return self._commit(change, note).status.phase
+
+    def pause(self, release_id: str, *, note: Note | None = None) -> Phase:
+        """Cut the candidate to 0 % until somebody resumes."""
+        return self._ask(release_id, Ask.PAUSE, "paused", note)
+
+    def resume(self, release_id: str, *, note: Note | None = None) -> Phase:
+        """Go on with a paused step under a new lease."""
+        return self._ask(release_id, Ask.RESUME, "resumed", note)
+
+    def record_verdict(
+        self,
+        release_id: str,
+        step: int,
+        decision: Decision,
+        *,
+        numbers: Mapping[str, Json],
+        note: Note | None = None,
+    ) -> LedgerEntry:
+        """Record what the judge said; an unfavourable verdict takes the share away at once."""
+
+        def change(now: StateRecord) -> Change:
+            self._demand_in_progress(now, release_id)
+            seen = Observation(asked=Ask.RECORD_VERDICT, step=step, decision=decision)
+            judged = moved(now, seen)
+            if judged.status == now.status:
+                return Change(record=now)
+            details: dict[str, Json] = {"decision": decision.value, **numbers}
+            return about_candidate(judged, kind="judged", details=details)
+
+        self._commit(change, note)
+        return self._entry("judged", release_id, step)
+
+    def promote(self, release_id: str, *, note: Note | None = None) -> LedgerEntry:
+        """Make the candidate stable and stable previous; no server loads anything."""
+
+        def change(now: StateRecord) -> Change:
+            if now.stable is not None and now.stable.release_id == release_id:
+                return Change(record=now)
+            self._demand_in_progress(now, release_id)
+            return changes.promoted(moved(now, Observation(asked=Ask.PROMOTE)))
+
+        self._commit(change, note)
+        return self._entry("promoted", release_id)
+
+    def roll_back(self, release_id: str, *, note: Note | None = None) -> LedgerEntry | None:
+        """Take a release out wherever it is; None where it never reached a slot.
+
+        In progress: the candidate's share ends and its slot is free. Stable: the previous
+        release serves again, if its slot is still warm.
+        """
+
+        def change(now: StateRecord) -> Change:
+            if now.release_id == release_id:
+                return changes.abandoned(moved(now, Observation(asked=Ask.ROLL_BACK)))
+            if now.stable is not None and now.stable.release_id == release_id:
+                self._refuse_other(now, release_id)
+                return changes.returned(now)
+            return Change(record=now)
+
+        self._commit(change, note)
+        return self._find("rolled_back", release_id)
+
+    def history(self) -> list[LedgerEntry]:
+        """Return all entries, oldest first; without a store only those the record still holds."""
+        record = self.read()
+        if self.store is None:
+            return list(record.entries)
+        objects = read_ledger(self.store, self.model)
+        return [
+            LedgerEntry.parse(data, entry_path(self.model, number))
+            for number, data in sorted(objects.items())
+            if number <= record.sequence
+        ]
+
+    def verify(self) -> list[str]:
+        """Return what is wrong with the ledger, in sentences; empty when the chain holds."""
+        if self.store is None:
+            message = f"{self.model}: expected a store to verify the ledger in, found none"
+            raise BadRequestError(message)
+        record = self.peek()
+        objects = read_ledger(self.store, self.model)
+        return verify_chain(self.model, objects, record.sequence, record.head)
+
+    def _ask(self, release_id: str, ask: Ask, kind: str, note: Note | None) -> Phase:
+        def change(now: StateRecord) -> Change:
+            self._demand_in_progress(now, release_id)
+            asked = moved(now, Observation(asked=ask))
+            if asked.status == now.status:
+                return Change(record=now)
+            if asked.status.phase is Phase.STEPPING:
+                asked = self._leased(asked, now.lease.seconds)
+            return about_candidate(asked, kind=kind)
+
+        return self._commit(change, note).status.phase
+
+    def _leased(self, record: StateRecord, seconds: float) -> StateRecord:
+        return changes.leased(record, seconds, self.clock())
+
+    def _commit(self, decide: Callable[[StateRecord], Change], note: Note | None) -> StateRecord:
+        """Apply `decide` to the newest record, under the lock; that one write decides."""
+        note = note or Note()
+        with locked(self.folder / "lock"):
+            now = self.peek()
+            change = decide(now)
+            if change.record == now:
+                return now
+            record = change.record
+            if change.kind is not None:
+                entry = self._draft(now, change, note)
+                kept = () if self._flushed(now.entries) else now.entries
+                record = replace(
+                    record, sequence=entry.sequence, head=entry.digest, entries=(*kept, entry)
+                )
+            replace_text(self.path, record.to_text())
+        self._flushed(record.entries)
+        return record
+
+    def _draft(self, now: StateRecord, change: Change, note: Note) -> LedgerEntry:
+        moment = datetime.fromtimestamp(self.clock(), tz=UTC)
+        about = change.about
+        return LedgerEntry(
+            model=self.model,
+            sequence=now.sequence + 1,
+            previous=now.head,
+            kind=change.kind or "",
+            at=moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            who=note.who,
+            why=note.why or change.why,
+            release_id=None if about is None else about.release_id,
+            release_number=None if about is None else about.release_number,
+            step=change.step,
+            share=change.record.status.share,
+            details={**change.details, **({"code": note.code} if note.code else {})},
+        )
+
+    def _flushed(self, entries: tuple[LedgerEntry, ...]) -> bool:
+        """Write entries to the ledger; False when that fails: taking users out does not wait.
+
+        What could not be written stays in the record; `read` and `verify` say what is wrong.
+        """
+        if self.store is None:
+            return not entries
+        try:
+            for entry in entries:
+                write_entry(self.store, entry)
+        except (StoreUnavailableError, CorruptArtifactError, OSError):
+            return False
+        return True
+
+    def _entry(self, kind: str, release_id: str, step: int | None = None) -> LedgerEntry:
+        found = self._find(kind, release_id, step)
+        if found is None:
+            at = "" if step is None else f" of step {step}"
+            message = (
+                f"{self.model}: expected a ledger entry {kind}{at} of {release_id}, found none"
+            )
+            raise BadRequestError(message)
+        return found
+
+    def _find(self, kind: str, release_id: str, step: int | None = None) -> LedgerEntry | None:
+        for entry in reversed(self.peek().entries):
+            if (entry.kind, entry.release_id, entry.step) == (kind, release_id, step):
+                return entry
+        for entry in reversed(self.history()):
+            if (entry.kind, entry.release_id, entry.step) == (kind, release_id, step):
+                return entry
+        return None
+
+    def _demand_in_progress(self, now: StateRecord, release_id: str) -> None:
+        if now.release_id == release_id:
+            return
+        self._refuse_ended(now, release_id)
+        message = (
+            f"{self.model}: expected release {release_id} in progress, found "
+            f"{now.release_id or 'none'} (phase {now.status.phase}); stage it first"
+        )
+        raise BadRequestError(message)
+
+    def _demand_plan(self, now: StateRecord, plan: TrafficPlan) -> None:
+        if now.plan is not None and now.plan != plan:
+            message = (
+                f"{self.model}: expected the plan {now.plan.name} that release {now.release_id} "
+                f"began with, found another ({plan.name}); a plan is fixed by its release request"
+            )
+            raise BadRequestError(message)
+
+    def _refuse_other(self, now: StateRecord, release_id: str) -> None:
+        if now.release_id is not None and now.release_id != release_id:
+            message = (
+                f"{self.model}: release {now.release_id} is in progress (phase "
+                f"{now.status.phase}); {release_id} must wait until it is promoted or rolled back"
+            )
+            raise BadRequestError(message)
+
+    def _refuse_ended(self, now: StateRecord, release_id: str) -> None:
+        ends = [
+            entry
+            for entry in (self.history() if self.store is not None else now.entries)
+            if entry.release_id == release_id and entry.kind in {"promoted", "rolled_back"}
+        ]
+        if ends:
+            message = (
+                f"{self.model}: release {release_id} has ended: {ends[-1].kind} at sequence "
+                f"{ends[-1].sequence} ({ends[-1].why}); trigger a new release"
+            )
+            raise BadRequestError(message)

@@ -1,0 +1,1 @@
+"""The TF-Serving-protocol server: store of model versions, session, gRPC and REST."""

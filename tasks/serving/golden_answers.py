@@ -1,0 +1,101 @@
+"""Golden requests of a bundle, and whether a server's answer is the one they promise."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.contracts.errors import CorruptArtifactError
+
+GOLDEN_FILE = "golden.jsonl"
+COMPARED_PLACES = 10
+TIE_TOLERANCE = 1e-5  # of a score, or of the request's best score where that is below 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranked:
+    """The best items of one request, best first, with their scores."""
+
+    items: tuple[str, ...]
+    scores: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoldenRequest:
+    """What one user's client sends, and the compressed model's answer to it."""
+
+    user: str
+    history: tuple[str, ...]
+    steps_ago: tuple[int, ...]
+    answer: Ranked
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Whether an answer is right, and its worst difference of a score (None: not a number)."""
+
+    right: bool
+    worst_score_difference: float | None
+    first_wrong_place: int | None = None
+
+
+def read_golden(folder: Path) -> Iterator[GoldenRequest]:
+    """Yield the golden requests of a serving bundle; errors name file and line."""
+    path = folder / GOLDEN_FILE
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            record = json.loads(line)
+            yield GoldenRequest(
+                user=str(record["user"]),
+                history=tuple(map(str, record["history"])),
+                steps_ago=tuple(map(int, record["steps_ago"])),
+                answer=Ranked(
+                    items=tuple(map(str, record["items"])),
+                    scores=tuple(map(float, record["scores"])),
+                ),
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            message = (
+                f"{path.name} line {number}: expected a golden request with user, history, "
+                f"steps_ago, items, scores, found {line[:80]!r} ({error!r})"
+            )
+            raise CorruptArtifactError(message) from error
+
+
+def compare(served: Ranked, promised: Ranked) -> Comparison:
+    """Compare the first ten places: equal items, or a tie of both models within the tolerance."""
+    depth = min(len(served.items), len(promised.items))
+    differences = [
+        abs(mine - theirs)
+        for mine, theirs in zip(served.scores[:depth], promised.scores[:depth], strict=True)
+    ]
+    finite = all(map(math.isfinite, differences))
+    worst = max(differences, default=0.0) if finite else None
+    complete = depth >= min(COMPARED_PLACES, len(promised.items))
+    wrong = [
+        place
+        for place in range(min(COMPARED_PLACES, depth))
+        if not _same_place(served, promised, place)
+    ]
+    return Comparison(
+        right=finite and complete and not wrong,
+        worst_score_difference=worst,
+        first_wrong_place=wrong[0] if wrong else None,
+    )
+
+
+def _same_place(served: Ranked, promised: Ranked, place: int) -> bool:
+    item, wanted = served.items[place], promised.scores[place]
+    if item == promised.items[place]:
+        return True
+    tolerance = TIE_TOLERANCE * min(abs(promised.scores[0]), 1.0)
+    # An item beyond the promised list scores at most what the last of the list scores.
+    theirs = _score_of(item, promised.items, promised.scores)
+    return abs(theirs - wanted) <= tolerance and abs(served.scores[place] - wanted) <= tolerance
+
+
+def _score_of(item: str, items: Sequence[str], scores: Sequence[float]) -> float:
+    return scores[items.index(item)] if item in items else scores[-1]

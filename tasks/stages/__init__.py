@@ -1,0 +1,1 @@
+"""One thin file per arrow of the flow: read, do, publish."""

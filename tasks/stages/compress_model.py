@@ -1,0 +1,154 @@
+"""TrainedModel -> CompressedModel: smaller weights, neutral graphs, golden requests."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from tasks.bundling.aten_export import Export, export_module
+from tasks.bundling.golden import GOLDEN_FILE, Answers, Golden, Requests
+from tasks.compression.compress import CompressedModel, compress
+from tasks.compression.golden_requests import answer, overlap, request_arrays
+from tasks.contracts.json_types import Json, parse_object, pretty_json
+from tasks.contracts.stage_io import Outcome, StageContext
+from tasks.contracts.stages import ArtifactKind
+from tasks.models.interactions import Interactions
+from tasks.models.registry import load_model
+
+READS: Mapping[str, ArtifactKind] = MappingProxyType(
+    {"model": ArtifactKind.TRAINED_MODEL, "features": ArtifactKind.FEATURE_SET}
+)
+GATED: frozenset[str] = frozenset({"model", "features"})
+PRODUCES = ArtifactKind.COMPRESSED_MODEL
+
+REQUESTS = 500
+TOP = 20
+COMPARED = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Compressed:
+    """One model in both forms with its answers to the golden requests."""
+
+    export: Export
+    original: Export
+    answers: Answers
+    original_answers: Answers
+    real: NDArray[np.bool_]  # [R] requests that a user made
+
+    def record(self) -> dict[str, Json]:
+        """Return bytes of the weights and how much the answers moved."""
+        ours = self.answers.items[self.real, :COMPARED]
+        theirs = self.original_answers.items[self.real, :COMPARED]
+        shared = overlap(ours, theirs)
+        fp32, now = _weight_bytes(self.original), _weight_bytes(self.export)
+        return {
+            "weights_bytes_fp32": fp32,
+            "weights_bytes": now,
+            "weights_ratio": round(now / max(fp32, 1), 6),
+            "top10_overlap": round(float(shared.mean()), 6),
+            "top10_same_set": round(float((shared == 1).mean()), 6),
+            "top1_same": round(float((ours[:, 0] == theirs[:, 0]).mean()), 6),
+        }
+
+
+def configure(context: StageContext) -> dict[str, Json]:
+    """Return the recipe and what the golden requests depend on."""
+    release = context.the_release()
+    return {
+        "compression": release.compression,
+        "requests": REQUESTS,
+        "top": TOP,
+        "seed": release.seed,
+    }
+
+
+def run(context: StageContext) -> Outcome:
+    """Compress model and baselines, export both forms, answer the golden requests."""
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    recipe = context.the_release().compression
+    trained, features = context.inputs["model"].path, context.inputs["features"].path
+    report = parse_object((trained / "report.json").read_bytes(), "report.json")
+    max_length, exclude = int(cast("int", report["max_length"])), bool(report["exclude_seen"])
+    interactions = Interactions.load(features / "interactions.npz")
+    arrays = request_arrays(interactions, REQUESTS, max_length, context.the_release().seed)
+    requests = Requests(**arrays)  # type: ignore[arg-type]
+    found: dict[str, _Compressed] = {}
+    for place, (name, folder, model) in enumerate(_models(trained)):
+        context.progress(f"compressing {name}", place / 5)
+        found[name] = _compressed(model, recipe, requests, exclude=exclude)
+        found[name].export.save(context.out / folder)
+        _write(context.out / folder / "fp32.graph.json", found[name].original.graph.to_text())
+    answers = {name: item.answers for name, item in found.items()}
+    Golden(requests=requests, answers=answers).save(context.out / GOLDEN_FILE)
+    shutil.copyfile(features / "items.parquet", context.out / "items.parquet")
+    records = {name: item.record() for name, item in found.items()}
+    record: dict[str, Json] = {
+        "format": "compression/1",
+        "recipe": recipe,
+        "max_length": max_length,
+        "exclude_seen": exclude,
+        "k": TOP,
+        "num_items": interactions.num_items,
+        "golden_requests": int(requests.real.sum()),
+        "models": cast("Json", records),
+        **records["model"],
+    }
+    _write(context.out / "compression.json", pretty_json(record))
+    return Outcome(
+        sentence=f"{recipe}: weights {records['model']['weights_bytes']} bytes of "
+        f"{records['model']['weights_bytes_fp32']}, top-10 overlap "
+        f"{records['model']['top10_overlap']}"
+    )
+
+
+def _models(trained: Path) -> list[tuple[str, str, nn.Module]]:
+    """Return (name, folder in the artifact, model) of the model, then of every baseline."""
+    baselines = sorted(path.stem for path in (trained / "baselines").glob("*.json"))
+    return [
+        ("model", "model", load_model(trained)),
+        *[
+            (name, f"baselines/{name}", load_model(trained / "baselines", name))
+            for name in baselines
+        ],
+    ]
+
+
+def _compressed(model: nn.Module, recipe: str, requests: Requests, *, exclude: bool) -> _Compressed:
+    small, original = compress(model, recipe), compress(model, "none")
+    return _Compressed(
+        export=_exported(small),
+        original=_exported(original),
+        answers=_answers(small, requests, exclude=exclude),
+        original_answers=_answers(original, requests, exclude=exclude),
+        real=requests.real,
+    )
+
+
+def _exported(model: CompressedModel) -> Export:
+    items = torch.ones((3, 7), dtype=torch.int64)
+    ago = torch.arange(7, 0, -1).expand(3, 7).contiguous()
+    return export_module(model, {"items": items, "steps_ago": ago}, model.names)
+
+
+def _answers(model: CompressedModel, requests: Requests, *, exclude: bool) -> Answers:
+    items, scores = answer(model, requests.items, requests.steps_ago, TOP, exclude=exclude)
+    return Answers(items=items, scores=scores)
+
+
+def _weight_bytes(export: Export) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in export.weights.values())
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")

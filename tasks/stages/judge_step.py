@@ -1,0 +1,50 @@
+"""Traffic step -> verdict: exposures and outcomes, judged; the verdict also goes to the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from tasks.adapters.object_store import ObjectStore
+from tasks.contracts.json_types import Json
+from tasks.contracts.stage_io import Outcome, StageContext
+from tasks.contracts.stages import ArtifactKind
+from tasks.rollout.exposures import read_lines, rollout_folder
+from tasks.rollout.judge import judge, verdict_numbers
+from tasks.rollout.observation import observe
+from tasks.rollout.state import Note, open_state
+from tasks.rollout.traffic_step import TrafficStepBegun
+
+READS: Mapping[str, ArtifactKind] = MappingProxyType({"step": ArtifactKind.TRAFFIC_STEP})
+GATED: frozenset[str] = frozenset()
+PRODUCES = ArtifactKind.STEP_VERDICT
+
+
+def configure(context: StageContext) -> dict[str, Json]:
+    """Return the release; step, plan and salt are in the step's own content."""
+    return {"release_id": context.the_release().release_id}
+
+
+def run(context: StageContext) -> Outcome:
+    """Observe, judge, record; a bad verdict takes the candidate's share away at once."""
+    path = context.inputs["step"].path / "step.json"
+    begun = TrafficStepBegun.parse(path.read_bytes(), str(path))
+    state_dir = context.the_state_dir()
+    folder = rollout_folder(state_dir, begun.model, begun.rollout)
+    seen = observe(
+        begun.facts(),
+        read_lines(folder / "exposures.jsonl"),
+        read_lines(folder / "outcomes.jsonl"),
+    )
+    verdict = judge(seen)
+    (context.out / "observation.json").write_text(seen.to_text(), encoding="utf-8")
+    (context.out / "verdict.json").write_text(verdict.to_text(), encoding="utf-8")
+    state = open_state(state_dir, begun.model, ObjectStore(context.store_url))
+    state.record_verdict(
+        begun.release_id,
+        begun.step,
+        verdict.decision,
+        numbers=verdict_numbers(verdict),
+        note=Note(why=verdict.sentences[0]),
+    )
+    return Outcome(sentence=verdict.sentences[0], facts={"sentences": list(verdict.sentences)})

@@ -1,0 +1,54 @@
+"""Staged slot and favourable verdict -> release: the candidate's slot becomes stable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from tasks.adapters.object_store import ObjectStore
+from tasks.contracts.json_types import Json, pretty_json
+from tasks.contracts.stage_io import Outcome, StageContext
+from tasks.contracts.stages import ArtifactKind
+from tasks.rollout.state import Note, open_state
+
+READS: Mapping[str, ArtifactKind] = MappingProxyType(
+    {"slot": ArtifactKind.STAGED_SLOT, "verdict?": ArtifactKind.STEP_VERDICT}
+)
+GATED = frozenset({"slot", "verdict"})
+PRODUCES = ArtifactKind.RELEASE
+
+
+def configure(context: StageContext) -> dict[str, Json]:
+    """Return the release and why it may be promoted: both go into the ledger."""
+    release = context.the_release()
+    return {"release_id": release.release_id, "model": release.model, "why": _why(context)}
+
+
+def run(context: StageContext) -> Outcome:
+    """Move the role, and say who serves since when."""
+    release = context.the_release()
+    state = open_state(context.the_state_dir(), release.model, ObjectStore(context.store_url))
+    entry = state.promote(release.release_id, note=Note(why=_why(context)))
+    record: dict[str, Json] = {
+        "format": "release/1",
+        "model": release.model,
+        "release_id": release.release_id,
+        "release_number": entry.release_number,
+        "promoted_at": entry.at,
+        "sequence": entry.sequence,
+        "ledger_digest": entry.digest,
+        "stable": entry.details.get("stable"),
+        "previous": entry.details.get("previous"),
+    }
+    (context.out / "release.json").write_text(pretty_json(record), encoding="utf-8")
+    sentence = f"{release.model}: release {entry.release_number} serves since {entry.at}"
+    return Outcome(sentence=sentence)
+
+
+def _why(context: StageContext) -> str:
+    why = context.settings.get("reason")
+    if isinstance(why, str) and why:
+        return why
+    if "verdict" not in context.inputs:
+        return "the first release: there is no champion to be compared with"
+    return f"the verdict {context.inputs['verdict'].address} is favourable"

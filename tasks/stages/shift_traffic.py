@@ -1,0 +1,95 @@
+"""Staged slot -> traffic step: the candidate gets the step's share, under a lease."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from types import MappingProxyType
+from typing import Any
+
+from tasks.adapters.object_store import ObjectStore
+from tasks.contracts.errors import BadRequestError
+from tasks.contracts.json_types import Json, parse_object
+from tasks.contracts.requests import ReleaseRequest
+from tasks.contracts.stage_io import Outcome, StageContext, StageInput
+from tasks.contracts.stages import ArtifactKind
+from tasks.models.interactions import Interactions
+from tasks.rollout.exposures import rollout_folder
+from tasks.rollout.replay import REQUESTS_FILE
+from tasks.rollout.replay_requests import plan_replay
+from tasks.rollout.state import ModelState, open_state
+from tasks.rollout.traffic_step import per_try_timeout_ms, step_begun
+
+READS: Mapping[str, ArtifactKind] = MappingProxyType(
+    {
+        "slot": ArtifactKind.STAGED_SLOT,
+        "features": ArtifactKind.FEATURE_SET,
+        "verdict?": ArtifactKind.STEP_VERDICT,
+    }
+)
+GATED = frozenset({"slot", "verdict"})
+PRODUCES = ArtifactKind.TRAFFIC_STEP
+
+
+def configure(context: StageContext) -> dict[str, Json]:
+    """Return step, plan and release: the same release never takes the same step twice."""
+    release = context.the_release()
+    return {
+        "release_id": release.release_id,
+        "model": release.model,
+        "step": _step(context, release),
+        "plan": asdict(release.plan),
+    }
+
+
+def run(context: StageContext) -> Outcome:
+    """Prepare the replay, begin the step, and describe it."""
+    release = context.the_release()
+    step = _step(context, release)
+    state = open_state(context.the_state_dir(), release.model, ObjectStore(context.store_url))
+    if step == 1:
+        _prepare_replay(context, release, state)
+    timeout_ms = per_try_timeout_ms(release.plan, _stable_p99_ms(context.inputs["slot"]))
+    entry = state.begin_step(release.release_id, step, release.plan, per_try_timeout_ms=timeout_ms)
+    begun = step_begun(state.peek(), entry, release.plan)
+    (context.out / "step.json").write_text(begun.to_text(), encoding="utf-8")
+    sentence = (
+        f"{release.model}: step {step} of {begun.steps}: {begun.percent:g} % of users meet "
+        f"release {begun.candidate_release_number} since {begun.started_at}"
+    )
+    return Outcome(sentence=sentence)
+
+
+def _step(context: StageContext, release: ReleaseRequest) -> int:
+    step = context.settings.get("step")
+    if isinstance(step, bool) or not isinstance(step, int) or step < 1:
+        message = f"shift_traffic: expected the setting step, 1 or more, found {step!r:.80}"
+        raise BadRequestError(message)
+    if step > len(release.plan.steps):
+        message = (
+            f"shift_traffic: plan {release.plan.name} has {len(release.plan.steps)} steps, "
+            f"found step {step}"
+        )
+        raise BadRequestError(message)
+    return step
+
+
+def _prepare_replay(context: StageContext, release: ReleaseRequest, state: ModelState) -> None:
+    shares = [step.replay_share for step in release.plan.steps]
+    rollout = state.peek().rollout
+    if not any(shares) or rollout is None:
+        return
+    folder = rollout_folder(context.the_state_dir(), release.model, rollout)
+    if (folder / REQUESTS_FILE).exists():
+        return
+    interactions = Interactions.load(context.inputs["features"].path / "interactions.npz")
+    plan_replay(interactions, shares).save(folder / REQUESTS_FILE)
+
+
+def _stable_p99_ms(slot: StageInput) -> float | None:
+    """Return stable's p99 as the infra check measured it, None where it did not."""
+    path = slot.path / "infra.json"
+    infra: Any = parse_object(path.read_bytes(), str(path))
+    stable = infra.get("latency_ms", {}).get("stable") or {}
+    found = stable.get("p99")
+    return None if found is None else float(found)

@@ -1,0 +1,270 @@
+"""Serving bundle -> staged slot: loaded beside what serves, asked every golden request, not yet seen."""
+
+from __future__ import annotations
+
+import json
+import struct
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from tasks.adapters.object_store import ObjectStore
+from tasks.adapters.tf_serving import TfServingRest
+from tasks.contracts.errors import BadRequestError, HeadraceError, StoreUnavailableError
+from tasks.contracts.json_types import Json, pretty_json
+from tasks.contracts.stage_io import Outcome, SayProgress, StageContext
+from tasks.contracts.stages import ArtifactKind
+from tasks.rollout.state import ModelState, open_state
+from tasks.serving.client import Rows, ServingClient, flat_values, predict_request
+from tasks.serving.golden_answers import GoldenRequest, Ranked, read_golden
+from tasks.serving.infra_check import InfraCheck, Latency, check_answers, measure_side_by_side
+from tasks.serving.slot_folder import Slot, keep_only, publish, read_slots, withdraw
+from tasks.serving.version_states import State, VersionId
+
+READS: Mapping[str, ArtifactKind] = MappingProxyType(
+    {
+        "bundle": ArtifactKind.SERVING_BUNDLE,
+        "evaluation": ArtifactKind.EVALUATION,
+        "events": ArtifactKind.VALIDATED_EVENTS,
+    }
+)
+GATED = frozenset({"bundle", "evaluation"})
+PRODUCES = ArtifactKind.STAGED_SLOT
+SLOTS_SECONDS = 120.0  # until the stack has started servers for a model that is new to it
+LOAD_SECONDS = 180.0
+MEASURED_REQUESTS = 300
+
+
+def configure(context: StageContext) -> dict[str, Json]:
+    """Return whose slot it is: a release is staged once."""
+    release = context.the_release()
+    return {
+        "release_id": release.release_id,
+        "model": release.model,
+        "measured_requests": MEASURED_REQUESTS,
+    }
+
+
+def run(context: StageContext) -> Outcome:
+    """Reserve, publish, wait, ask; the gate judges what was found."""
+    release = context.the_release()
+    state = open_state(context.the_state_dir(), release.model, ObjectStore(context.store_url))
+    bundle, events = context.inputs["bundle"], context.inputs["events"]
+    colour, number = state.reserve_slot(
+        release.release_id, bundle=bundle.address, events=events.address
+    )
+    slots = wait_for_slots(context.the_state_dir() / release.model / "slots.json")
+    staged = Staged(
+        slot=_slot(slots, colour), version=VersionId(name=release.model, version=number)
+    )
+    stable = _stable(state, slots)
+    began = time.monotonic()
+    context.progress(f"loading release {number} into the {colour} slot", 0.0)
+    publish(bundle.path / "model", staged.slot.directory, number)
+    wait_until_loaded(staged, LOAD_SECONDS)
+    removed = keep_only(staged.slot.directory, number)
+    loaded = time.monotonic()
+    golden = list(read_golden(bundle.path))
+    infra = check_slot(staged, stable, golden, context.progress)
+    _write(context.out / "slot.json", _slot_record(staged, stable, bundle.address))
+    _write(context.out / "infra.json", infra.to_record())
+    facts: dict[str, Json] = {
+        "load_seconds": round(loaded - began, 3),
+        "check_seconds": round(time.monotonic() - loaded, 3),
+        "versions_removed": list(removed),
+    }
+    return Outcome(sentence=_sentence(staged, stable, infra), facts=facts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Staged:
+    """A version in a slot."""
+
+    slot: Slot
+    version: VersionId
+
+
+def wait_for_slots(path: Path, seconds: float = SLOTS_SECONDS) -> dict[str, Slot]:
+    """Return the slots of a model; the stack writes them when it sees the model's folder."""
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        if time.monotonic() > deadline:
+            message = (
+                f"{path}: expected the model's slots, found no such file after {seconds:.0f} s; "
+                "is the stack running?"
+            )
+            raise StoreUnavailableError(message)
+        time.sleep(0.2)
+    return read_slots(path)
+
+
+def _slot(slots: Mapping[str, Slot], colour: str) -> Slot:
+    if colour not in slots:
+        message = f"slots: expected the colour {colour}, found {sorted(slots)}"
+        raise BadRequestError(message)
+    return slots[colour]
+
+
+def _stable(state: ModelState, slots: Mapping[str, Slot]) -> Staged | None:
+    record = state.peek()
+    if record.stable is None or record.roles.stable is None:
+        return None
+    return Staged(
+        slot=_slot(slots, record.roles.stable),
+        version=VersionId(name=record.model, version=record.stable.release_number),
+    )
+
+
+def wait_until_loaded(staged: Staged, seconds: float) -> None:
+    """Wait for AVAILABLE; a version that did not load is withdrawn, so that the slot stays usable."""
+    with ServingClient(staged.slot.grpc_address) as client:
+        row = client.wait_available(staged.version, seconds)
+    if row is not None and row.state is State.AVAILABLE:
+        return
+    withdraw(staged.slot.directory, staged.version.version)
+    where = f"{staged.slot.colour} slot at {staged.slot.grpc_address}"
+    if row is not None and row.error is not None:
+        message = f"could not be staged: the {where} cannot load {staged.version}: {row.error}"
+        raise BadRequestError(message)
+    found = "no answer" if row is None else row.state.name
+    message = (
+        f"could not be staged: expected {staged.version} AVAILABLE in the {where} within "
+        f"{seconds:.0f} s, found {found}; see the slot's log"
+    )
+    raise HeadraceError(message)
+
+
+# The infra check: the same requests through both protocols, beside the stable slot.
+
+
+def check_slot(
+    staged: Staged, stable: Staged | None, golden: Sequence[GoldenRequest], progress: SayProgress
+) -> InfraCheck:
+    """Ask every golden request by gRPC and by REST, then measure beside the stable slot."""
+    with ExitStack() as open_clients:
+        speakers = {
+            name: _Speakers.connect(place, open_clients)
+            for name, place in (("candidate", staged), ("stable", stable))
+            if place is not None
+        }
+        candidate = speakers["candidate"]
+        progress(f"asking {len(golden)} golden requests by gRPC", 0.2)
+        by_grpc = check_answers(golden, candidate.ask_grpc)
+        progress(f"asking {len(golden)} golden requests by REST", 0.4)
+        by_rest = check_answers(golden, candidate.ask_rest)
+        progress("measuring beside the stable slot" if stable else "measuring", 0.6)
+        measured = golden[:MEASURED_REQUESTS]
+        latency: dict[str, Mapping[str, Latency]] = {"grpc": {}, "rest": {}}
+        if measured and not by_grpc.failed:
+            senders = {name: speaker.send_grpc for name, speaker in speakers.items()}
+            latency["grpc"] = measure_side_by_side(measured, senders)
+        if measured and not by_rest.failed:
+            senders = {name: speaker.send_rest for name, speaker in speakers.items()}
+            latency["rest"] = measure_side_by_side(measured, senders)
+    progress("checked", 1.0)
+    return InfraCheck(grpc=by_grpc, rest=by_rest, latency=latency)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Speakers:
+    """Both clients of one staged version; versions are explicit, never the latest."""
+
+    version: VersionId
+    grpc: ServingClient
+    rest: TfServingRest
+
+    @classmethod
+    def connect(cls, place: Staged, open_clients: ExitStack) -> _Speakers:
+        return cls(
+            version=place.version,
+            grpc=open_clients.enter_context(ServingClient(place.slot.grpc_address)),
+            rest=open_clients.enter_context(TfServingRest(place.slot.rest_url)),
+        )
+
+    def _grpc_bytes(self, request: GoldenRequest) -> bytes:
+        inputs: dict[str, Rows] = {
+            "history": [request.history],
+            "steps_ago": [request.steps_ago],
+        }
+        return predict_request(self.version.name, inputs, version=self.version.version)
+
+    def send_grpc(self, request: GoldenRequest) -> object:
+        return self.grpc.predict_bytes(self._grpc_bytes(request))
+
+    def ask_grpc(self, request: GoldenRequest) -> Ranked:
+        answer = self.grpc.predict(self._grpc_bytes(request))
+        if answer.model_spec.version.value != self.version.version:
+            message = f"expected {self.version}, answered by {answer.model_spec.version.value}"
+            raise HeadraceError(message)
+        outputs = answer.outputs
+        return Ranked(
+            items=tuple(flat_values(outputs["items"])), scores=tuple(flat_values(outputs["scores"]))
+        )
+
+    def _rest_bytes(self, request: GoldenRequest) -> bytes:
+        inputs = {"history": [list(request.history)], "steps_ago": [list(request.steps_ago)]}
+        return json.dumps({"inputs": inputs}).encode()
+
+    def send_rest(self, request: GoldenRequest) -> object:
+        body = self._rest_bytes(request)
+        return self.rest.predict_bytes(self.version.name, body, version=self.version.version)
+
+    def ask_rest(self, request: GoldenRequest) -> Ranked:
+        body = self._rest_bytes(request)
+        name, version = self.version.name, self.version.version
+        outputs: Any = json.loads(self.rest.predict_bytes(name, body, version=version))["outputs"]
+        return Ranked(
+            items=tuple(outputs["items"][0]), scores=tuple(map(_float32, outputs["scores"][0]))
+        )
+
+
+def _float32(number: float) -> float:
+    """Return what the server wrote: nine digits name one float32, not one float64."""
+    value: float = struct.unpack("<f", struct.pack("<f", number))[0]
+    return value
+
+
+# Records
+
+
+def _slot_record(staged: Staged, stable: Staged | None, bundle: str) -> dict[str, Json]:
+    slot = staged.slot
+    return {
+        "format": "staged_slot/1",
+        "model": staged.version.name,
+        "release_number": staged.version.version,
+        "version": staged.version.version,
+        "colour": slot.colour,
+        "ports": {"grpc": slot.grpc, "rest": slot.rest},
+        "addresses": {"grpc": slot.grpc_address, "rest": slot.rest_url},
+        "directory": str(slot.directory),
+        "bundle": bundle,
+        "stable": None
+        if stable is None
+        else {"colour": stable.slot.colour, "release_number": stable.version.version},
+    }
+
+
+def _write(path: Path, record: Mapping[str, Json]) -> None:
+    path.write_text(pretty_json(dict(record)), encoding="utf-8")
+
+
+def _sentence(staged: Staged, stable: Staged | None, infra: InfraCheck) -> str:
+    asked, wrong = infra.grpc.asked + infra.rest.asked, infra.grpc.wrong + infra.rest.wrong
+    failed = infra.grpc.failed + infra.rest.failed
+    right = asked - wrong - failed
+    text = (
+        f"{staged.version.name}: release {staged.version.version} is loaded in the "
+        f"{staged.slot.colour} slot: {right} of {asked} golden answers right"
+    )
+    latency = infra.latency["grpc"]
+    if "candidate" not in latency:
+        return text
+    text += f", p99 {latency['candidate'].milliseconds[99]:.1f} ms"
+    if stable is not None and "stable" in latency:
+        text += f" beside stable's {latency['stable'].milliseconds[99]:.1f} ms"
+    return text

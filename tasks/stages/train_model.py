@@ -1,0 +1,99 @@
+"""FeatureSet -> TrainedModel: the recipe's model, and the baselines beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import torch
+
+from tasks.contracts.json_types import Json, pretty_json
+from tasks.contracts.stage_io import Outcome, StageContext
+from tasks.contracts.stages import ArtifactKind
+from tasks.models.interactions import Interactions
+from tasks.models.registry import save_model
+from tasks.training.fit import Epoch
+from tasks.training.make_model import Made, Workshop, make_baselines, make_model
+from tasks.training.metrics import evaluate
+from tasks.training.recipes import recipe_named
+
+READS: Mapping[str, ArtifactKind] = MappingProxyType({"features": ArtifactKind.FEATURE_SET})
+GATED: frozenset[str] = frozenset({"features"})
+PRODUCES = ArtifactKind.TRAINED_MODEL
+
+
+def configure(context: StageContext) -> dict[str, Json]:
+    """Return the recipe with every setting resolved, and the seed."""
+    release = context.the_release()
+    baskets = _interactions(context).baskets
+    recipe = recipe_named(release.recipe, baskets=baskets)
+    return {"recipe": recipe.resolved(), "seed": release.seed}
+
+
+def run(context: StageContext) -> Outcome:
+    """Fit, measure on the select period, and write model and baselines."""
+    release, interactions = context.the_release(), _interactions(context)
+    recipe = recipe_named(release.recipe, baskets=interactions.baskets)
+    torch.set_num_threads(recipe.threads)
+    torch.use_deterministic_algorithms(True)
+    shop = Workshop(
+        interactions=interactions,
+        recipe=recipe,
+        seed=release.seed,
+        checkpoints=context.work / "checkpoints",
+        progress=context.progress,
+    )
+    baselines = make_baselines(shop)
+    model, curve = make_model(shop, baselines)
+    save_model(model.model, model.architecture, model.arguments, context.out)
+    for name, made in baselines.items():
+        save_model(made.model, made.architecture, made.arguments, context.out / "baselines", name)
+    scores = _select_scores(shop, {"model": model, **baselines})
+    _write(context, "curve.json", _curve_record(curve))
+    _write(context, "report.json", _report_record(shop, model, scores))
+    return Outcome(
+        sentence=f"{recipe.name}: select NDCG@10 {scores['model']:.4f} against popularity "
+        f"{scores['popularity']:.4f}, {len(curve)} epochs",
+        facts={"threads": recipe.threads, "epochs": len(curve)},
+    )
+
+
+def _interactions(context: StageContext) -> Interactions:
+    return Interactions.load(context.inputs["features"].path / "interactions.npz")
+
+
+def _select_scores(shop: Workshop, models: Mapping[str, Made]) -> dict[str, float]:
+    examples = shop.select_examples()
+    length = shop.recipe.max_length
+    scores = {}
+    for name, made in models.items():
+        shop.progress(f"measuring {name} on the select period", None)
+        scores[name] = evaluate(made.model, shop.interactions, examples, length).mean_ndcg
+    return scores
+
+
+def _curve_record(curve: list[Epoch]) -> dict[str, Json]:
+    return {"format": "learning_curve/1", "epochs": [dict(vars(point)) for point in curve]}
+
+
+def _report_record(shop: Workshop, model: Made, scores: Mapping[str, float]) -> dict[str, Json]:
+    weights = getattr(model.model, "weights", None) if model.architecture == "blend" else None
+    return {
+        "format": "training_report/1",
+        "recipe": shop.recipe.name,
+        "architecture": model.architecture,
+        "max_length": shop.recipe.max_length,
+        "num_items": shop.interactions.num_items,
+        "exclude_seen": not shop.interactions.repeats_allowed,
+        "parameters": sum(tensor.numel() for tensor in model.model.state_dict().values()),
+        "fp32_bytes": sum(
+            tensor.numel() * tensor.element_size() for tensor in model.model.state_dict().values()
+        ),
+        "blend_weights": None if weights is None else [round(float(w), 6) for w in weights],
+        "select_ndcg10": {name: round(score, 6) for name, score in scores.items()},
+        "select_examples": len(shop.select_examples()),
+    }
+
+
+def _write(context: StageContext, name: str, record: dict[str, Json]) -> None:
+    (context.out / name).write_text(pretty_json(record), encoding="utf-8")

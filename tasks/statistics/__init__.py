@@ -1,0 +1,1 @@
+"""Pure numbers behind gates, compression and rollout."""

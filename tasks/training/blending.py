@@ -1,0 +1,83 @@
+"""Choose the weights of a blend on the select period, and on nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tasks.contracts.stage_io import SayProgress
+from tasks.models.blend import PARTS, BlendedRecommender
+from tasks.models.interactions import Examples, Interactions, history_batch
+from tasks.training.metrics import CHUNK, TOP, rank, without_seen
+
+CANDIDATES = 100  # best items of each part: no other item can be among a mixture's best ten often
+GRID = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.5, 4.0)
+ROUNDS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartScores:
+    """Each part's scores at the candidates of every example: [E, parts, C] and items [E, C]."""
+
+    scores: Tensor
+    items: Tensor
+
+
+def part_scores(
+    model: BlendedRecommender, interactions: Interactions, examples: Examples, max_length: int
+) -> PartScores:
+    """Score the union of each part's best items for every example."""
+    kept, columns = [], []
+    for start in range(0, len(examples), CHUNK):
+        chunk = examples.take(slice(start, start + CHUNK))
+        items, ago = (torch.from_numpy(x) for x in history_batch(interactions, chunk, max_length))
+        with torch.no_grad():
+            parts = [part + model.penalty for part in model.parts(items, ago)]
+        if not interactions.repeats_allowed:
+            parts = [without_seen(part, items) for part in parts]
+        count = min(CANDIDATES, parts[0].shape[1])
+        best = torch.cat([torch.topk(part, count, dim=1).indices for part in parts], dim=1)
+        best = _without_repeats(best)
+        kept.append(torch.stack([part.gather(1, best) for part in parts], dim=1))
+        columns.append(best)
+    return PartScores(scores=torch.cat(kept), items=torch.cat(columns))
+
+
+def _without_repeats(columns: Tensor) -> Tensor:
+    """Sort each row and turn repeated items into padding (index 0)."""
+    ordered = columns.sort(dim=1).values
+    repeated = torch.zeros_like(ordered, dtype=torch.bool)
+    repeated[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
+    return ordered.masked_fill(repeated, 0)
+
+
+def choose_weights(
+    found: PartScores, examples: Examples, progress: SayProgress
+) -> NDArray[np.float32]:
+    """Return weights [parts]: coordinate ascent over a grid on the mean NDCG@10 per user."""
+    weights = np.array([1.0, 0.3, 0.3, 0.03], np.float32)
+    best = _score(found, examples, weights)
+    for round_number in range(ROUNDS):
+        before = weights.copy()
+        for part in range(len(PARTS)):
+            for value in GRID:
+                trial = weights.copy()
+                trial[part] = value
+                score = _score(found, examples, trial)
+                if score > best + 1e-9:
+                    best, weights = score, trial
+        progress(f"blend weights {weights.round(2).tolist()}: select NDCG@10 {best:.4f}", None)
+        if round_number and np.array_equal(before, weights):
+            break
+    return weights
+
+
+def _score(found: PartScores, examples: Examples, weights: NDArray[np.float32]) -> float:
+    mixed = torch.einsum("epc,p->ec", found.scores, torch.from_numpy(weights))
+    mixed = mixed.masked_fill(found.items == 0, -1e9)
+    best = torch.topk(mixed, TOP, dim=1).indices
+    return rank(found.items.gather(1, best).numpy(), examples).mean_ndcg

@@ -1,0 +1,91 @@
+"""NDCG@10 and HR@10 over all items (full ranking), for one target or for an unordered basket."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tasks.models.interactions import Examples, Interactions, history_batch
+
+TOP = 10
+CHUNK = 256
+Floats = NDArray[np.float64]
+Scorer = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranking:
+    """Metrics of E examples, and their means per user."""
+
+    ndcg: Floats  # [E]
+    hit: Floats  # [E]
+    user: NDArray[np.int32]  # [E]
+
+    def ndcg_by_user(self) -> Floats:
+        """Return [number of users]: the mean NDCG@10 of each user."""
+        return mean_by_user(self.ndcg, self.user)
+
+    @property
+    def mean_ndcg(self) -> float:
+        """Return the mean over users of the users' mean NDCG@10."""
+        return float(self.ndcg_by_user().mean()) if len(self.user) else 0.0
+
+
+def mean_by_user(values: Floats, user: NDArray[np.int32]) -> Floats:
+    """Return the mean of `values` [E] for each user that has any, in order of user index."""
+    _, place = np.unique(user, return_inverse=True)
+    means: Floats = np.bincount(place, values) / np.bincount(place)
+    return means
+
+
+def rank(top: NDArray[np.int64], examples: Examples) -> Ranking:
+    """Return the metrics of `top` [E, 10], item indices best first.
+
+    NDCG@10 (Jarvelin and Kekalainen, 2002) with gain 1: the ideal has min(10, targets) hits.
+    """
+    span = int(max(top.max(initial=0), examples.targets.max(initial=0))) + 1
+    wanted = examples.target_rows() * span + examples.targets
+    asked = np.arange(len(examples), dtype=np.int64)[:, None] * span + top
+    hits = np.isin(asked, wanted)
+    discounts = 1 / np.log2(np.arange(2, TOP + 2))
+    ideal = np.cumsum(discounts)[np.clip(examples.target_counts(), 1, TOP) - 1]
+    return Ranking(
+        ndcg=(hits * discounts).sum(axis=1) / ideal,
+        hit=np.asarray(hits.any(axis=1), dtype=np.float64),
+        user=examples.user,
+    )
+
+
+def without_seen(scores: Tensor, items: Tensor) -> Tensor:
+    """Return scores [B, I + 1] with every item of the history [B, L] far below the rest."""
+    seen = torch.zeros_like(scores).scatter_(1, items, 1.0)
+    return scores - seen * 1e9
+
+
+def top_items(
+    scorer: Scorer, interactions: Interactions, examples: Examples, max_length: int, *, unseen: bool
+) -> NDArray[np.int64]:
+    """Return [E, 10]: the best items of every example by `scorer`."""
+    found = []
+    for start in range(0, len(examples), CHUNK):
+        chunk = examples.take(slice(start, start + CHUNK))
+        items, ago = (torch.from_numpy(x) for x in history_batch(interactions, chunk, max_length))
+        with torch.no_grad():
+            scores = scorer(items, ago)
+            scores = without_seen(scores, items) if unseen else scores
+            found.append(torch.topk(scores, TOP, dim=1).indices.numpy())
+    return np.concatenate(found) if found else np.zeros((0, TOP), np.int64)
+
+
+def evaluate(
+    scorer: Scorer, interactions: Interactions, examples: Examples, max_length: int
+) -> Ranking:
+    """Return the metrics of `scorer` on `examples`; seen items are left out unless repeats count."""
+    unseen = not interactions.repeats_allowed
+    top = top_items(scorer, interactions, examples, max_length, unseen=unseen)
+    return rank(top, examples)

@@ -1,0 +1,131 @@
+"""Recipes: a named function per way of making a model. Names stand in `contracts.catalogues`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from types import MappingProxyType
+from typing import Literal
+
+from tasks.contracts.errors import BadRequestError
+from tasks.contracts.json_types import Json
+
+Architecture = Literal["popularity", "personal_frequency", "markov", "transformer", "blend"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MarkovSettings:
+    """The windowed chain: pairs up to `window` steps apart; the history decays per step."""
+
+    window: int = 10
+    neighbours: int = 32
+    last_items: int = 128
+    decay: float = 0.8
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerSettings:
+    """The network and its training; lengths in items and in steps."""
+
+    steps: int = 50
+    width: int = 64
+    layers: int = 2
+    heads: int = 2
+    dropout: float = 0.2
+    max_epochs: int = 10
+    patience: int = 2
+    batch_windows: int = 32
+    learning_rate: float = 2e-3
+    negatives: int = 256
+    weight_decay: float = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides how a model comes out, but for the data and the seed."""
+
+    name: str
+    architecture: Architecture
+    max_length: int  # items of a history that the model is shown
+    frequency_decay: float = 0.97
+    markov: MarkovSettings = MarkovSettings()
+    transformer: TransformerSettings = TransformerSettings()
+    select_steps_per_user: int = 3  # latest steps of the select period used for choices
+    threads: int = 1
+
+    def resolved(self) -> dict[str, Json]:
+        """Return every setting as JSON: part of the artifact's key."""
+        return dict(asdict(self))
+
+
+def popularity(*, baskets: bool) -> Recipe:
+    """Most bought items for everybody: what a first release ships."""
+    return Recipe(name="popularity", architecture="popularity", max_length=_length(baskets))
+
+
+def personal_frequency(*, baskets: bool) -> Recipe:
+    """Return what this user bought often and lately."""
+    length = _length(baskets)
+    return Recipe(name="personal_frequency", architecture="personal_frequency", max_length=length)
+
+
+def markov(*, baskets: bool) -> Recipe:
+    """Windowed Markov chain over the last ten steps."""
+    return Recipe(
+        name="markov",
+        architecture="markov",
+        max_length=_length(baskets),
+        markov=_markov(baskets),
+    )
+
+
+def transformer(*, baskets: bool) -> Recipe:
+    """Causal Transformer with sampled softmax."""
+    return Recipe(
+        name="transformer",
+        architecture="transformer",
+        max_length=_length(baskets),
+        markov=_markov(baskets),
+        transformer=_transformer(baskets),
+    )
+
+
+def blended_transformer(*, baskets: bool) -> Recipe:
+    """Blend Transformer, personal frequency and Markov in one graph."""
+    return Recipe(
+        name="blended_transformer",
+        architecture="blend",
+        max_length=_length(baskets),
+        markov=_markov(baskets),
+        transformer=_transformer(baskets),
+    )
+
+
+def _length(baskets: bool) -> int:
+    return 384 if baskets else 100
+
+
+def _markov(baskets: bool) -> MarkovSettings:
+    return MarkovSettings() if baskets else MarkovSettings(last_items=20, neighbours=64)
+
+
+def _transformer(baskets: bool) -> TransformerSettings:
+    if baskets:
+        return TransformerSettings()
+    return TransformerSettings(steps=100, max_epochs=14, batch_windows=128, negatives=512)
+
+
+RECIPES: MappingProxyType[str, Callable[..., Recipe]] = MappingProxyType(
+    {
+        recipe.__name__: recipe
+        for recipe in (popularity, personal_frequency, markov, transformer, blended_transformer)
+    }
+)
+
+
+def recipe_named(name: str, *, baskets: bool) -> Recipe:
+    """Return a recipe, resolved for baskets or for plain sequences."""
+    if name not in RECIPES:
+        message = f"recipe: expected one of {sorted(RECIPES)}, found {name!r:.80}"
+        raise BadRequestError(message)
+    return RECIPES[name](baskets=baskets)

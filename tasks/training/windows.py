@@ -1,0 +1,69 @@
+"""Training windows: the last S steps before a cut of each user's train period, with next steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.models.interactions import Interactions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Windows:
+    """W windows of S steps: inputs as in serving, and (window, place, item) of what came next."""
+
+    items: NDArray[np.int64]  # [W, L] right-aligned, 0 = padding
+    steps_ago: NDArray[np.int64]  # [W, L]
+    pair_offsets: NDArray[np.int64]  # [W + 1]
+    pair_place: NDArray[np.int64]  # [P] which of the S states predicts the item
+    pair_item: NDArray[np.int64]  # [P]
+
+    def __len__(self) -> int:
+        """Return W."""
+        return len(self.items)
+
+
+def training_windows(interactions: Interactions, steps: int, max_length: int) -> Windows:
+    """Cut every user's train steps into windows of S, each predicting the step after each of S."""
+    items, ago, offsets, places, targets = [], [], [0], [], []
+    for user in range(interactions.num_users):
+        start, end = interactions.offsets[user], interactions.offsets[user + 1]
+        train = interactions.period[start:end] == 0
+        known = interactions.items[start:end][train].astype(np.int64)
+        ordinals = _dense(interactions.basket[start:end][train])
+        last = int(ordinals[-1]) if len(ordinals) else 0
+        for cut in range(last, 0, -steps):  # the window ends before step `cut`
+            place = steps - cut + ordinals
+            inside = (place >= 0) & (ordinals < cut)
+            wanted = (place >= 1) & (ordinals >= 1) & (ordinals <= cut)
+            items.append(_right(known[inside], max_length))
+            ago.append(_right(cut - ordinals[inside], max_length))
+            places.append(place[wanted] - 1)
+            targets.append(known[wanted])
+            offsets.append(offsets[-1] + int(wanted.sum()))
+    empty = [np.zeros(0, np.int64)]
+    shape = (len(items), max_length)
+    return Windows(
+        items=np.array(items, np.int64).reshape(shape),
+        steps_ago=np.array(ago, np.int64).reshape(shape),
+        pair_offsets=np.array(offsets, np.int64),
+        pair_place=np.concatenate(places or empty).astype(np.int64),
+        pair_item=np.concatenate(targets or empty).astype(np.int64),
+    )
+
+
+def _dense(ordinals: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Return 0, 1, .. for steps with known items; steps of unknown items leave no gap."""
+    if len(ordinals) == 0:
+        return np.zeros(0, np.int64)
+    return np.concatenate([[0], np.cumsum(np.diff(ordinals) > 0)]).astype(np.int64)
+
+
+def _right(values: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+    row = np.zeros(length, np.int64)
+    kept = values[-length:]
+    if len(kept):
+        row[-len(kept) :] = kept
+    return row

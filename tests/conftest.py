@@ -1,0 +1,26 @@
+"""Folders and marks that all tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark by folder: tests/integration starts real servers."""
+    for item in items:
+        if "integration" in item.path.parts:
+            item.add_marker(pytest.mark.integration)
+
+
+@pytest.fixture
+def data_folder() -> Path:
+    """The folder of real data sets, or a skip that says how to get it."""
+    folder = os.environ.get("HEADRACE_DATA")
+    if not folder:
+        pytest.skip("set HEADRACE_DATA to a folder with ml-1m/, taobao-userbehavior-sample/, ...")
+    return Path(folder).resolve()

@@ -1,0 +1,151 @@
+"""Stub slots on loopback: REST and gRPC servers that answer, fail, hang or vanish on command."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import socket
+import struct
+import threading
+from concurrent import futures
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import grpc
+
+METHOD = "/tensorflow.serving.PredictionService/Predict"
+
+
+def free_port() -> int:
+    """A free port below the range from which the kernel gives ports to clients."""
+    while True:
+        port = random.randrange(12_000, 30_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+@dataclass
+class Mood:
+    """How a stub behaves; changed while it runs."""
+
+    name: str
+    status: int = 200
+    grpc_status: grpc.StatusCode | None = None
+    delay_seconds: float = 0.0
+    garbage: bool = False
+    reset: bool = False
+    asked: int = 0
+    bodies: list[int] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    wake: threading.Event = field(default_factory=threading.Event)
+
+    def wait(self) -> None:
+        if self.delay_seconds:
+            self.wake.wait(self.delay_seconds)
+
+
+def _handler(mood: Mood) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("content-length") or 0))
+            mood.asked += 1
+            mood.bodies.append(len(body))
+            mood.headers.append({key.lower(): value for key, value in self.headers.items()})
+            mood.wait()
+            if mood.reset:
+                linger = struct.pack("ii", 1, 0)
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                self.connection.close()
+                return
+            if mood.garbage:
+                self.wfile.write(b"this is not HTTP\r\n\r\n")
+                self.close_connection = True
+                return
+            answer = json.dumps({"outputs": {"items": [[mood.name]], "scores": [[1.0]]}}).encode()
+            self.send_response(mood.status)
+            self.send_header("content-length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        do_GET = do_POST
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+        def handle(self) -> None:
+            try:
+                super().handle()
+            except (ConnectionError, ValueError, OSError):
+                pass  # the router hung up on a slow answer, as it should
+
+    return Handler
+
+
+class MortalServer(ThreadingHTTPServer):
+    """A server whose end also ends its open connections, as that of a process does."""
+
+    daemon_threads = True
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.connections: list[socket.socket] = []
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.connections.append(request)
+        super().process_request(request, client_address)
+
+    def server_close(self) -> None:
+        super().server_close()
+        for connection in self.connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+
+class RestStub:
+    """An HTTP/1.1 server with a mood."""
+
+    def __init__(self, mood: Mood, port: int) -> None:
+        self.mood, self.port = mood, port
+        self.server = MortalServer(("127.0.0.1", port), _handler(mood))
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def close(self) -> None:
+        self.mood.wake.set()
+        self.server.shutdown()
+        self.server.server_close()
+
+
+class GrpcStub:
+    """A gRPC server with one method that echoes the mood's name."""
+
+    def __init__(self, mood: Mood, port: int) -> None:
+        self.mood = mood
+
+        def predict(request: bytes, context: grpc.ServicerContext) -> bytes:
+            mood.asked += 1
+            mood.bodies.append(len(request))
+            mood.wait()
+            if mood.grpc_status is not None:
+                context.abort(mood.grpc_status, "told to")
+            return mood.name.encode()
+
+        service, method = METHOD.strip("/").split("/")
+        handler = grpc.method_handlers_generic_handler(
+            service, {method: grpc.unary_unary_rpc_method_handler(predict)}
+        )
+        self.server = grpc.server(
+            futures.ThreadPoolExecutor(16), options=[("grpc.so_reuseport", 0)]
+        )
+        self.server.add_generic_rpc_handlers((handler,))
+        self.server.add_insecure_port(f"127.0.0.1:{port}")
+        self.server.start()
+
+    def close(self) -> None:
+        self.mood.wake.set()
+        self.server.stop(0).wait()

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from tasks.cli.ledgers import named, readable_entries
+from tasks.cli.verify import verify_release
+from tasks.contracts.stages import Stage
+
+RELEASE = "first"
+
+
+def problems(tiny) -> list[str]:
+    release = named(readable_entries(tiny.state), RELEASE, tiny.state.model)
+    return verify_release(tiny.store, tiny.state, release).problems
+
+
+def test_an_untouched_release_is_verified_whole(tiny) -> None:
+    tiny.promote(RELEASE)
+    release = named(readable_entries(tiny.state), RELEASE, tiny.state.model)
+    verdict = verify_release(tiny.store, tiny.state, release)
+    assert verdict.problems == []
+    assert verdict.artifacts == 9  # request, seven stages, release
+    assert verdict.gates == 7
+
+
+def test_a_flipped_byte_is_found_and_its_file_named(tiny) -> None:
+    tiny.promote(RELEASE)
+    model = tiny.made[RELEASE][Stage.TRAIN_MODEL]
+    path = tiny.folder_of(model) / model.payload_folder / "payload.txt"
+    data = bytearray(path.read_bytes())
+    data[3] ^= 1
+    path.write_bytes(data)
+    found = problems(tiny)
+    assert len(found) == 1
+    assert f"{model.address}: file payload.txt: expected sha256" in found[0]
+
+
+def test_every_single_flipped_byte_of_the_chain_is_named(tiny) -> None:
+    tiny.promote(RELEASE)
+    chance = random.Random(6)
+    files = [
+        path
+        for path in (tiny.root / "store").rglob("*")
+        if path.is_file() and path.name != "facts.json"
+    ]
+    for number in range(150):
+        path = chance.choice(files)
+        untouched = path.read_bytes()
+        changed = bytearray(untouched)
+        changed[chance.randrange(len(changed))] ^= 1 << chance.randrange(8)
+        path.write_bytes(changed)
+        found = problems(tiny)
+        assert any(_place_of(path) in problem for problem in found), (number, path, found)
+        path.write_bytes(untouched)
+    assert problems(tiny) == []
+
+
+def _place_of(path: Path) -> str:
+    """The artifact's key, or the ledger entry's file: what a message has to name."""
+    keys = [part for part in path.parts if len(part) == 64]
+    return keys[0] if keys else path.name
+
+
+@pytest.mark.parametrize("stage", list(Stage)[1:8])
+def test_a_missing_gate_report_is_named(tiny, stage: Stage) -> None:
+    tiny.promote(RELEASE)
+    artifact = tiny.made[RELEASE][stage]
+    for manifest in (tiny.root / "store" / "gate_report").glob("*/manifest.json"):
+        if str(artifact.address) in manifest.read_text():
+            manifest.unlink()
+    assert f"{artifact.address}: expected a gate report on its content, found none" in problems(
+        tiny
+    )
+
+
+def test_a_refusing_gate_report_on_what_was_promoted_is_named(tiny) -> None:
+    tiny.promote(RELEASE)
+    artifact = tiny.made[RELEASE][Stage.TRAIN_MODEL]
+    for manifest in (tiny.root / "store" / "gate_report").glob("*/manifest.json"):
+        if str(artifact.address) in manifest.read_text():
+            manifest.unlink()
+    tiny.gate(artifact, passed=False)
+    assert any("price: min 0 expected, -4.0 found" in problem for problem in problems(tiny))
+
+
+def test_an_added_and_a_missing_file_are_named(tiny) -> None:
+    tiny.promote(RELEASE)
+    events = tiny.made[RELEASE][Stage.INGEST_EVENTS]
+    (tiny.folder_of(events) / "more.bin").write_text("x")
+    (tiny.folder_of(events) / events.payload_folder / "deep/more.txt").unlink()
+    found = "\n".join(problems(tiny))
+    assert "expected nothing beside manifest, facts and payload" in found
+    assert "file deep/more.txt: expected 1 bytes, found no file" in found
+
+
+def test_a_bundle_that_is_gone_is_named(tiny) -> None:
+    tiny.promote(RELEASE)
+    bundle = tiny.made[RELEASE][Stage.BUNDLE_MODEL]
+    (tiny.folder_of(bundle) / "manifest.json").unlink()
+    assert any(f"expected a sealed {bundle.address}" in problem for problem in problems(tiny))
+
+
+def test_an_edited_ledger_entry_is_named(tiny) -> None:
+    tiny.promote(RELEASE)
+    path = min((tiny.root / "store" / "ledger").rglob("*.json"))
+    entry = json.loads(path.read_text())
+    path.write_text(json.dumps({**entry, "why": "because"}))
+    assert any(path.name in problem for problem in problems(tiny))
+
+
+def test_a_promotion_without_its_sealed_release_is_named(tiny) -> None:
+    release = tiny.promote(RELEASE)
+    (tiny.folder_of(release) / "manifest.json").unlink()
+    assert any(
+        "expected a sealed release for what the ledger calls promoted" in problem
+        for problem in problems(tiny)
+    )

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+HEAVY = ("torch", "tensorflow", "numpy", "pandas", "mlflow", "great_expectations", "kubernetes")
+PARSE = """
+import json, sys, time
+import airflow.sdk
+from airflow.dag_processing.dagbag import DagBag
+from airflow.providers.standard.operators import empty, hitl
+before = set(sys.modules)
+started = time.perf_counter()
+bag = DagBag(sys.argv[1])
+seconds = time.perf_counter() - started
+print(json.dumps({"seconds": seconds, "errors": bag.import_errors, "dags": sorted(bag.dags),
+                  "modules": sorted(set(sys.modules) - before)}))
+"""
+
+
+def parse(home: Path, environment: dict[str, str]) -> dict[str, object]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE")}
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "plugins")])
+    own = {
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
+        "PYTHONPATH": paths,
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", PARSE, str(ROOT / "dags")],
+        env=kept | own | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    found: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+DEPLOYMENT = {
+    "HEADRACE_RUNTIME": "local",
+    "HEADRACE_STORE": "file:///nonexistent",
+    "HEADRACE_STATE": "/nonexistent",
+}
+
+
+def test_all_dags_parse_in_half_a_second_and_import_nothing_heavy(tmp_path: Path) -> None:
+    tries = [parse(tmp_path, DEPLOYMENT) for _ in range(2)]
+    found = tries[0]
+    assert found["errors"] == {}
+    assert found["dags"] == ["release_recommender", "roll_back"]
+    imported = {str(name).split(".")[0] for name in found["modules"]}  # type: ignore[attr-defined]
+    assert not imported & set(HEAVY)
+    assert min(float(str(one["seconds"])) for one in tries) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    (
+        pytest.param({"HEADRACE_STORE": ""}, "HEADRACE_STORE: expected", id="no store"),
+        pytest.param(
+            {"HEADRACE_RUNTIME": "kubernetes"},
+            "expected local, found kubernetes",
+            id="a runtime that this version does not have",
+        ),
+    ),
+)
+def test_a_wrong_deployment_is_an_import_error_with_a_sentence(
+    tmp_path: Path, changed: dict[str, str], said: str
+) -> None:
+    errors = parse(tmp_path, DEPLOYMENT | changed)["errors"]
+    assert said in str(errors)

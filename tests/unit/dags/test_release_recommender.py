@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.contracts.requests import MAX_STEPS
+from tasks.contracts.stages import STAGE_FACTS, ArtifactKind, Stage
+
+STAGES = Path(__file__).resolve().parents[3] / "tasks" / "stages"
+STEP_STAGES = (Stage.SHIFT_TRAFFIC, Stage.JUDGE_STEP)
+NO_STAGES = {"approval", "released"}  # a person, and the leaf that carries the verdict
+
+
+@pytest.fixture
+def release(dags: dict[str, Any]) -> Any:
+    return dags["release_recommender"]
+
+
+def stage_tasks(dag: Any) -> list[Any]:
+    ordered = dag.topological_sort()
+    return [task for task in ordered if hasattr(task, "call")]
+
+
+def test_the_tasks_before_the_steps_follow_the_enum(release: Any) -> None:
+    order = {task.task_id: number for number, task in enumerate(release.topological_sort())}
+    outside = [s for s in Stage if s not in STEP_STAGES and s is not Stage.GATE_ARTIFACT]
+    assert sorted(outside, key=lambda stage: order[stage.value]) == outside
+
+
+def test_every_stage_is_in_the_dag_and_nothing_else(release: Any) -> None:
+    assert {task.call.stage for task in stage_tasks(release)} == set(Stage)
+    others = {task.task_id for task in release.tasks if not hasattr(task, "call")}
+    assert others == NO_STAGES | {f"step_{step}.bake" for step in range(1, MAX_STEPS + 1)}
+
+
+def test_every_gated_stage_is_followed_by_its_gate_and_by_nothing_else_that_works(
+    release: Any,
+) -> None:
+    for task in stage_tasks(release):
+        if not STAGE_FACTS[task.call.stage].gated:
+            continue
+        gates = [
+            release.get_task(one)
+            for one in task.downstream_task_ids
+            if one not in {"roll_back_release", "mirror_release"}
+        ]
+        assert [gate.call.stage for gate in gates] == [Stage.GATE_ARTIFACT]
+        assert gates[0].call.reads == {"artifact": (task.task_id,)}
+
+
+def test_every_artifact_of_a_gated_stage_is_read_with_its_gates_report(release: Any) -> None:
+    for task in stage_tasks(release):
+        if task.call.stage is Stage.GATE_ARTIFACT:
+            continue
+        for name, made_by in task.call.reads.items():
+            gated = [one for one in made_by if STAGE_FACTS[_call(release, one).stage].gated]
+            assert len(task.call.gates[name]) == len(gated), (task.task_id, name)
+
+
+def test_whatever_a_task_reads_was_made_before_it(release: Any) -> None:
+    for task in stage_tasks(release):
+        before = task.get_flat_relative_ids(upstream=True)
+        names = {one for ids in task.call.reads.values() for one in ids}
+        gates = {one for ids in task.call.gates.values() for one in ids}
+        assert names | gates <= before, task.task_id
+
+
+@pytest.mark.parametrize("stage", [s for s in Stage if s is not Stage.GATE_ARTIFACT])
+def test_the_dag_gives_each_stage_the_inputs_that_it_reads(release: Any, stage: Stage) -> None:
+    reads = reads_of(stage)
+    needed = {name for name in reads if not name.endswith("?")}
+    known = {name.rstrip("?"): kind for name, kind in reads.items()}
+    for task in stage_tasks(release):
+        if task.call.stage is not stage:
+            continue
+        assert needed <= set(task.call.reads) <= set(known), task.task_id
+        for name, made_by in task.call.reads.items():
+            kinds = {STAGE_FACTS[_call(release, one).stage].produces for one in made_by}
+            assert kinds == {known[name]}, (task.task_id, name)
+
+
+def test_there_are_eight_step_groups(release: Any) -> None:
+    groups = [name for name in release.task_group.children if name.startswith("step_")]
+    assert groups == [f"step_{step}" for step in range(1, MAX_STEPS + 1)]
+    assert MAX_STEPS == 8
+
+
+def test_a_failed_mirror_fails_no_run(release: Any) -> None:
+    mirror = release.get_task("mirror_release")
+    assert mirror.is_teardown
+    assert not mirror.on_failure_fail_dagrun
+
+
+def test_rollback_by_hand_is_one_stage(dags: dict[str, Any]) -> None:
+    assert [task.task_id for task in dags["roll_back"].tasks] == ["roll_back_release"]
+
+
+def reads_of(stage: Stage) -> dict[str, ArtifactKind]:
+    """Return READS of a stage's module from its source: importing all would load every framework."""
+    source = (STAGES / f"{stage.value}.py").read_text()
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "READS":
+            scope = {"MappingProxyType": dict, "ArtifactKind": ArtifactKind}
+            return dict(eval(ast.unparse(node.value or ast.Constant(None)), scope))
+    raise AssertionError(f"{stage}: expected an annotated READS, found none")
+
+
+def _call(dag: Any, task_id: str) -> Any:
+    return dag.get_task(task_id).call

@@ -1,0 +1,24 @@
+"""Every data set of the trigger form has features."""
+
+from __future__ import annotations
+
+import pytest
+
+from tasks.contracts.catalogues import DATASETS
+from tasks.contracts.errors import BadRequestError
+from tasks.features.settings import FEATURES, FeatureSettings, settings_of
+
+
+def test_every_set_of_the_form_has_settings():
+    assert set(FEATURES) == set(DATASETS)
+
+
+def test_an_unknown_set_is_refused():
+    with pytest.raises(BadRequestError, match="found 'shop'"):
+        settings_of("shop")
+
+
+def test_settings_that_mean_nothing_are_refused():
+    FeatureSettings(min_count=1)
+    with pytest.raises(BadRequestError, match="at least 1"):
+        FeatureSettings(min_count=0)

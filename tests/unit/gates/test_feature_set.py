@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tasks.contracts.stages import ArtifactKind
+from tasks.gates.bounds import FeatureBounds
+from tasks.models.interactions import EventRows, Interactions
+
+KIND = ArtifactKind.FEATURE_SET
+ITEMS, USERS, DAYS = 30, 24, 12
+PERIOD_OF_DAY = np.repeat([0, 1, 2, 3], [6, 2, 2, 2])
+
+
+def interactions(**changes) -> Interactions:
+    """Two items a day for each user: one basket a day, every item met in the train period."""
+    user, day, place = np.meshgrid(range(USERS), range(DAYS), range(2), indexing="ij")
+    rows = EventRows(
+        item_ids=np.array([f"i{n:02}" for n in range(ITEMS)]),
+        user_ids=np.array([f"u{n:02}" for n in range(USERS)]),
+        user=user.ravel(),
+        item=1 + ((user * 5 + day * 2 + place) % ITEMS).ravel(),
+        basket=day.ravel(),
+        event_type=np.full(user.size, 3),
+        time=day.ravel() * 86_400,
+        period=PERIOD_OF_DAY[day.ravel()],
+        repeats_allowed=True,
+        baskets=True,
+        order_only=False,
+    )
+    return replace(Interactions.from_rows(rows), **changes)
+
+
+@pytest.fixture
+def verdict(judge, tmp_path):
+    def run(features: Interactions, items=None, users=None, bounds=None):
+        features.save(tmp_path / "interactions.npz")
+        train = features.items[features.period == 0]
+        counts = np.bincount(train, minlength=ITEMS + 1)[1:]
+        known = pd.DataFrame(
+            {
+                "item_index": np.arange(1, ITEMS + 1, dtype=np.int32),
+                "item_id": features.item_ids,
+                "title": "Thing",
+                "category": "Aisle",
+                "brand": None,
+                "price": 1.0,
+                "train_count": counts,
+            }
+        )
+        people = pd.DataFrame(
+            {"user_index": np.arange(USERS, dtype=np.int32), "user_id": features.user_ids}
+        )
+        known.assign(**(items or {})).to_parquet(tmp_path / "items.parquet")
+        people.assign(**(users or {})).to_parquet(tmp_path / "users.parquet")
+        return judge(KIND, bounds or FeatureBounds())
+
+    return run
+
+
+def test_sound_features_pass(verdict) -> None:
+    report = verdict(interactions())
+    assert report.passed, report.sentence
+    assert report.warnings == ()
+    assert report.key_figures["items"] == "30"
+
+
+def changed(array, place, value):
+    copy = array.copy()
+    copy[place] = value
+    return copy
+
+
+def rows_of_user(features: Interactions, user: int) -> slice:
+    return slice(features.offsets[user], features.offsets[user + 1])
+
+
+def the_last_day_labelled_train(features: Interactions) -> Interactions:
+    """One user's canary events are said to be of the train period."""
+    mine = rows_of_user(features, 3)
+    period = features.period.copy()
+    period[mine][-2:] = 0
+    return replace(features, period=period)
+
+
+def a_whole_users_history_labelled_train(features: Interactions) -> Interactions:
+    """Within the user the order is kept: only the clock of the whole set can tell."""
+    period, step_period = features.period.copy(), features.step_period.copy()
+    period[rows_of_user(features, 3)] = 0
+    step_period[features.step_offsets[3] : features.step_offsets[4]] = 0
+    return replace(features, period=period, step_period=step_period)
+
+
+@pytest.mark.parametrize(
+    ("plant", "sentence"),
+    (
+        (
+            the_last_day_labelled_train,
+            "leakage within users: no event of an earlier period after a later one expected, 1",
+        ),
+        (
+            a_whole_users_history_labelled_train,
+            "leakage across periods: no event at or before the end of an earlier period expected",
+        ),
+        (
+            lambda f: replace(f, items=changed(f.items, 7, ITEMS + 4)),
+            "items outside the vocabulary: item indices of 1 to 30 expected, 1 found",
+        ),
+        (
+            lambda f: replace(f, basket=changed(f.basket, 9, 0)),
+            "baskets: steps that never go back within a user expected, 1 found",
+        ),
+        (
+            lambda f: replace(f, time=changed(f.time, 9, 0)),
+            "times: times that never go back within a user expected, 1 found",
+        ),
+        (
+            lambda f: replace(f, period=changed(f.period, 0, 9)),
+            "unknown periods: periods train, select, gate, canary expected, 1 found",
+        ),
+    ),
+)
+def test_a_planted_fault_is_refused_and_named(verdict, plant, sentence) -> None:
+    report = verdict(plant(interactions()))
+    assert sentence in report.sentence, report.sentence
+
+
+def test_counts_over_all_periods_are_a_leak(verdict) -> None:
+    features = interactions()
+    everything = np.bincount(features.items, minlength=ITEMS + 1)[1:]
+    report = verdict(features, items={"train_count": everything})
+    assert "train_count: counts of the train period only expected, " in report.sentence
+
+
+def test_an_item_first_met_after_training_is_a_leak(verdict) -> None:
+    features = interactions()
+    later = (features.items == 5) & (features.period == 0)
+    features = replace(features, items=np.where(later, 6, features.items).astype(np.int32))
+    report = verdict(features)
+    assert (
+        "items not in training: every item of the vocabulary met in the train period expected, "
+        "1 found (e.g. item i04)"
+    ) in report.sentence
+
+
+def test_items_in_another_order_than_the_vocabulary_are_refused(verdict) -> None:
+    features = interactions()
+    report = verdict(features, items={"item_id": features.item_ids[::-1]})
+    assert "items.parquet and interactions: the same items in the same order" in report.sentence
+
+
+def test_a_user_listed_twice_is_refused(verdict) -> None:
+    features = interactions()
+    report = verdict(features, users={"user_id": changed(features.user_ids, 1, "u00")})
+    assert "user_id: unique values expected, u00 found in 2 of 24 users" in report.sentence
+
+
+def test_nearly_unknown_later_events_are_refused_and_many_warn(verdict) -> None:
+    features = interactions()
+    misses = np.where(features.step_period > 0, 4, 0).astype(np.int32)
+    report = verdict(replace(features, step_misses=misses))
+    assert [check.name for check in report.warnings] == ["usual coverage"]
+    assert report.passed, report.sentence
+    report = verdict(replace(features, step_misses=misses * 20))
+    assert "coverage of later events: at least 5.0 % expected, 2.4 % found" in report.sentence
+
+
+def test_a_period_without_examples_is_refused(verdict) -> None:
+    features = interactions()
+    no_gate = np.where(features.step_period == 2, 1, features.step_period).astype(np.int8)
+    report = verdict(replace(features, step_period=no_gate))
+    assert "examples to gate: at least 20 requests with history expected, 0" in report.sentence
+
+
+def test_a_set_with_order_only_takes_no_time_gates(verdict) -> None:
+    report = verdict(interactions(order_only=True))
+    assert report.passed, report.sentence
+    assert "leakage across periods" not in {check.name for check in report.checks}

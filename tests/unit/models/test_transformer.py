@@ -1,0 +1,60 @@
+"""What the network may and may not see."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tasks.models.transformer import Transformer
+
+
+@pytest.fixture
+def network() -> Transformer:
+    torch.manual_seed(0)
+    return Transformer(9, steps=4, width=8, layers=2, heads=2, dropout=0.5).eval()
+
+
+def test_the_order_of_items_within_a_basket_carries_nothing(network):
+    ago = torch.tensor([[2, 2, 1, 1]])
+    one = network(torch.tensor([[1, 2, 3, 4]]), ago)
+    other = network(torch.tensor([[2, 1, 4, 3]]), ago)
+
+    assert torch.allclose(one, other, atol=1e-6)
+
+
+def test_the_order_of_baskets_counts(network):
+    items = torch.tensor([[1, 2]])
+    one = network(items, torch.tensor([[2, 1]]))
+    other = network(items, torch.tensor([[1, 2]]))
+
+    assert not torch.allclose(one, other, atol=1e-4)
+
+
+def test_padding_on_the_left_changes_nothing(network):
+    short = network(torch.tensor([[3, 4]]), torch.tensor([[2, 1]]))
+    padded = network(torch.tensor([[0, 0, 0, 3, 4]]), torch.tensor([[0, 0, 0, 2, 1]]))
+
+    assert torch.allclose(short, padded, atol=1e-6)
+
+
+def test_a_state_knows_nothing_of_later_steps(network):
+    ago = torch.tensor([[3, 2, 1]])
+    one = network.states(torch.tensor([[1, 2, 3]]), ago)
+    other = network.states(torch.tensor([[1, 2, 7]]), ago)
+
+    assert torch.allclose(one[:, :-1], other[:, :-1], atol=1e-6)
+    assert not torch.allclose(one[:, -1], other[:, -1], atol=1e-4)
+
+
+def test_steps_before_the_window_are_not_seen(network):
+    one = network(torch.tensor([[1, 2, 3]]), torch.tensor([[5, 2, 1]]))
+    other = network(torch.tensor([[8, 2, 3]]), torch.tensor([[6, 2, 1]]))
+
+    assert torch.allclose(one, other, atol=1e-6)
+
+
+def test_an_empty_history_gets_finite_scores_and_never_padding(network):
+    scores = network(torch.zeros(1, 3, dtype=torch.int64), torch.zeros(1, 3, dtype=torch.int64))
+
+    assert torch.isfinite(scores).all()
+    assert int(scores.argmin()) == 0

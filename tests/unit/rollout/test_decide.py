@@ -1,0 +1,213 @@
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.contracts.requests import PLANS
+from tasks.rollout.decide import Observation, RolloutStatus, next_status
+from tasks.rollout.phases import Ask, Decision, Phase
+
+PLAN = PLANS["replay"]  # 5 %, 25 %, 50 %
+EMPTY = RolloutStatus(phase=Phase.EMPTY, has_stable=False)
+SERVING = RolloutStatus(phase=Phase.SERVING, has_stable=True)
+STAGED = RolloutStatus(phase=Phase.STAGED, has_stable=True)
+FIRST = RolloutStatus(phase=Phase.STAGED, has_stable=False)
+STEP_1 = RolloutStatus(phase=Phase.STEPPING, has_stable=True, step=1, share=500)
+JUDGED_1 = replace(STEP_1, verdicts={1: Decision.PROCEED})
+STEP_2 = replace(JUDGED_1, step=2, share=2500)
+STEP_3 = replace(STEP_2, step=3, share=5000, verdicts={1: Decision.PROCEED, 2: Decision.PROCEED})
+SHIPPED = replace(STEP_3, verdicts={**STEP_3.verdicts, 3: Decision.SHIP})
+LAPSED = replace(STEP_1, phase=Phase.PAUSED, share=0, paused_by_lease=True)
+BY_HAND = replace(LAPSED, paused_by_lease=False)
+HALTED = replace(STEP_1, phase=Phase.HALTED, share=10_000)
+
+
+def seen(ask: Ask = Ask.NOTHING, **others: object) -> Observation:
+    return Observation(asked=ask, **others)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("now", "what", "then"),
+    (
+        pytest.param(EMPTY, seen(Ask.STAGE), FIRST, id="a first release can be staged"),
+        pytest.param(SERVING, seen(Ask.STAGE), STAGED, id="a candidate can be staged"),
+        pytest.param(STAGED, seen(Ask.BEGIN_STEP, step=1), STEP_1, id="step 1 follows staging"),
+        pytest.param(
+            JUDGED_1,
+            seen(Ask.BEGIN_STEP, step=2),
+            STEP_2,
+            id="step 2 follows a favourable verdict on step 1",
+        ),
+        pytest.param(
+            STEP_2, seen(Ask.BEGIN_STEP, step=1), STEP_2, id="a repeated old step changes nothing"
+        ),
+        pytest.param(
+            JUDGED_1,
+            seen(Ask.BEGIN_STEP, step=1),
+            JUDGED_1,
+            id="a repeated judged step changes nothing",
+        ),
+        pytest.param(
+            STEP_1,
+            seen(Ask.RECORD_VERDICT, step=1, decision=Decision.PROCEED),
+            JUDGED_1,
+            id="a favourable verdict keeps the share",
+        ),
+        pytest.param(
+            STEP_1,
+            seen(Ask.RECORD_VERDICT, step=1, decision=Decision.ROLL_BACK),
+            replace(BY_HAND, verdicts={1: Decision.ROLL_BACK}),
+            id="a bad verdict takes the share away at once",
+        ),
+        pytest.param(
+            LAPSED,
+            seen(Ask.RECORD_VERDICT, step=1, decision=Decision.KEEP_CHAMPION),
+            replace(BY_HAND, verdicts={1: Decision.KEEP_CHAMPION}),
+            id="after a bad verdict a renewed lease no longer resumes",
+        ),
+        pytest.param(STEP_1, seen(lease_lapsed=True), LAPSED, id="a lapsed lease pauses at 0 %"),
+        pytest.param(LAPSED, seen(Ask.RENEW), STEP_1, id="renewal resumes what a lapse paused"),
+        pytest.param(BY_HAND, seen(Ask.RENEW), BY_HAND, id="renewal leaves a person's pause alone"),
+        pytest.param(BY_HAND, seen(Ask.RESUME), STEP_1, id="a person resumes"),
+        pytest.param(
+            LAPSED, seen(Ask.BEGIN_STEP, step=1), STEP_1, id="beginning a paused step resumes it"
+        ),
+        pytest.param(STEP_1, seen(Ask.PAUSE), BY_HAND, id="a person pauses"),
+        pytest.param(FIRST, seen(Ask.PROMOTE), SERVING, id="the first release needs no steps"),
+        pytest.param(SHIPPED, seen(Ask.PROMOTE), SERVING, id="a shipped candidate is promoted"),
+        pytest.param(
+            replace(SHIPPED, phase=Phase.PAUSED, share=0, paused_by_lease=True),
+            seen(Ask.PROMOTE),
+            SERVING,
+            id="a lease that lapsed during approval does not lose the verdict",
+        ),
+        pytest.param(STEP_2, seen(Ask.ROLL_BACK), SERVING, id="any step can be rolled back"),
+        pytest.param(FIRST, seen(Ask.ROLL_BACK), EMPTY, id="a first release can be dropped"),
+        pytest.param(SERVING, seen(Ask.ROLL_BACK), SERVING, id="a second rollback changes nothing"),
+        pytest.param(
+            STEP_1,
+            seen(candidate_ready=False),
+            BY_HAND,
+            id="a candidate that does not answer gets nobody",
+        ),
+        pytest.param(
+            STEP_1,
+            seen(stable_ready=False),
+            HALTED,
+            id="when stable breaks, the healthy candidate takes everybody",
+        ),
+        pytest.param(
+            HALTED,
+            seen(lease_lapsed=True),
+            HALTED,
+            id="a lapse does not send users back to a broken stable",
+        ),
+        pytest.param(
+            HALTED,
+            seen(candidate_ready=False),
+            BY_HAND,
+            id="a halted candidate that breaks gives everybody back to a healed stable",
+        ),
+        pytest.param(
+            HALTED, seen(Ask.ROLL_BACK), SERVING, id="halted, with stable healed: rolled back"
+        ),
+        pytest.param(
+            HALTED,
+            seen(Ask.PROMOTE, stable_ready=False),
+            SERVING,
+            id="halted: a person may promote without a verdict",
+        ),
+    ),
+)
+def test_what_follows(now: RolloutStatus, what: Observation, then: RolloutStatus) -> None:
+    found = next_status(PLAN, now, what)
+    assert (found.status, found.refused) == (then, None)
+
+
+@pytest.mark.parametrize(
+    ("now", "what", "why"),
+    (
+        pytest.param(STEP_1, seen(Ask.STAGE), "in progress", id="two releases at a time"),
+        pytest.param(STAGED, seen(Ask.BEGIN_STEP, step=2), "next step is 1", id="a step left out"),
+        pytest.param(
+            STEP_1, seen(Ask.BEGIN_STEP, step=2), "needs the verdict", id="an unjudged step"
+        ),
+        pytest.param(STEP_3, seen(Ask.BEGIN_STEP, step=4), "steps 1 to 3", id="a step too many"),
+        pytest.param(
+            FIRST, seen(Ask.BEGIN_STEP, step=1), "no stable", id="steps without a champion"
+        ),
+        pytest.param(
+            SERVING, seen(Ask.BEGIN_STEP, step=1), "staged", id="steps without a candidate"
+        ),
+        pytest.param(STEP_3, seen(Ask.PROMOTE), "verdict ship", id="promotion without a verdict"),
+        pytest.param(STAGED, seen(Ask.PROMOTE), "verdict ship", id="promotion without any step"),
+        pytest.param(
+            SHIPPED,
+            seen(Ask.PROMOTE, candidate_ready=False),
+            "just became paused",
+            id="promotion of a broken slot",
+        ),
+        pytest.param(SERVING, seen(Ask.PROMOTE), "expected a candidate", id="promotion of nothing"),
+        pytest.param(
+            HALTED,
+            seen(Ask.ROLL_BACK, stable_ready=False),
+            "stable does not answer",
+            id="a rollback to a broken stable",
+        ),
+        pytest.param(
+            replace(BY_HAND, verdicts={1: Decision.ROLL_BACK}),
+            seen(Ask.RESUME),
+            "verdict on step 1",
+            id="resuming against the verdict",
+        ),
+        pytest.param(
+            JUDGED_1,
+            seen(Ask.RECORD_VERDICT, step=1, decision=Decision.ROLL_BACK),
+            "judged differently",
+            id="a second, other verdict",
+        ),
+    ),
+)
+def test_what_is_refused(now: RolloutStatus, what: Observation, why: str) -> None:
+    found = next_status(PLAN, now, what)
+    assert found.refused is not None
+    assert why in found.refused
+
+
+observations = st.builds(
+    Observation,
+    asked=st.sampled_from(Ask),
+    step=st.one_of(st.none(), st.integers(0, 4)),
+    decision=st.one_of(st.none(), st.sampled_from(Decision)),
+    lease_lapsed=st.booleans(),
+    stable_ready=st.booleans(),
+    candidate_ready=st.booleans(),
+)
+
+
+@given(st.sampled_from([EMPTY, SERVING]), st.lists(observations, max_size=30))
+def test_no_history_of_any_kind_breaks_the_promises(
+    now: RolloutStatus, history: list[Observation]
+) -> None:
+    for what in history:
+        status = next_status(PLAN, now, what).status
+        in_step = status.phase is Phase.STEPPING
+        assert (status.share > 0) is (status.phase in {Phase.STEPPING, Phase.HALTED})
+        assert not in_step or status.share == PLAN.steps[(status.step or 0) - 1].share_basis_points
+        assert not in_step or what.candidate_ready or status == now
+        assert status.has_stable or status.phase in {Phase.EMPTY, Phase.STAGED}
+        again = next_status(PLAN, status, replace(what, lease_lapsed=False))
+        if what.stable_ready and what.candidate_ready and what.asked is not Ask.STAGE:
+            assert again.status == status, "a repeated command changes nothing"
+        left = next_status(PLAN, status, Observation(asked=Ask.ROLL_BACK)).status
+        assert left.phase in {Phase.EMPTY, Phase.SERVING}, "every state can be left"
+        now = status
+
+
+@given(observations)
+def test_while_stepping_users_never_stay_with_a_candidate_that_does_not_answer(
+    what: Observation,
+) -> None:
+    found = next_status(PLAN, STEP_1, replace(what, candidate_ready=False)).status
+    assert found.share == 0

@@ -1,0 +1,275 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tasks.contracts.errors import BadRequestError
+from tasks.contracts.requests import PLANS, TrafficPlan
+from tasks.rollout.assignment import bucket_of
+from tasks.rollout.judge import judge, measure_effect, verify_verdict
+from tasks.rollout.observation import StepFacts, StepObservation, is_failure, observe
+from tasks.rollout.phases import Decision
+
+PLAN = PLANS["replay"]  # 5 % and 25 % guardrails, 50 % ship: not worse by .02 at 5 %
+SUPERIOR = replace(PLAN, hypothesis="superiority", margin=0.0)
+
+
+def facts(step: int, plan: TrafficPlan = PLAN) -> StepFacts:
+    return StepFacts(
+        model="shop",
+        release_id="second",
+        rollout="r2",
+        salt="salt",
+        step=step,
+        candidate_colour="green",
+        per_try_timeout_ms=50.0,
+        plan=plan,
+    )
+
+
+def exposure(user: str, number: int, step: int, share: int, **others: Any) -> dict[str, Any]:
+    bucket = bucket_of("salt", user)
+    candidate = bucket < share
+    return {
+        "time": 1_700_000_000.0 + number,
+        "request_id": f"{step}-{user}-{number}",
+        "user": user,
+        "variant": "candidate" if candidate else "stable",
+        "bucket": bucket,
+        "step": step,
+        "slot": "green" if candidate else "blue",
+        "code": 200,
+        "grpc_status": None,
+        "flags": "-",
+        "attempts": 1,
+        "ms": 5.0,
+        **others,
+    }
+
+
+def world(
+    step: int, *, users: int = 2000, requests: int = 3, plan: TrafficPlan = PLAN, **hit: float
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return exposures and outcomes; `candidate` and `stable` are the chances of a hit."""
+    draw = np.random.default_rng(step)
+    share = plan.steps[step - 1].share_basis_points
+    lines = [
+        exposure(f"u{user}", number, step, share)
+        for user in range(users)
+        for number in range(requests)
+    ]
+    outcomes = [
+        {"request_id": line["request_id"], "hit": int(draw.random() < hit[line["variant"]])}
+        for line in lines
+    ]
+    return lines, outcomes
+
+
+def seen(step: int, plan: TrafficPlan = PLAN, **others: Any) -> StepObservation:
+    lines, outcomes = world(step, plan=plan, **{"candidate": 0.3, "stable": 0.3, **others})
+    return observe(facts(step, plan), lines, outcomes)
+
+
+def changed(step: int, change: dict[str, Any], every: int, variant: str) -> StepObservation:
+    """Return what is seen when one in `every` requests of a variant is different."""
+    lines, outcomes = world(step, candidate=0.3, stable=0.3)
+    mine = (line for line in lines if line["variant"] == variant)
+    for place, line in enumerate(mine):
+        if place % every == 0:
+            line.update(change)
+    return observe(facts(step), lines, outcomes)
+
+
+@pytest.mark.parametrize(
+    ("observation", "decision"),
+    (
+        pytest.param(seen(1), Decision.PROCEED, id="a healthy ramp step proceeds"),
+        pytest.param(
+            seen(1, candidate=0.0), Decision.PROCEED, id="a ramp step does not look at outcomes"
+        ),
+        pytest.param(seen(1, users=300), Decision.KEEP_CHAMPION, id="too few users are no verdict"),
+        pytest.param(
+            changed(1, {"code": 503}, 10, "candidate"),
+            Decision.ROLL_BACK,
+            id="one candidate request in ten failing is harm",
+        ),
+        pytest.param(
+            changed(1, {"slot": "blue"}, 10, "candidate"),
+            Decision.ROLL_BACK,
+            id="one candidate request in ten answered by stable is harm, though no user saw it",
+        ),
+        pytest.param(
+            changed(1, {"code": 503}, 200, "candidate"),
+            Decision.PROCEED,
+            id="a failure now and then, below the plan's limit, is none",
+        ),
+        pytest.param(
+            changed(1, {"code": 503}, 10, "stable"),
+            Decision.PROCEED,
+            id="a failing stable is not held against the candidate",
+        ),
+        pytest.param(
+            changed(1, {"ms": 400.0}, 5, "candidate"),
+            Decision.ROLL_BACK,
+            id="a p95 far above stable's is harm",
+        ),
+        pytest.param(
+            changed(1, {"ms": 45.0}, 5, "candidate"),
+            Decision.PROCEED,
+            id="a p95 of nine times stable's is accepted below the plan's floor",
+        ),
+        pytest.param(
+            changed(1, {"ms": 400.0}, 50, "candidate"),
+            Decision.PROCEED,
+            id="two slow requests in a hundred leave the p95 alone",
+        ),
+        pytest.param(
+            seen(3, candidate=0.95, stable=0.95),
+            Decision.SHIP,
+            id="parity passes a non-inferiority test",
+        ),
+        pytest.param(
+            seen(3, users=1000),
+            Decision.KEEP_CHAMPION,
+            id="parity with few users is no verdict",
+        ),
+        pytest.param(seen(3, candidate=0.4), Decision.SHIP, id="a better candidate passes"),
+        pytest.param(
+            seen(3, candidate=0.27), Decision.KEEP_CHAMPION, id="a little worse is no verdict"
+        ),
+        pytest.param(seen(3, candidate=0.1), Decision.ROLL_BACK, id="much worse is harm"),
+        pytest.param(
+            seen(3, SUPERIOR), Decision.KEEP_CHAMPION, id="parity does not pass superiority"
+        ),
+        pytest.param(
+            seen(3, SUPERIOR, candidate=0.4), Decision.SHIP, id="a better one passes superiority"
+        ),
+    ),
+)
+def test_the_judge_says(observation: StepObservation, decision: Decision) -> None:
+    verdict = judge(observation)
+    assert verdict.decision is decision, verdict.sentences
+
+
+def test_users_who_vanish_from_one_side_are_an_alarm() -> None:
+    lines, outcomes = world(3, candidate=0.3, stable=0.3)
+    kept = [line for line in lines if line["variant"] == "stable" or line["user"][-1] not in "37"]
+    verdict = judge(observe(facts(3), kept, outcomes))
+    assert verdict.decision is Decision.ROLL_BACK
+    assert [check.name for check in verdict.checks if check.passed is False] == ["sample ratio"]
+
+
+def test_outcomes_are_of_users_who_meet_the_candidate_for_the_first_time() -> None:
+    observation = seen(3)
+    buckets = [bucket_of("salt", f"u{user}") for user in range(2000)]
+    new = sum(2500 <= bucket < 5000 for bucket in buckets)
+    assert observation.candidate_outcome.users == new
+    assert observation.candidate.users == sum(bucket < 5000 for bucket in buckets)
+    assert observation.stable_outcome.users == sum(bucket >= 5000 for bucket in buckets)
+
+
+def test_exposures_of_other_steps_do_not_count() -> None:
+    lines, outcomes = world(3, candidate=0.3, stable=0.3)
+    others = [{**line, "step": 2, "request_id": "2" + line["request_id"]} for line in lines]
+    assert observe(facts(3), lines + others, outcomes) == observe(facts(3), lines, outcomes)
+
+
+def test_a_request_without_an_outcome_is_counted_and_left_out() -> None:
+    lines, outcomes = world(3, candidate=1.0, stable=1.0)
+    observation = observe(facts(3), lines, outcomes[10:])
+    assert observation.requests_without_outcome == 10
+    assert observation.stable_outcome.mean == 1.0
+
+
+def test_slow_and_failing_takeovers_are_told_apart() -> None:
+    slow = changed(1, {"slot": "blue", "ms": 60.0}, 20, "candidate").candidate
+    quick = changed(1, {"slot": "blue", "ms": 8.0}, 20, "candidate").candidate
+    assert (slow.fell_back, quick.slow) == (0, 0)
+    assert slow.slow == quick.fell_back > 0
+
+
+@pytest.mark.parametrize(
+    ("code", "grpc_status", "fails"),
+    (
+        pytest.param(200, None, False, id="an answer"),
+        pytest.param(400, None, False, id="a client's mistake"),
+        pytest.param(503, None, True, id="a server's error"),
+        pytest.param(200, 0, False, id="a gRPC answer"),
+        pytest.param(200, 3, False, id="gRPC: an invalid argument"),
+        pytest.param(200, 14, True, id="gRPC: unavailable, though HTTP says 200"),
+        pytest.param(200, 2, True, id="gRPC: an exception in the server"),
+    ),
+)
+def test_what_counts_as_a_failure(code: int, grpc_status: int | None, fails: bool) -> None:
+    assert is_failure({"code": code, "grpc_status": grpc_status}) is fails
+
+
+def test_a_candidate_at_the_margin_is_shipped_no_more_often_than_stated() -> None:
+    def shipped() -> Iterator[bool]:
+        draw = np.random.default_rng(1)
+        template = seen(3, users=100)
+        for _ in range(2000):
+            groups = []
+            for mean in (0.28, 0.30):  # the true difference is the margin, -.02
+                values = draw.normal(mean, 0.25, 400)
+                groups.append((float(values.mean()), float(values.var(ddof=1))))
+            outcomes = [
+                replace(template.stable_outcome, users=400, mean=mean, variance=variance)
+                for mean, variance in groups
+            ]
+            effect = measure_effect(
+                replace(template, candidate_outcome=outcomes[0], stable_outcome=outcomes[1])
+            )
+            yield effect.p <= effect.level
+
+    rate = sum(shipped()) / 2000
+    assert 0.035 < rate < 0.065  # 5 % stated; standard error .005
+
+
+def test_an_observation_survives_its_file() -> None:
+    for observation in (seen(1, users=5), seen(3)):
+        assert StepObservation.parse(observation.to_text(), "here") == observation
+
+
+def test_a_torn_observation_is_refused() -> None:
+    with pytest.raises(BadRequestError, match="complete step_observation/1"):
+        StepObservation.parse('{"format": "step_observation/1"}', "here")
+
+
+def test_the_verdict_is_sentences_with_numbers() -> None:
+    verdict = judge(seen(3, candidate=0.4))
+    record = json.loads(verdict.to_text())
+    assert record["decision"] == "ship"
+    assert record["favourable"] is True
+    assert record["sentences"][0] == (
+        "Step 3 of 3 of shop (r2, 50% of users): the candidate passed the plan's test: promote it."
+    )
+    assert any("p = " in sentence and "users)" in sentence for sentence in record["sentences"])
+    assert {check["name"] for check in record["checks"]} == {
+        "enough users",
+        "sample ratio",
+        "errors",
+        "latency",
+        "noninferiority",
+    }
+
+
+def test_a_verdict_can_be_recomputed_and_a_forged_one_is_found(tmp_path: Path) -> None:
+    observation = seen(3, candidate=0.1)
+    (tmp_path / "observation.json").write_text(observation.to_text())
+    (tmp_path / "verdict.json").write_text(judge(observation).to_text())
+    assert verify_verdict(tmp_path) == []
+    forged = (tmp_path / "verdict.json").read_text().replace("roll_back", "ship")
+    (tmp_path / "verdict.json").write_text(forged)
+    assert len(verify_verdict(tmp_path)) == 1
+
+
+def test_a_step_without_any_request_is_no_verdict() -> None:
+    verdict = judge(observe(facts(1), [], []))
+    assert verdict.decision is Decision.KEEP_CHAMPION

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tasks.contracts.requests import PLANS
+from tasks.rollout.envoy import write_bootstrap
+from tasks.rollout.keeper import Keeper, LeaseWatch
+from tasks.rollout.phases import Phase
+from tasks.rollout.record import StateRecord
+from tasks.rollout.renew_lease import main as renew
+from tasks.rollout.state import ModelState, open_state
+
+PLAN = PLANS["replay"]  # lease of 600 s
+PORTS = {"blue": (1, 2), "green": (3, 4), "violet": (5, 6)}
+
+
+@dataclass
+class Clock:
+    now: float = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class World:
+    folder: Path
+    monotonic: Clock
+    wall: Clock
+    state: ModelState
+    said: list[str]
+
+    def keeper(self) -> Keeper:
+        watch = LeaseWatch(monotonic=self.monotonic, wall=self.wall)
+        return Keeper(state_dir=self.folder, watch=watch, say=self.said.append)
+
+    def record(self) -> StateRecord:
+        return self.state.peek()
+
+    def both(self, seconds: float) -> None:
+        self.monotonic.now += seconds
+        self.wall.now += seconds
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    wall = Clock(1_700_000_000.0)
+    state = open_state(tmp_path, "shop", clock=wall)
+    state.reserve_slot("first")
+    state.promote("first")
+    slots = {colour: {"grpc": grpc, "rest": rest} for colour, (grpc, rest) in PORTS.items()}
+    text = json.dumps({"format": "slots/1", "model": "shop", "slots": slots})
+    (tmp_path / "shop" / "slots.json").write_text(text)
+    return World(folder=tmp_path, monotonic=Clock(), wall=wall, state=state, said=[])
+
+
+def stepping(world: World) -> None:
+    world.state.reserve_slot("second")
+    world.state.begin_step("second", 1, PLAN, per_try_timeout_ms=50)
+
+
+def test_envoy_is_told_only_what_is_new(world: World) -> None:
+    keeper = world.keeper()
+    assert keeper.turn() is True
+    assert keeper.turn() is False
+    stepping(world)
+    assert keeper.turn() is True
+
+
+def test_a_lease_lives_as_long_as_it_says_and_not_longer(world: World) -> None:
+    stepping(world)
+    keeper = world.keeper()
+    keeper.turn()
+    world.both(599)
+    keeper.turn()
+    assert world.record().status.phase is Phase.STEPPING
+    world.both(1)
+    keeper.turn()
+    assert world.record().status.phase is Phase.PAUSED
+    assert "r2" not in (world.folder / "router" / "routes.json").read_text()
+    assert "lapsed" in world.said[0]
+
+
+def test_a_renewal_starts_the_lease_again(world: World) -> None:
+    stepping(world)
+    keeper = world.keeper()
+    keeper.turn()
+    world.both(590)
+    world.state.renew("second", 600)
+    keeper.turn()
+    world.both(590)
+    keeper.turn()
+    assert world.record().status.phase is Phase.STEPPING
+
+
+def test_a_wall_clock_that_jumps_ends_no_lease(world: World) -> None:
+    stepping(world)
+    keeper = world.keeper()
+    keeper.turn()
+    world.wall.now += 86_400
+    keeper.turn()
+    assert world.record().status.phase is Phase.STEPPING
+
+
+def test_a_keeper_that_starts_again_gives_no_lease_all_its_time_anew(world: World) -> None:
+    stepping(world)
+    world.keeper().turn()
+    world.both(590)
+    keeper = world.keeper()
+    keeper.turn()
+    world.both(11)
+    keeper.turn()
+    assert world.record().status.phase is Phase.PAUSED
+
+
+def test_a_lease_after_another_rollouts_is_measured_from_its_own_start(world: World) -> None:
+    stepping(world)
+    keeper = world.keeper()
+    keeper.turn()
+    world.both(590)
+    world.state.roll_back("second")
+    keeper.turn()
+    world.state.reserve_slot("third")
+    world.state.begin_step("third", 1, PLAN, per_try_timeout_ms=50)
+    keeper.turn()
+    world.both(590)
+    keeper.turn()
+    assert world.record().status.phase is Phase.STEPPING
+
+
+def test_a_broken_state_record_keeps_the_models_last_routes(world: World) -> None:
+    stepping(world)
+    keeper = world.keeper()
+    keeper.turn()
+    routes = (world.folder / "router" / "routes.json").read_text()
+    world.state.path.write_text("{broken")
+    assert keeper.turn() is False
+    assert keeper.turn() is False
+    assert (world.folder / "router" / "routes.json").read_text() == routes
+    assert len(world.said) == 1
+    assert "state.json" in world.said[0]
+
+
+def test_a_model_without_slots_has_no_routes_yet(world: World) -> None:
+    (world.folder / "shop" / "slots.json").unlink()
+    world.keeper().turn()
+    assert "shop.headrace" not in (world.folder / "router" / "routes.json").read_text()
+
+
+def test_the_bootstrap_leaves_an_envoy_that_starts_before_the_keeper_empty_files(
+    world: World,
+) -> None:
+    keeper = world.keeper()
+    write_bootstrap(keeper.files, port=1, admin_port=2, host="127.0.0.1")
+    assert json.loads(keeper.files.clusters.read_text())["resources"] == []
+    keeper.turn()
+    told = keeper.files.routes.read_text()
+    write_bootstrap(keeper.files, port=1, admin_port=2, host="127.0.0.1")
+    assert keeper.files.routes.read_text() == told
+
+
+def test_the_renewal_command_renews_and_refuses_others(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stepping(world)
+    before = world.record().lease.renewals
+    assert renew([str(world.folder), "shop", "second", "30"]) == 0
+    assert world.record().lease.renewals == before + 1
+    assert renew([str(world.folder), "shop", "third", "30"]) == 4
+    assert "found second" in capsys.readouterr().err
+    assert renew([]) == 2

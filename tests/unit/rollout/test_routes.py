@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tasks.contracts.errors import BadRequestError
+from tasks.rollout.decide import RolloutStatus
+from tasks.rollout.phases import Phase
+from tasks.rollout.record import Colour, Lease, Roles, SlotContent, StateRecord
+from tasks.rollout.routes import (
+    MAX_REQUESTS,
+    RoutedModel,
+    SlotAddress,
+    parse_slots,
+    render_clusters,
+    render_routes,
+)
+
+SLOTS = {
+    colour: SlotAddress(grpc=7000 + place, rest=8000 + place) for place, colour in enumerate(Colour)
+}
+FIRST = SlotContent(release_id="first", release_number=1)
+SECOND = SlotContent(release_id="second", release_number=2)
+
+
+def model(phase: Phase, share: int = 0, **others: Any) -> RoutedModel:
+    record = StateRecord(
+        model="shop",
+        roles=Roles(stable=Colour.BLUE, candidate=Colour.GREEN),
+        slots={Colour.BLUE: FIRST, Colour.GREEN: SECOND},
+        status=RolloutStatus(phase=phase, has_stable=True, step=1, share=share),
+        release_id="second",
+        per_try_timeout_ms=120.0,
+        lease=Lease(seconds=600, renewals=1, expires_at=1_700_000_600.2),
+    )
+    return RoutedModel(record=replace(record, **others), slots=SLOTS)
+
+
+def routes_of(routed: RoutedModel) -> list[dict[str, Any]]:
+    (table,) = render_routes([routed])["resources"]
+    found: list[dict[str, Any]] = table["virtual_hosts"][0]["routes"]
+    return found
+
+
+def clusters_of(routed: RoutedModel) -> dict[str, dict[str, Any]]:
+    return {cluster["name"]: cluster for cluster in render_clusters([routed])["resources"]}
+
+
+def targets(routed: RoutedModel) -> list[str]:
+    return [route["route"]["cluster"] for route in routes_of(routed)]
+
+
+@pytest.mark.parametrize(
+    ("phase", "share", "expected"),
+    (
+        pytest.param(Phase.SERVING, 0, [], id="serving: nobody meets a candidate"),
+        pytest.param(Phase.STAGED, 0, [], id="staged: nobody meets the candidate"),
+        pytest.param(Phase.PAUSED, 0, [], id="paused: nobody meets the candidate"),
+        pytest.param(
+            Phase.STEPPING,
+            500,
+            ["shop.green-then-blue.grpc", "shop.green-then-blue.rest"],
+            id="stepping: some meet the candidate",
+        ),
+        pytest.param(
+            Phase.HALTED,
+            10_000,
+            ["shop.green-then-blue.grpc", "shop.green-then-blue.rest"],
+            id="halted: all meet the candidate",
+        ),
+    ),
+)
+def test_who_is_routed_where(phase: Phase, share: int, expected: list[str]) -> None:
+    stable = ["shop.blue.grpc", "shop.blue.rest"]
+    assert targets(model(phase, share)) == expected + stable
+
+
+def test_grpc_is_matched_before_rest_because_rest_matches_everything() -> None:
+    matches = [route["match"] for route in routes_of(model(Phase.STEPPING, 500))]
+    assert ["grpc" in match for match in matches] == [True, False, True, False]
+
+
+def test_the_candidate_takes_the_buckets_below_its_share() -> None:
+    ranges = [
+        header["range_match"]
+        for header in routes_of(model(Phase.STEPPING, 2500))[0]["match"]["headers"]
+        if header["name"] == "x-headrace-bucket"
+    ]
+    assert ranges == [{"start": 0, "end": 2500}]
+
+
+def test_the_routes_carry_salt_and_expiry_only_while_stepping() -> None:
+    stepping = model(Phase.STEPPING, 500)
+    for route in routes_of(stepping):
+        lua = route["metadata"]["filter_metadata"]["envoy.filters.http.lua"]
+        assert lua == {"salt": stepping.record.salt, "expires_at": 1_700_000_601}
+    for route in routes_of(model(Phase.PAUSED)):
+        assert route["metadata"]["filter_metadata"]["envoy.filters.http.lua"] == {}
+
+
+@pytest.mark.parametrize(("asked_ms", "told"), ((120.0, "0.120s"), (5.0, "0.020s")))
+def test_one_try_is_limited_but_never_below_20_ms(asked_ms: float, told: str) -> None:
+    routed = model(Phase.STEPPING, 500, per_try_timeout_ms=asked_ms)
+    policy = routes_of(routed)[0]["route"]["retry_policy"]
+    assert policy["per_try_timeout"] == told
+    assert policy["retry_priority"]["name"] == "envoy.retry_priorities.previous_priorities"
+
+
+def test_retries_are_never_fewer_than_requests() -> None:
+    for cluster in clusters_of(model(Phase.STEPPING, 500)).values():
+        (limits,) = cluster["circuit_breakers"]["thresholds"]
+        assert limits["max_retries"] >= limits["max_requests"] == MAX_REQUESTS
+
+
+def test_the_candidate_may_be_ejected_wholly_and_stable_never() -> None:
+    clusters = clusters_of(model(Phase.STEPPING, 500))
+    assert clusters["shop.green.rest.candidate"]["outlier_detection"]["max_ejection_percent"] == 100
+    assert "outlier_detection" not in clusters["shop.blue.rest"]
+    fallback = clusters["shop.green-then-blue.rest"]["cluster_type"]["typed_config"]["clusters"]
+    assert fallback == ["shop.green.rest.candidate", "shop.blue.rest"]
+
+
+def test_clusters_do_not_change_with_phase_or_share() -> None:
+    texts = {json.dumps(render_clusters([model(phase, 500)])) for phase in Phase}
+    assert len(texts) == 1
+
+
+def test_every_route_names_a_cluster_that_is_there() -> None:
+    routed = model(Phase.STEPPING, 500)
+    assert set(targets(routed)) <= set(clusters_of(routed))
+
+
+def test_a_model_without_a_release_answers_503() -> None:
+    (route,) = routes_of(model(Phase.STAGED, roles=Roles(candidate=Colour.BLUE)))
+    assert route["direct_response"]["status"] == 503
+
+
+def test_two_models_have_an_authority_each_and_share_the_header() -> None:
+    other = model(Phase.SERVING)
+    other = RoutedModel(record=replace(other.record, model="search"), slots=SLOTS)
+    (table,) = render_routes([model(Phase.SERVING), other])["resources"]
+    hosts = {host["name"]: host for host in table["virtual_hosts"]}
+    assert hosts["shop"]["domains"] == ["shop.headrace"]
+    wanted = [
+        header["string_match"]["exact"]
+        for route in hosts["any"]["routes"][:-1]
+        for header in route["match"]["headers"]
+    ]
+    assert wanted == ["shop", "shop", "search", "search"]
+
+
+def test_equal_states_render_equal_bytes() -> None:
+    first, second = (json.dumps(render_routes([model(Phase.STEPPING, 500)])) for _ in range(2))
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    "text",
+    (
+        pytest.param('{"format": "slots/1"}', id="no slots"),
+        pytest.param('{"format": "slots/1", "slots": {"red": {"grpc": 1, "rest": 2}}}', id="red"),
+        pytest.param('{"format": "slots/1", "slots": {"blue": {"grpc": 1}}}', id="no rest port"),
+    ),
+)
+def test_broken_slots_are_refused(text: str) -> None:
+    with pytest.raises(BadRequestError, match=r"slots\.json: expected colours"):
+        parse_slots(text, "slots.json")

@@ -1,0 +1,337 @@
+import multiprocessing
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tasks.adapters.object_store import ObjectStore
+from tasks.contracts.errors import BadRequestError, CorruptArtifactError, StoreUnavailableError
+from tasks.contracts.requests import PLANS
+from tasks.rollout.ledger import entry_path
+from tasks.rollout.phases import Decision, Phase
+from tasks.rollout.record import Colour, StateRecord
+from tasks.rollout.state import ModelState, Note, models_with_state, open_state
+
+PLAN = PLANS["replay"]
+BUNDLE = "serving_bundle/" + "1" * 64
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> ModelState:
+    return a_state(tmp_path)
+
+
+def a_state(folder: Path) -> ModelState:
+    store = ObjectStore(f"file://{folder}/store")
+    return open_state(folder / "state", "shop", store, clock=lambda: 1_700_000_000.0)
+
+
+def first_release(state: ModelState) -> None:
+    state.reserve_slot("first", bundle=BUNDLE)
+    state.promote("first")
+
+
+def begin(state: ModelState, step: int, release_id: str = "second") -> int:
+    return state.begin_step(release_id, step, PLAN, per_try_timeout_ms=50).sequence
+
+
+def judged(state: ModelState, step: int, decision: Decision = Decision.PROCEED) -> None:
+    begin(state, step)
+    state.record_verdict("second", step, decision, numbers={})
+
+
+def in_step_1(state: ModelState) -> None:
+    first_release(state)
+    state.reserve_slot("second")
+    begin(state, 1)
+
+
+def kinds(state: ModelState) -> list[str]:
+    return [entry.kind for entry in state.history()]
+
+
+def test_a_whole_release_is_told_by_the_ledger(state: ModelState) -> None:
+    first_release(state)
+    assert state.reserve_slot("second", bundle=BUNDLE) == (Colour.GREEN, 2)
+    judged(state, 1)
+    judged(state, 2)
+    judged(state, 3, Decision.SHIP)
+    state.promote("second")
+    assert [(entry.kind, entry.step, entry.share) for entry in state.history()] == [
+        ("slot_reserved", None, 0),
+        ("promoted", None, 0),
+        ("slot_reserved", None, 0),
+        ("step_began", 1, 500),
+        ("judged", 1, 500),
+        ("step_began", 2, 2500),
+        ("judged", 2, 2500),
+        ("step_began", 3, 5000),
+        ("judged", 3, 5000),
+        ("promoted", None, 0),
+    ]
+    roles = state.peek().roles
+    assert (roles.stable, roles.candidate, roles.previous) == (Colour.GREEN, None, Colour.BLUE)
+    assert state.verify() == []
+
+
+def test_there_is_no_champion_before_the_first_release(state: ModelState) -> None:
+    assert state.champion() is None
+    state.reserve_slot("first", bundle=BUNDLE)
+    assert state.champion() is None
+
+
+def test_the_champion_is_who_was_promoted(state: ModelState) -> None:
+    first_release(state)
+    champion = state.champion()
+    assert champion is not None
+    assert (champion.release_id, champion.release_number, champion.bundle) == ("first", 1, BUNDLE)
+
+
+def test_the_ledger_says_that_a_first_release_met_no_champion(state: ModelState) -> None:
+    first_release(state)
+    assert state.history()[-1].why == "the first release has no champion to be compared with"
+
+
+def test_the_record_survives_its_file(state: ModelState) -> None:
+    in_step_1(state)
+    record = state.peek()
+    assert record.salt is not None
+    assert StateRecord.parse(record.to_text(), "here") == record
+
+
+def test_the_salt_is_drawn_anew_for_each_release(state: ModelState) -> None:
+    in_step_1(state)
+    salt = state.peek().salt
+    state.roll_back("second")
+    state.reserve_slot("third")
+    assert salt != state.peek().salt
+
+
+def test_a_second_release_in_progress_is_refused(state: ModelState) -> None:
+    in_step_1(state)
+    with pytest.raises(BadRequestError, match="second is in progress"):
+        state.reserve_slot("third")
+
+
+def test_releases_of_two_models_run_side_by_side(tmp_path: Path) -> None:
+    for model in ("shop", "search"):
+        state = open_state(tmp_path / "state", model, ObjectStore(f"file://{tmp_path}/store"))
+        state.reserve_slot(f"{model}-1")
+    assert models_with_state(tmp_path / "state") == ["search", "shop"]
+
+
+def test_a_release_that_was_rolled_back_is_not_staged_again(state: ModelState) -> None:
+    in_step_1(state)
+    state.roll_back("second", note=Note(why="slow"))
+    with pytest.raises(BadRequestError, match=r"rolled_back at sequence 5 \(slow\); trigger a new"):
+        state.reserve_slot("second")
+    with pytest.raises(BadRequestError, match="has ended"):
+        begin(state, 2)
+
+
+@pytest.mark.parametrize(
+    "command",
+    (
+        pytest.param(lambda state: state.reserve_slot("second"), id="reserve"),
+        pytest.param(lambda state: begin(state, 1), id="begin"),
+        pytest.param(lambda state: state.pause("second"), id="pause"),
+        pytest.param(lambda state: state.lapse("second", 1), id="lapse"),
+        pytest.param(lambda state: state.roll_back("second"), id="roll back"),
+        pytest.param(
+            lambda state: state.record_verdict("second", 1, Decision.ROLL_BACK, numbers={}).digest,
+            id="judge",
+        ),
+    ),
+)
+def test_a_repeated_command_changes_nothing(
+    state: ModelState, command: Callable[[ModelState], object]
+) -> None:
+    in_step_1(state)
+    once = command(state)
+    text = state.path.read_text()
+    assert command(state) == once
+    assert state.path.read_text() == text
+
+
+def test_promotion_again_answers_with_the_first_entry(state: ModelState) -> None:
+    first_release(state)
+    assert state.promote("first").sequence == 2
+    assert kinds(state) == ["slot_reserved", "promoted"]
+
+
+def test_a_rollback_before_any_slot_changes_nothing(state: ModelState) -> None:
+    first_release(state)
+    assert state.roll_back("never-staged") is None
+    assert kinds(state) == ["slot_reserved", "promoted"]
+
+
+def test_a_promoted_release_gives_way_to_the_previous_one(state: ModelState) -> None:
+    first_release(state)
+    state.reserve_slot("second")
+    judged(state, 1)
+    judged(state, 2)
+    judged(state, 3, Decision.SHIP)
+    state.promote("second")
+    state.roll_back("second", note=Note(who="person ann", why="complaints"))
+    champion = state.champion()
+    assert champion is not None
+    assert champion.release_id == "first"
+    with pytest.raises(BadRequestError, match="previous release still loaded, found none"):
+        state.roll_back("first")
+
+
+def test_another_plan_in_the_middle_of_a_release_is_refused(state: ModelState) -> None:
+    in_step_1(state)
+    state.record_verdict("second", 1, Decision.PROCEED, numbers={})
+    with pytest.raises(BadRequestError, match="fixed by its release request"):
+        state.begin_step("second", 2, PLANS["day"], per_try_timeout_ms=50)
+
+
+def test_renewal_moves_the_expiry_and_writes_no_ledger(state: ModelState) -> None:
+    in_step_1(state)
+    before = state.peek()
+    later = replace(state, clock=lambda: 1_700_000_100.0)
+    assert later.renew("second", 30) is Phase.STEPPING
+    record = state.peek()
+    assert record.lease.renewals == before.lease.renewals + 1
+    assert record.lease.expires_at == 1_700_000_130.0
+    assert record.sequence == before.sequence
+
+
+def test_a_lapse_pauses_at_nothing_and_renewal_resumes(state: ModelState) -> None:
+    in_step_1(state)
+    assert state.lapse("second", state.peek().lease.renewals) is Phase.PAUSED
+    assert state.peek().status.share == 0
+    assert state.renew("second", 30) is Phase.STEPPING
+    assert state.peek().status.share == 500
+    assert kinds(state)[-2:] == ["paused", "resumed"]
+
+
+def test_a_lapse_of_a_lease_that_was_renewed_meanwhile_is_none(state: ModelState) -> None:
+    in_step_1(state)
+    old = state.peek().lease.renewals
+    state.renew("second", 30)
+    assert state.lapse("second", old) is Phase.STEPPING
+
+
+def test_renewing_for_another_release_changes_nothing(state: ModelState) -> None:
+    in_step_1(state)
+    text = state.path.read_text()
+    state.renew("third", 30)
+    assert state.path.read_text() == text
+
+
+def test_fifty_threads_that_promote_write_one_entry(state: ModelState) -> None:
+    state.reserve_slot("first", bundle=BUNDLE)
+    with ThreadPoolExecutor(50) as pool:
+        found = list(pool.map(lambda _: state.promote("first").digest, range(50)))
+    assert len(set(found)) == 1
+    assert kinds(state) == ["slot_reserved", "promoted"]
+    assert state.verify() == []
+
+
+def _reserve(folder: str, number: int) -> str:
+    try:
+        a_state(Path(folder)).reserve_slot(f"release-{number}")
+    except BadRequestError:
+        return "refused"
+    return "reserved"
+
+
+def test_of_fifty_releases_in_four_processes_one_gets_the_slot(tmp_path: Path) -> None:
+    with multiprocessing.get_context("spawn").Pool(4) as pool:
+        found = pool.starmap(_reserve, [(str(tmp_path), number) for number in range(50)])
+    assert Counter(found) == {"reserved": 1, "refused": 49}
+    assert a_state(tmp_path).verify() == []
+
+
+def test_a_ledger_object_that_a_crash_left_out_is_written_by_the_next_reader(
+    state: ModelState,
+) -> None:
+    replace(state, store=None).reserve_slot("first")  # the write decides, the ledger is behind
+    assert state.verify() == ["ledger/shop/00000001.json: missing (the tail was cut)"]
+    state.read()
+    assert state.verify() == []
+
+
+def test_several_entries_without_a_store_are_all_caught_up(state: ModelState) -> None:
+    in_step_1(state)
+    without = replace(state, store=None)
+    without.lapse("second", 1)
+    without.renew("second", 30)
+    without.lapse("second", 2)
+    assert kinds(state)[-3:] == ["paused", "resumed", "paused"]
+    assert state.verify() == []
+
+
+class AwayStore(ObjectStore):
+    def put_if_absent(self, path: str, data: bytes) -> bool:
+        message = "the store is away"
+        raise StoreUnavailableError(message)
+
+
+def test_a_rollback_does_not_wait_for_a_store_that_is_away(state: ModelState) -> None:
+    in_step_1(state)
+    away = replace(state, store=AwayStore(state.store.url))  # type: ignore[union-attr]
+    assert away.roll_back("second") is not None
+    assert state.peek().status.phase is Phase.SERVING
+    assert kinds(state)[-1] == "rolled_back"
+    assert state.verify() == []
+
+
+def test_a_foreign_object_in_the_ledgers_place_is_found(state: ModelState) -> None:
+    assert state.store is not None
+    state.store.put_if_absent(entry_path("shop", 1), b"foreign")
+    state.reserve_slot("first")
+    with pytest.raises(CorruptArtifactError, match="00000001"):
+        state.read()
+    assert "edited" in state.verify()[0]
+
+
+def test_a_killed_writer_leaves_the_old_record(state: ModelState) -> None:
+    first_release(state)
+    text = state.path.read_text()
+    (state.folder / ".state.json.1.abc").write_text("half a rec")
+    assert state.path.read_text() == text
+    assert state.champion() is not None
+
+
+@pytest.mark.parametrize("name", ("", "Shop", "a/b", "../x", "a" * 41))
+def test_strange_model_names_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(BadRequestError, match="model: expected a name"):
+        open_state(tmp_path, name)
+
+
+def test_a_record_of_a_newer_format_is_refused(state: ModelState) -> None:
+    first_release(state)
+    state.path.write_text(state.path.read_text().replace("rollout_state/1", "rollout_state/2"))
+    with pytest.raises(BadRequestError, match="written by a newer Headrace"):
+        state.peek()
+
+
+def test_three_colours_go_round(state: ModelState) -> None:
+    def release(name: str, number: int) -> Colour:
+        colour, found = state.reserve_slot(name)
+        assert found == number
+        for step, said in ((1, Decision.PROCEED), (2, Decision.PROCEED), (3, Decision.SHIP)):
+            begin(state, step, name)
+            state.record_verdict(name, step, said, numbers={})
+        state.promote(name)
+        return colour
+
+    first_release(state)
+    found = [release(f"r{number}", number) for number in range(2, 6)]
+    assert found == [Colour.GREEN, Colour.VIOLET, Colour.BLUE, Colour.GREEN]
+
+
+def _all_files(folder: Path) -> Iterable[Path]:
+    return (Path(root) / name for root, _, names in os.walk(folder) for name in names)
+
+
+def test_no_scratch_file_is_left(state: ModelState, tmp_path: Path) -> None:
+    in_step_1(state)
+    assert [path.name for path in _all_files(tmp_path) if path.name.startswith(".")] == []

@@ -1,0 +1,147 @@
+"""The stage that trains: features in, a model with its baselines out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pytest
+import torch
+
+from tasks.contracts.artifacts import Manifest
+from tasks.contracts.columns import Period
+from tasks.contracts.requests import ReleaseRequest, plan_named
+from tasks.contracts.stage_io import StageContext, StageInput
+from tasks.models.interactions import EventRows, Interactions
+from tasks.models.registry import load_model
+from tasks.stages import train_model
+
+USERS, STEPS, ITEMS = 8, 12, 10
+
+
+@pytest.fixture
+def features(tmp_path: Path) -> Path:
+    """Eight users take one item a step, going round ten shelves."""
+    user = np.repeat(np.arange(USERS), STEPS)
+    step = np.tile(np.arange(STEPS), USERS)
+    rows = EventRows(
+        item_ids=np.asarray([f"i{place}" for place in range(ITEMS)]),
+        user_ids=np.asarray([f"u{place}" for place in range(USERS)]),
+        user=user,
+        item=(user + step) % ITEMS + 1,
+        basket=step,
+        event_type=np.full(len(user), 3),
+        time=step * 86400,
+        period=np.select(
+            [step >= 11, step >= 10, step >= 8], [Period.CANARY, Period.GATE, Period.SELECT], 0
+        ),
+        repeats_allowed=True,
+        baskets=True,
+        order_only=False,
+    )
+    folder = tmp_path / "features"
+    folder.mkdir()
+    Interactions.from_rows(rows).save(folder / "interactions.npz")
+    return folder
+
+
+def context_of(folder: Path, features: Path, recipe: str) -> StageContext:
+    release = ReleaseRequest(
+        release_id="r1",
+        model="recommender",
+        dataset="complete-journey",
+        as_of="2018-01-02T00:00:00Z",
+        recipe=recipe,
+        compression="none",
+        plan=plan_named("replay"),
+    )
+    out, work = folder / "out", folder / "work"
+    out.mkdir(parents=True)
+    work.mkdir()
+    manifest = cast("Manifest", None)  # the runner checks manifests; this stage reads the payload
+    return StageContext(
+        inputs={"features": StageInput(address="feature_set/x", manifest=manifest, path=features)},
+        out=out,
+        work=work,
+        progress=lambda _sentence, _fraction: None,
+        store_url="file:///nowhere",
+        release=release,
+    )
+
+
+def payload(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_the_blend_and_every_baseline_are_written_and_load(tmp_path, features):
+    context = context_of(tmp_path / "one", features, "blended_transformer")
+
+    outcome = train_model.run(context)
+
+    assert set(payload(context.out)) == {
+        "model.json",
+        "model.safetensors",
+        "curve.json",
+        "report.json",
+        *(
+            f"baselines/{name}.{kind}"
+            for name in ("popularity", "personal_frequency", "markov")
+            for kind in ("json", "safetensors")
+        ),
+    }
+    items, ago = torch.tensor([[0, 1, 2]]), torch.tensor([[0, 2, 1]])
+    for model in (
+        load_model(context.out),
+        load_model(context.out / "baselines", "markov"),
+        load_model(context.out / "baselines", "personal_frequency"),
+    ):
+        assert model(items, ago).shape == (1, ITEMS + 1)
+    report = json.loads((context.out / "report.json").read_text("utf-8"))
+    assert report["exclude_seen"] is False
+    assert set(report["select_ndcg10"]) == {"model", "popularity", "personal_frequency", "markov"}
+    assert outcome.sentence.startswith("blended_transformer: select NDCG@10")
+
+
+def test_two_runs_write_the_same_bytes(tmp_path, features):
+    for name in ("one", "two"):
+        train_model.run(context_of(tmp_path / name, features, "blended_transformer"))
+
+    assert payload(tmp_path / "one" / "out") == payload(tmp_path / "two" / "out")
+
+
+def test_a_first_release_of_popularity_learns_nothing_by_steps(tmp_path, features):
+    context = context_of(tmp_path / "one", features, "popularity")
+
+    train_model.run(context)
+
+    curve = json.loads((context.out / "curve.json").read_text("utf-8"))
+    assert curve["epochs"] == []
+    model = json.loads((context.out / "model.json").read_text("utf-8"))
+    assert model["architecture"] == "popularity"
+
+
+def test_where_nothing_is_taken_twice_seen_items_are_left_out(tmp_path, features):
+    once = replace(Interactions.load(features / "interactions.npz"), repeats_allowed=False)
+    once.save(features / "interactions.npz")
+    context = context_of(tmp_path / "one", features, "markov")
+
+    train_model.run(context)
+
+    report = json.loads((context.out / "report.json").read_text("utf-8"))
+    assert report["exclude_seen"] is True
+    assert not (context.out / "baselines" / "personal_frequency.json").exists()
+
+
+def test_recipe_and_seed_are_part_of_the_key(tmp_path, features):
+    one = train_model.configure(context_of(tmp_path / "one", features, "markov"))
+    other = train_model.configure(context_of(tmp_path / "two", features, "transformer"))
+
+    assert one != other
+    assert one["seed"] == 1

@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+
+from tasks.contracts.errors import BadRequestError
+from tasks.statistics.planner import users_needed, visible_effect
+from tasks.statistics.user_means import user_means, welch
+
+
+def test_the_textbook_case_is_worked_out_by_hand() -> None:
+    # One-sided 5 %, power 80 %: (1.6449 + .8416)^2 = 6.1826; sd .5, effect .05, halves:
+    # variance per user .25 * 4 = 1; 6.1826 / .0025 = 2473.03
+    needed = users_needed(
+        standard_deviation=0.5, effect=0.05, share=0.5, error_rate=0.05, power=0.8
+    )
+    assert needed == 2474
+
+
+def test_an_uneven_split_needs_more_users() -> None:
+    def needed(share: float) -> int:
+        return users_needed(
+            standard_deviation=0.5, effect=0.05, share=share, error_rate=0.05, power=0.8
+        )
+
+    assert needed(0.05) > 5 * needed(0.5)
+
+
+def test_with_the_planned_users_the_planned_effect_is_seen_as_often_as_planned() -> None:
+    draw = np.random.default_rng(3)
+    needed = users_needed(
+        standard_deviation=0.4, effect=0.08, share=0.5, error_rate=0.05, power=0.8
+    )
+    seen = 0
+    for _ in range(400):
+        candidate, stable = draw.normal(0.38, 0.4, needed // 2), draw.normal(0.30, 0.4, needed // 2)
+        found = welch(user_means(enumerate(candidate)), user_means(enumerate(stable)))
+        seen += found.p_not_above(0.0) <= 0.05
+    assert 0.74 < seen / 400 < 0.86
+
+
+def test_the_visible_effect_inverts_the_plan() -> None:
+    error = 0.5 * (4 / 2474) ** 0.5
+    assert visible_effect(standard_error=error, error_rate=0.05, power=0.8) == pytest.approx(
+        0.05, rel=1e-3
+    )
+
+
+@pytest.mark.parametrize(("effect", "share"), ((0.0, 0.5), (0.1, 0.0), (0.1, 1.0)))
+def test_impossible_plans_are_refused(effect: float, share: float) -> None:
+    with pytest.raises(BadRequestError, match="planner"):
+        users_needed(standard_deviation=1.0, effect=effect, share=share, error_rate=0.05, power=0.8)

@@ -1,0 +1,60 @@
+"""Weights come from the select period and from nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tasks.contracts.columns import Period
+from tasks.models.blend import PARTS
+from tasks.models.interactions import Interactions
+from tasks.training.blending import PartScores, choose_weights
+from tasks.training.make_model import Workshop, make_baselines, make_model
+from tasks.training.recipes import TransformerSettings, recipe_named
+
+
+def quiet(_sentence: str, _fraction: float | None) -> None:
+    """Say nothing."""
+
+
+def weights_of(interactions: Interactions, folder: Path) -> torch.Tensor:
+    tiny = TransformerSettings(
+        steps=4, width=8, layers=1, max_epochs=1, batch_windows=32, negatives=8
+    )
+    recipe = replace(recipe_named("blended_transformer", baskets=True), transformer=tiny)
+    workshop = Workshop(
+        interactions=interactions, recipe=recipe, seed=1, checkpoints=folder, progress=quiet
+    )
+    made, _ = make_model(workshop, make_baselines(workshop))
+    return made.model.get_buffer("weights")
+
+
+def test_later_periods_change_no_weight(small_shop, tmp_path):
+    later = np.isin(small_shop.period, [Period.GATE, Period.CANARY])
+    items = np.where(later, 1, small_shop.items).astype(np.int32)
+    changed = replace(small_shop, items=items)
+
+    expected = weights_of(small_shop, tmp_path / "one")
+
+    assert torch.equal(weights_of(changed, tmp_path / "two"), expected)
+
+
+def test_a_part_that_knows_the_answer_takes_over(small_shop):
+    examples = small_shop.examples(Period.SELECT)
+    rows = len(examples)
+    items = torch.arange(13).expand(rows, 13).clone()
+    scores = torch.zeros(rows, len(PARTS), 13)
+    scores[:, 0] = torch.linspace(0.13, 0.01, 13)  # always the same wrong order
+    truth = torch.zeros(rows, 13)
+    truth[torch.from_numpy(examples.target_rows()), torch.from_numpy(examples.targets).long()] = 0.5
+    scores[:, 2] = truth
+
+    weights = choose_weights(PartScores(scores=scores, items=items), examples, quiet)
+
+    mixed = torch.einsum("epc,p->ec", scores, torch.from_numpy(weights))[:, 1:]
+    best = mixed.topk(2, dim=1).indices + 1
+    wanted = torch.from_numpy(examples.targets.reshape(rows, 2)).long()
+    assert torch.equal(best.sort(dim=1).values, wanted.sort(dim=1).values)

@@ -1,0 +1,78 @@
+"""NDCG@10 and HR@10 with values worked out by hand."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from math import log2
+
+import numpy as np
+import pytest
+import torch
+
+from tasks.models.interactions import Examples
+from tasks.training.metrics import mean_by_user, rank, without_seen
+
+
+def examples(*targets: list[int], misses: tuple[int, ...] | None = None) -> Examples:
+    counts = [len(some) for some in targets]
+    return Examples(
+        user=np.arange(len(targets), dtype=np.int32),
+        end=np.ones(len(targets), dtype=np.int64),
+        step=np.ones(len(targets), dtype=np.int32),
+        target_offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        targets=np.asarray(functools.reduce(operator.iadd, targets, []), dtype=np.int32),
+        misses=np.asarray(misses or [0] * len(targets), dtype=np.int32),
+    )
+
+
+TOP = np.arange(1, 11, dtype=np.int64)[None]  # items 1..10, best first
+
+
+@pytest.mark.parametrize(
+    ("targets", "expected"),
+    (
+        pytest.param([1], 1.0, id="one target in the first place is perfect"),
+        pytest.param([3], 1 / log2(4), id="one target in the third place gives one over log2 of 4"),
+        pytest.param([10], 1 / log2(11), id="the tenth place still counts"),
+        pytest.param([11], 0.0, id="the eleventh place does not"),
+        pytest.param(
+            [2, 1], 1.0, id="a basket whose items fill the first places is perfect in any order"
+        ),
+        pytest.param(
+            [1, 20],
+            1 / (1 + 1 / log2(3)),
+            id="half a basket is measured against the best order of both",
+        ),
+        pytest.param(list(range(1, 15)), 1.0, id="more than ten targets can be perfect too"),
+    ),
+)
+def test_ndcg_of_one_example(targets, expected):
+    assert rank(TOP, examples(targets)).ndcg[0] == pytest.approx(expected)
+
+
+def test_a_target_outside_the_vocabulary_is_a_miss_in_the_ideal():
+    found = rank(TOP, examples([1], misses=(1,)))
+
+    assert found.ndcg[0] == pytest.approx(1 / (1 + 1 / log2(3)))
+    assert found.hit[0] == 1.0
+
+
+def test_a_target_of_one_example_is_no_hit_of_another():
+    found = rank(np.repeat(TOP, 2, axis=0), examples([1], [30]))
+
+    assert found.hit.tolist() == [1.0, 0.0]
+
+
+def test_a_user_with_many_examples_counts_once():
+    found = mean_by_user(np.asarray([1.0, 0.0, 0.5]), np.asarray([4, 4, 9], dtype=np.int32))
+
+    assert found.tolist() == [0.5, 0.5]
+
+
+def test_seen_items_are_left_out_where_repeats_do_not_count():
+    scores = torch.tensor([[-1e9, 3.0, 2.0, 1.0]])
+
+    left = without_seen(scores, torch.tensor([[0, 1, 1]]))
+
+    assert left.argsort(dim=1, descending=True)[0, :2].tolist() == [2, 3]

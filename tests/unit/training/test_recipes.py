@@ -1,0 +1,30 @@
+"""Recipes are named functions; the trigger form shows the same names."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tasks.contracts import catalogues
+from tasks.contracts.errors import BadRequestError
+from tasks.training.recipes import RECIPES, recipe_named
+
+
+def test_the_trigger_form_offers_exactly_the_recipes_that_exist():
+    assert set(RECIPES) == set(catalogues.RECIPES)
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+@pytest.mark.parametrize("baskets", (True, False), ids=["baskets", "plain sequences"])
+def test_every_setting_of_a_recipe_is_part_of_the_key(name, baskets):
+    resolved = recipe_named(name, baskets=baskets).resolved()
+
+    assert json.loads(json.dumps(resolved)) == resolved
+    assert resolved["name"] == name
+    assert resolved["threads"] >= 1
+
+
+def test_an_unknown_recipe_is_refused_with_the_known_ones():
+    with pytest.raises(BadRequestError, match=r"blended_transformer.*found 'magic'"):
+        recipe_named("magic", baskets=True)
