@@ -13,13 +13,18 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import (
+    AirflowException,
+    AirflowFailException,
+    AirflowSkipException,
+    AirflowTaskTimeout,
+)
 
 from headrace_airflow.deployment import Deployment
 from headrace_airflow.links import ArtifactLink, GateReportLink
 from headrace_airflow.pod_profiles import POD_PROFILES
 from headrace_airflow.sealed_store import SealedStore
-from headrace_airflow.stage_call import StageCall, StageEnd, conclude
+from headrace_airflow.stage_call import StageCall, StageEnd, conclude, last_word
 from tasks.contracts.artifacts import parse_termination
 from tasks.contracts.errors import HeadraceError
 from tasks.contracts.stages import Stage
@@ -48,6 +53,14 @@ class LocalStageOperator(BaseOperator):
 
     def execute(self, context: Any) -> str:
         """Run the stage and return its artifact's address."""
+        try:
+            return self._sealed(context)
+        except AirflowSkipException:
+            raise
+        except (AirflowException, AirflowTaskTimeout) as error:
+            raise last_word(self.call, error, context["ti"], int(self.retries)) from error
+
+    def _sealed(self, context: Any) -> str:
         try:
             request = self.call.request(context, self.deployment.store_url)
             self.call.skip_if_told(request, context)

@@ -42,6 +42,7 @@ def run_stage(
     settings_from: SettingsRule | None = None,
     reads_from: ReadsRule | None = None,
     skip_when: SkipRule | None = None,
+    fails_nothing: bool = False,
     task_id: str | None = None,
     **airflow: Any,
 ) -> Made:
@@ -55,6 +56,7 @@ def run_stage(
         settings_from=settings_from,
         reads_from=reads_from,
         skip_when=skip_when,
+        fails_nothing=fails_nothing,
     )
     task = _operator(call, task_id=task_id or stage.value, **airflow)
     if not STAGE_FACTS[stage].gated:

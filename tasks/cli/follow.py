@@ -11,14 +11,16 @@ from tasks.cli.airflow_api import Airflow, AirflowUnreachableError, TaskRun
 from tasks.contracts.artifacts import Address, parse_termination
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 POLL_SECONDS = 1.0
 DETAIL_SECONDS = 2.0
 PATIENCE_SECONDS = 120.0  # Airflow's API may restart while a release runs
+BAKE = "bake"
 RUNNING_STATES = frozenset({"running", "deferred", "up_for_retry"})
 _PROGRESS = re.compile(r"^[a-z_]+: *(\d+%)? ?(.*)$")
 _SEALED = re.compile(r"^sealed \S+ manifest sha256:[0-9a-f]{64} \| (?P<sentence>.*)$", re.DOTALL)
+_NO_WORDS = ("::", "Could not read served logs")  # groups of a log; a task that no worker ran
 _REFUSAL_KEY = "refusal"
 
 
@@ -71,6 +73,7 @@ class Follower:
     airflow: Airflow
     dag: str
     run: str
+    traffic_words: Callable[[], str]  # how far the shoppers are, for the tasks that only wait
     _ended: dict[tuple[str, int, str], TaskView] = field(default_factory=dict)
     _asked: dict[str, tuple[float, str]] = field(default_factory=dict)
     _since: dict[tuple[str, int], float] = field(default_factory=dict)
@@ -130,6 +133,8 @@ class Follower:
         )
 
     def _progress(self, row: TaskRun) -> str:
+        if row.task_id.endswith(f".{BAKE}"):
+            return self.traffic_words()
         asked_at, sentence = self._asked.get(row.task_id, (0.0, ""))
         if time.monotonic() - asked_at < DETAIL_SECONDS:
             return sentence
@@ -160,5 +165,5 @@ def _last_sealed(lines: Sequence[str]) -> str:
 
 
 def _last_said(lines: Sequence[str]) -> str:
-    spoken = [line.strip() for line in lines if line.strip() and not line.startswith("::")]
+    spoken = [line.strip() for line in lines if line.strip() and not line.startswith(_NO_WORDS)]
     return spoken[-1][:500] if spoken else ""

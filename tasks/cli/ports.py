@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
+import getpass
 import socket
-from dataclasses import dataclass
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from tasks.contracts.errors import BadRequestError
 
@@ -39,21 +43,51 @@ def is_free(port: int) -> bool:
     return True
 
 
-def next_free(start: int, taken: set[int]) -> int:
-    """Return the first free port from `start` on that is not in `taken`, which it joins."""
-    for port in range(start, start + _TRIES):
-        if port not in taken and is_free(port):
-            taken.add(port)
-            return port
-    message = f"ports: expected a free one in {start}..{start + _TRIES - 1}, found none"
-    raise BadRequestError(message)
+@dataclass(kw_only=True)
+class PortBook:
+    """Ports promised to the parts of one stack while this process lives.
+
+    A part may listen minutes after its port was chosen: a locked file per port keeps the stacks of
+    a user's other checkouts from choosing it meanwhile.
+    """
+
+    folder: Path
+    _held: list[IO[str]] = field(default_factory=list)
+
+    def next_free(self, start: int) -> int:
+        """Promise the first port from `start` on that nobody listens on and nobody was promised."""
+        for port in range(start, start + _TRIES):
+            if is_free(port) and self._promise(port):
+                return port
+        message = f"ports: expected a free one in {start}..{start + _TRIES - 1}, found none"
+        raise BadRequestError(message)
+
+    def choose(self, wanted: Mapping[str, int]) -> ChosenPorts:
+        """Promise a port for each name, from the wanted one upwards."""
+        ports, notes = {}, []
+        for name, usual in wanted.items():
+            ports[name] = self.next_free(usual)
+            if ports[name] != usual:
+                notes.append(f"port {usual} is taken: {name} listens on {ports[name]}")
+        return ChosenPorts(ports=ports, notes=tuple(notes))
+
+    def close(self) -> None:
+        """Take back all promises."""
+        while self._held:
+            self._held.pop().close()
+
+    def _promise(self, port: int) -> bool:
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle = (self.folder / str(port)).open("a")
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.close()
+            return False
+        self._held.append(handle)
+        return True
 
 
-def choose_ports(wanted: Mapping[str, int], taken: set[int]) -> ChosenPorts:
-    """Return a free port for each name, from the wanted one upwards."""
-    ports, notes = {}, []
-    for name, usual in wanted.items():
-        ports[name] = next_free(usual, taken)
-        if ports[name] != usual:
-            notes.append(f"port {usual} is taken: {name} listens on {ports[name]}")
-    return ChosenPorts(ports=ports, notes=tuple(notes))
+def default_folder() -> Path:
+    """Return the folder in which this user's stacks promise ports."""
+    return Path(tempfile.gettempdir()) / f"headrace-ports-{getpass.getuser()}"

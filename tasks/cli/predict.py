@@ -63,8 +63,9 @@ def run(options: argparse.Namespace, console: Console) -> int:
     max_length = int(str(read_payload(store, bundle, "bundle.json")["max_length"]))
     history = history_of(features, options.user, max_length)
     answer = ask(router, options.model, options.user, history)
-    titles = titles_of(features, [*answer.items[: options.k], *history.items[-SHOWN_HISTORY:]])
-    lately = "; ".join(titles[item][0] for item in history.items[-SHOWN_HISTORY:][::-1])
+    latest = history.items[: -SHOWN_HISTORY - 1 : -1]
+    titles = titles_of(features, [*answer.items, *latest])
+    lately = "; ".join(titles[item][0] for item in latest) or "nothing"
     console.say(f"user {options.user}, {len(history.items)} items known, lately: {lately}")
     rows = [
         (str(place), item, *titles[item], f"{score:.4f}")

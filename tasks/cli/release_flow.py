@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from tasks.cli.conclusion import COLUMNS, Ending, conclude, stage_rows
 from tasks.cli.follow import Follower
+from tasks.cli.home import Home, read_json
 from tasks.cli.screens import screen_for
 from tasks.cli.stack import airflow_of, the_running
 from tasks.cli.stores import open_store
@@ -20,7 +21,6 @@ from tasks.rollout.state import open_state
 if TYPE_CHECKING:
     from tasks.cli.airflow_api import Airflow
     from tasks.cli.console import Console
-    from tasks.cli.home import Home
     from tasks.contracts.json_types import Json
 
 RELEASE_DAG = "release_recommender"
@@ -81,7 +81,12 @@ def release_one(home: Home, form: Form, console: Console) -> Ending:
     title = f"release {run}: {form.recipe} on {form.dataset} for {form.model}"
     console.say(f"{title}\n  {airflow.base_url}/dags/{RELEASE_DAG}/runs/{run}")
     with screen_for(console, "") as screen:
-        view = Follower(airflow=airflow, dag=RELEASE_DAG, run=run).follow(screen)
+        view = Follower(
+            airflow=airflow,
+            dag=RELEASE_DAG,
+            run=run,
+            traffic_words=lambda: traffic_words(home, form.model, run),
+        ).follow(screen)
     store = open_store(home)
     rows = [row.cells() for row in stage_rows(view, store)]
     seconds = time.monotonic() - started
@@ -92,6 +97,18 @@ def release_one(home: Home, form: Form, console: Console) -> Ending:
     for line in ending.lines:
         console.say(f"  {line}")
     return ending
+
+
+def traffic_words(home: Home, model: str, release_id: str) -> str:
+    """Return how far the replay of this release's traffic step is, as the shoppers wrote it down."""
+    path = home.state / model / "traffic" / "progress.json"
+    record = read_json(path) if path.exists() else {}
+    if record.get("release_id") == release_id:
+        return (
+            f"{record.get('sent')} of {record.get('planned')} requests asked "
+            f"{record.get('requests')}, users {record.get('users')}, failed {record.get('failed')}"
+        )
+    return "waiting for the first users"
 
 
 def _demand_free(home: Home, model: str) -> None:

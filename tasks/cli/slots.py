@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tasks.cli.parts import Part
-from tasks.cli.ports import FIRST_SLOT_PORT, LOOPBACK, next_free
+from tasks.cli.ports import FIRST_SLOT_PORT, LOOPBACK, PortBook
 from tasks.contracts.json_types import pretty_json
 from tasks.contracts.requests import MODEL_NAME
 from tasks.contracts.state_file import replace_text
@@ -39,7 +39,7 @@ class SlotBoard:
     """Hands out slots to models as they appear; a model keeps its ports while the stack runs."""
 
     state: Path
-    taken: set[int]
+    book: PortBook
     _slots: dict[str, tuple[Slot, ...]] = field(default_factory=dict)
 
     def slots(self) -> list[Slot]:
@@ -56,8 +56,8 @@ class SlotBoard:
         return Slot(
             model=model,
             colour=colour,
-            grpc=next_free(FIRST_SLOT_PORT, self.taken),
-            rest=next_free(FIRST_SLOT_PORT, self.taken),
+            grpc=self.book.next_free(FIRST_SLOT_PORT),
+            rest=self.book.next_free(FIRST_SLOT_PORT),
             folder=folder,
         )
 

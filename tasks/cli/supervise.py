@@ -8,7 +8,7 @@ import uuid
 from typing import TYPE_CHECKING
 
 from tasks.cli.home import Home, Secrets, write_private
-from tasks.cli.ports import LOOPBACK, USUAL_PORTS, choose_ports
+from tasks.cli.ports import LOOPBACK, USUAL_PORTS, PortBook, default_folder
 from tasks.cli.processes import Identity
 from tasks.cli.slots import SlotBoard
 from tasks.cli.stack import settings
@@ -39,8 +39,8 @@ def run(_options: argparse.Namespace, console: Console) -> int:
 
 
 def _supervise(home: Home) -> None:
-    taken: set[int] = set()
-    chosen = choose_ports(USUAL_PORTS, taken)
+    book = PortBook(folder=default_folder())
+    chosen = book.choose(USUAL_PORTS)
     secrets = Secrets.load_or_make(home)
     write_private(passwords_file(home), json.dumps({AIRFLOW_USER: secrets.airflow_password}))
     stack = Stack(home=home, ports=chosen.ports, secrets=secrets)
@@ -51,7 +51,7 @@ def _supervise(home: Home) -> None:
         admin_port=ports["router-admin"],
         host=LOOPBACK,
     )
-    board = SlotBoard(state=home.state, taken=taken)
+    board = SlotBoard(state=home.state, book=book)
     stack_id = uuid.uuid4().hex
     me = Identity.of(os.getpid())
 

@@ -42,7 +42,7 @@ class GateCheck:
     def sentence(self) -> str:
         """Return `price: min 0 expected, -4.0 found in 118 of 2.1M rows (e.g. item 88121)`."""
         where = f" {self.where}" if self.where else ""
-        return bounded(f"{self.name}: {self.expected} expected, {self.found} found{where}", 300)
+        return bounded(f"{self.name}: {self.expected} expected, {self.found} found{where}", 500)
 
 
 @dataclass(frozen=True, kw_only=True)

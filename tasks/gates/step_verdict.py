@@ -31,6 +31,7 @@ class Seen:
     requests: int
     failed: int
     fell_back: int
+    not_asked: int  # its slot was ejected: they never met it
     quantiles: Mapping[str, Mapping[str, Json]]  # p50_ms, p95_ms, p99_ms where there were requests
 
 
@@ -61,7 +62,7 @@ def suite(payload: Payload, wanted: StepBounds) -> Suite:
 def _seen(record: Mapping[str, Any]) -> Seen:
     quantiles = {name: record[name] for name in ("p50_ms", "p95_ms", "p99_ms") if record.get(name)}
     counts = {name: int(record[name]) for name in ("users", "requests", "failed", "fell_back")}
-    return Seen(**counts, quantiles=quantiles)
+    return Seen(**counts, not_asked=int(record.get("not_asked", 0)), quantiles=quantiles)
 
 
 def _step_number(verdict: dict[str, Json], wanted: StepBounds) -> Measurement:
@@ -101,15 +102,16 @@ def _sample_ratio(candidate: Seen, stable: Seen, wanted: StepBounds, place: int)
 
 def _errors(candidate: Seen, wanted: StepBounds) -> Measurement:
     bad = candidate.failed + candidate.fell_back
-    bound = rate_lower_bound(bad, candidate.requests, RATE_ERROR_RATE)
+    asked = candidate.requests - candidate.not_asked
+    bound = rate_lower_bound(bad, asked, RATE_ERROR_RATE)
     return Measurement(
         name="errors of the candidate",
-        value=bound if candidate.requests else 0.0,
+        value=bound if asked else 0.0,
         maximum=wanted.max_error_ratio,
         unit="share",
         expected=f"at most {in_words(wanted.max_error_ratio, 'share')}",
         where=f"as lower bound ({candidate.failed} failed and {candidate.fell_back} taken over "
-        f"by stable of {candidate.requests:,} requests)",
+        f"by stable of {asked:,} requests that met its slot)",
         why="The candidate's server fails or hangs: users were answered by stable.",
     )
 

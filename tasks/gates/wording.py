@@ -6,6 +6,9 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Literal
 
+from tasks.contracts.errors import bounded
+
+MAX_TEXT = 200  # of a found value; signatures are the longest
 Unit = Literal["number", "count", "share", "ms", "bytes", "ratio"]
 
 
@@ -14,7 +17,7 @@ def in_words(value: object, unit: Unit = "number") -> str:
     if value is None:
         return "nothing"
     if isinstance(value, str):
-        return value if len(value) <= 80 else f"{value[:77]}..."
+        return bounded(value, MAX_TEXT)
     if isinstance(value, bool):
         return "yes" if value else "no"
     number = float(value)  # type: ignore[arg-type]  # numpy scalars

@@ -17,7 +17,6 @@ class BlendedRecommender(nn.Module):
     """Scores are mixtures of four distributions over items; weights come from the select period."""
 
     popularity: Tensor
-    return_rates: Tensor
     weights: Tensor
     penalty: Tensor
 
@@ -33,13 +32,12 @@ class BlendedRecommender(nn.Module):
         self.markov = markov
         self.transformer = transformer
         self.register_buffer("popularity", torch.zeros(num_items + 1))  # shares
-        self.register_buffer("return_rates", torch.ones(num_items + 1))
         self.register_buffer("weights", torch.ones(len(PARTS)))
         self.register_buffer("penalty", padding_penalty(num_items))
 
     def parts(self, items: Tensor, steps_ago: Tensor) -> tuple[Tensor, ...]:
         """Return the distributions in the order of PARTS, each [B, I + 1]."""
-        frequency = share(self.frequency.counts(items, steps_ago) * self.return_rates.unsqueeze(0))
+        frequency = share(self.frequency.counts(items, steps_ago))
         markov = share(self.markov.transitions(items, steps_ago))
         transformer = torch.softmax(self.transformer(items, steps_ago), dim=1)
         popularity = torch.zeros_like(frequency) + self.popularity.unsqueeze(0)

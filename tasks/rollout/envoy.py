@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import importlib.util
 import shutil
 from dataclasses import dataclass
@@ -9,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.contracts.errors import BadRequestError
-from tasks.contracts.json_types import pretty_json
+from tasks.contracts.json_types import parse_object, pretty_json
 from tasks.contracts.state_file import replace_text
 from tasks.rollout.assignment import LUA_BUCKET
 from tasks.rollout.routes import BUCKET_HEADER, Config, render_clusters, render_routes
@@ -117,6 +119,19 @@ def write_bootstrap(files: RouterFiles, *, port: int, admin_port: int, host: str
     replace_text(files.bootstrap, pretty_json(bootstrap(files, port, admin_port, host)))
 
 
+def reopen_log(files: RouterFiles) -> bool:
+    """Tell the running Envoy to open its access log anew; False when it does not answer."""
+    try:
+        record: Any = parse_object(files.bootstrap.read_bytes(), str(files.bootstrap))
+        admin = record["admin"]["address"]["socket_address"]
+        connection = http.client.HTTPConnection(admin["address"], admin["port_value"], timeout=1)
+        with contextlib.closing(connection):
+            connection.request("POST", "/reopen_logs")
+            return connection.getresponse().status == http.client.OK
+    except (OSError, KeyError, BadRequestError, http.client.HTTPException):
+        return False
+
+
 def bootstrap(files: RouterFiles, port: int, admin_port: int, host: str = "127.0.0.1") -> Config:
     """Return Envoy's static configuration; the admin port is for loopback only."""
     return {
@@ -147,9 +162,9 @@ def _listener(files: RouterFiles, host: str, port: int) -> Config:
 
 
 def _connection_manager(files: RouterFiles) -> Config:
-    http = f"{_TYPE}.extensions.filters.http"
-    lua = {"@type": f"{http}.lua.v3.Lua", "default_source_code": {"inline_string": _LUA}}
-    router = {"@type": f"{http}.router.v3.Router", "suppress_envoy_headers": True}
+    filters = f"{_TYPE}.extensions.filters.http"
+    lua = {"@type": f"{filters}.lua.v3.Lua", "default_source_code": {"inline_string": _LUA}}
+    router = {"@type": f"{filters}.router.v3.Router", "suppress_envoy_headers": True}
     return {
         "@type": f"{_TYPE}.extensions.filters.network.http_connection_manager.v3"
         ".HttpConnectionManager",

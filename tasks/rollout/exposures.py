@@ -7,8 +7,9 @@ import hmac
 import json
 import os
 import secrets
+import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,13 @@ from tasks.contracts.state_file import replace_text
 from tasks.rollout.envoy import RouterFiles, router_files
 
 READ_BYTES = 4 * 1024 * 1024
+MAX_LOG_BYTES = 16 * 1024 * 1024
+QUIET_SECONDS = 2.0  # Envoy flushes far more often
+
+
+def never_reopened() -> bool:
+    """Stand for an Envoy that cannot be told: its log is never removed."""
+    return False
 
 
 def rollout_folder(state_dir: Path, model: str, rollout: str) -> Path:
@@ -74,12 +82,16 @@ class ExposureLander:
     """Moves complete lines from the access log to `exposures.jsonl` of their rollout.
 
     The place in the log is written after the lines: a crash between lands lines twice, equal byte
-    for byte, and whoever reads exposures drops equal lines.
+    for byte, and whoever reads exposures drops equal lines. A long log, which names users, is set
+    aside, landed to its end and removed.
     """
 
     state_dir: Path
     key: bytes
+    reopen: Callable[[], bool] = never_reopened  # tells Envoy to open its log anew
+    max_log_bytes: int = MAX_LOG_BYTES
     bad_lines: int = 0
+    _reopened: bool = False
 
     @property
     def files(self) -> RouterFiles:
@@ -87,34 +99,72 @@ class ExposureLander:
         return router_files(self.state_dir)
 
     @property
-    def _place_file(self) -> Path:
-        return self.files.folder / "landed.json"
+    def _set_aside(self) -> Path:
+        return self.files.access_log.with_suffix(".aside.jsonl")
 
     def land(self) -> int:
         """Land what is new; return how many exposures."""
+        landed = self._land_file(self._set_aside) + self._land_file(self.files.access_log)
+        self._rotate()
+        return landed
+
+    def _land_file(self, path: Path) -> int:
         try:
-            status = self.files.access_log.stat()
+            status = path.stat()
         except FileNotFoundError:
             return 0
-        offset = self._offset(status)
-        if offset >= status.st_size:
+        offsets = self._offsets()
+        offset = offsets.get(str(status.st_ino), 0)
+        if offset > status.st_size:  # another file with the same inode
+            offset = 0
+        if offset == status.st_size:
             return 0
-        with self.files.access_log.open("rb") as reader:
+        with path.open("rb") as reader:
             reader.seek(offset)
             data = reader.read(READ_BYTES)
         complete = data[: data.rfind(b"\n") + 1]
         landed = self._append(complete.splitlines())
-        place = {"format": "landed/1", "inode": status.st_ino, "offset": offset + len(complete)}
-        replace_text(self._place_file, canonical_json(place), durable=False)
+        self._note({**offsets, str(status.st_ino): offset + len(complete)})
         return landed
 
-    def _offset(self, status: os.stat_result) -> int:
+    def _rotate(self) -> None:
+        """Set a long log aside; remove it when Envoy writes to another one and all has landed."""
+        if not self._set_aside.exists():
+            if not self._has_landed(self.files.access_log, at_least=self.max_log_bytes):
+                return
+            self.files.access_log.rename(self._set_aside)
+            self._reopened = False
+        if not self._reopened:
+            self._reopened = self.reopen()
+            return
+        quiet = time.time() - self._set_aside.stat().st_mtime > QUIET_SECONDS
+        if quiet and self._has_landed(self._set_aside):
+            inode = str(self._set_aside.stat().st_ino)
+            self._set_aside.unlink()
+            self._note({name: place for name, place in self._offsets().items() if name != inode})
+
+    def _has_landed(self, path: Path, *, at_least: int = 0) -> bool:
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            return False
+        place = self._offsets().get(str(status.st_ino), 0)
+        return status.st_size >= at_least and place == status.st_size
+
+    @property
+    def _place_file(self) -> Path:
+        return self.files.folder / "landed.json"
+
+    def _offsets(self) -> dict[str, int]:
         try:
             place: Any = parse_object(self._place_file.read_bytes(), str(self._place_file))
         except FileNotFoundError:
-            return 0
-        same = place["inode"] == status.st_ino and place["offset"] <= status.st_size
-        return int(place["offset"]) if same else 0
+            return {}
+        return dict(place["offsets"])
+
+    def _note(self, offsets: Mapping[str, int]) -> None:
+        place = {"format": "landed/1", "offsets": dict(offsets)}
+        replace_text(self._place_file, canonical_json(place), durable=False)
 
     def _append(self, lines: Iterable[bytes]) -> int:
         by_rollout: defaultdict[Path, list[dict[str, Any]]] = defaultdict(list)

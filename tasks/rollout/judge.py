@@ -17,6 +17,8 @@ from tasks.statistics.sequential import look_levels
 from tasks.statistics.user_means import Difference, welch
 
 RATE_ERROR_RATE = 0.01  # how often a healthy candidate's rate is called too high, per step
+MAX_SLOW_SHARE = 0.05  # what a p95 within the plan's bound leaves over it
+MIN_ANSWERED_SHARE = 0.9
 PLANNED_POWER = 0.8
 LOOKS = (1.0,)  # shares of the ship step's data at which it is tested: once, when it has baked
 
@@ -89,7 +91,7 @@ class StepVerdict:
 def judge(seen: StepObservation) -> StepVerdict:
     """Judge guardrails, and at the ship step the outcome; inconclusive keeps the champion."""
     step = seen.plan.steps[seen.step - 1]
-    guardrails = (_sample_ratio(seen), _errors(seen), _latency(seen))
+    guardrails = (_sample_ratio(seen), _errors(seen), _slow(seen), _latency(seen))
     enough = _enough_users(seen)
     if any(check.passed is False for check in guardrails):
         return _verdict(seen, Decision.ROLL_BACK, (enough, *guardrails))
@@ -97,10 +99,11 @@ def judge(seen: StepObservation) -> StepVerdict:
         return _verdict(seen, Decision.KEEP_CHAMPION, (enough, *guardrails))
     if step.judgement == "guardrails":
         return _verdict(seen, Decision.PROCEED, (enough, *guardrails))
+    met = _met(seen)
     effect = measure_effect(seen)
-    return _verdict(
-        seen, _ship(effect), (enough, *guardrails, _outcome(seen, effect)), effect=effect
-    )
+    decision = _ship(effect) if met.passed else Decision.KEEP_CHAMPION
+    checks = (enough, *guardrails, met, _outcome(seen, effect))
+    return _verdict(seen, decision, checks, effect=effect)
 
 
 def _ship(effect: Effect) -> Decision:
@@ -138,15 +141,48 @@ def _sample_ratio(seen: StepObservation) -> Check:
 def _errors(seen: StepObservation) -> Check:
     candidate, limit = seen.candidate, seen.plan.max_error_ratio
     bad = candidate.failed + candidate.fell_back
-    bound = rate_lower_bound(bad, candidate.requests, RATE_ERROR_RATE)
+    bound = rate_lower_bound(bad, candidate.asked, RATE_ERROR_RATE)
     return Check(
         name="errors",
-        expected=f"at most {limit:.2%} of the candidate's requests fail or are taken over",
+        expected=f"at most {limit:.2%} of the requests that meet the candidate's slot fail there",
         found=(
             f"{candidate.failed} failed and {candidate.fell_back} taken over by stable of "
-            f"{candidate.requests}: above {bound:.2%} for sure (99 %)"
+            f"{candidate.asked}: above {bound:.2%} for sure (99 %); "
+            f"{candidate.not_asked} more did not meet it, as it was ejected"
         ),
-        passed=bound <= limit if candidate.requests else None,
+        passed=bound <= limit if candidate.asked else None,
+    )
+
+
+def _slow(seen: StepObservation) -> Check:
+    """Check the share of slow answers: the p95 alone would not see all of a hanging slot."""
+    candidate, stable = seen.candidate, seen.stable
+    own = stable.slow / stable.asked if stable.asked else 0.0
+    limit = max(MAX_SLOW_SHARE, seen.plan.max_latency_ratio * own)
+    bound = rate_lower_bound(candidate.slow, candidate.asked, RATE_ERROR_RATE)
+    return Check(
+        name="time limit",
+        expected=(
+            f"at most {limit:.2%} over the time limit of one try: {MAX_SLOW_SHARE:.0%}, "
+            f"or {seen.plan.max_latency_ratio:g} times stable's share"
+        ),
+        found=(
+            f"{candidate.slow} of {candidate.asked}: above {bound:.2%} for sure (99 %); "
+            f"stable {stable.slow} of {stable.asked}"
+        ),
+        passed=bound <= limit if candidate.asked else None,
+    )
+
+
+def _met(seen: StepObservation) -> Check:
+    """Check that users met the candidate: answers of stable would make it look like stable."""
+    candidate = seen.candidate
+    share = candidate.answered / candidate.requests if candidate.requests else 0.0
+    return Check(
+        name="answered by the candidate",
+        expected=f"at least {MIN_ANSWERED_SHARE:.0%} of its users' requests",
+        found=f"{candidate.answered} of {candidate.requests} ({share:.1%})",
+        passed=share >= MIN_ANSWERED_SHARE,
     )
 
 
@@ -159,10 +195,7 @@ def _latency(seen: StepObservation) -> Check:
     if candidate is None or stable is None:
         found = "a variant without requests"
         return Check(name="latency", expected=expected, found=found, passed=None)
-    found = (
-        f"p95 {candidate.estimate:.1f} ms against {stable.estimate:.1f} ms; "
-        f"{seen.candidate.slow} of {seen.candidate.requests} requests over the time limit of a try"
-    )
+    found = f"p95 {candidate.estimate:.1f} ms against {stable.estimate:.1f} ms"
     limit = plan.max_latency_ratio * (stable.estimate if stable.high is None else stable.high)
     passed = candidate.low <= max(limit, plan.min_latency_bound_ms)
     return Check(name="latency", expected=expected, found=found, passed=passed)

@@ -18,7 +18,7 @@ from tasks.contracts.errors import HeadraceError
 from tasks.contracts.exit_codes import ExitCode
 from tasks.contracts.json_types import pretty_json
 from tasks.contracts.state_file import replace_text
-from tasks.rollout.envoy import RouterFiles, router_files
+from tasks.rollout.envoy import RouterFiles, reopen_log, router_files
 from tasks.rollout.exposures import ExposureLander, user_key
 from tasks.rollout.phases import Phase
 from tasks.rollout.record import StateRecord
@@ -132,7 +132,10 @@ def _replace_if_new(path: Path, config: Config) -> bool:
 def run(state_dir: Path, stop: threading.Event, turn_seconds: float = TURN_SECONDS) -> None:
     """Turn until told to stop; a failed turn is said and tried again."""
     keeper = Keeper(state_dir=state_dir, say=_print)
-    lander = ExposureLander(state_dir=state_dir, key=user_key(state_dir))
+    files = router_files(state_dir)
+    lander = ExposureLander(
+        state_dir=state_dir, key=user_key(state_dir), reopen=lambda: reopen_log(files)
+    )
     while not stop.wait(turn_seconds):
         for act in (keeper.turn, lander.land):
             try:

@@ -30,12 +30,19 @@ class VariantSeen:
 
     users: int
     requests: int
-    failed: int  # the user got an error
-    fell_back: int  # another slot answered before the time limit of one try
-    slow: int  # another slot answered after it
+    not_asked: int  # its slot was ejected just then: stable answered at once
+    failed: int  # asked, and the user got an error
+    fell_back: int  # asked, and another slot answered before the time limit of one try
+    slow: int  # asked, and the answer came after that limit, whoever gave it
+    answered: int  # its own slot gave the answer
     p50_ms: Quantile | None
     p95_ms: Quantile | None
     p99_ms: Quantile | None
+
+    @property
+    def asked(self) -> int:
+        """Return how many requests met the variant's own slot."""
+        return self.requests - self.not_asked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,22 +155,32 @@ def _outcome(lines: Iterable[Mapping[str, Any]], hits: Mapping[str, float]) -> U
 
 
 def _seen(lines: list[Mapping[str, Any]], facts: StepFacts, colour: str | None) -> VariantSeen:
-    failed = [line for line in lines if is_failure(line)]
-    elsewhere = [
-        line for line in lines if colour not in {None, line["slot"]} and not is_failure(line)
-    ]
-    slow = sum(line["ms"] >= facts.per_try_timeout_ms for line in elsewhere)
-    times = [float(line["ms"]) for line in lines]
+    """Sum up a variant; `colour` is the candidate's, None for stable, whose slot is always asked.
+
+    Rates and times are of requests that met the slot: what an ejection sends to stable at once
+    says nothing about the candidate but that it was ejected.
+    """
+    asked = [line for line in lines if not _was_ejected(line, colour)]
+    answered = [line for line in asked if not is_failure(line)]
+    elsewhere = [line for line in answered if colour not in {None, line["slot"]}]
+    times = [float(line["ms"]) for line in asked]
     return VariantSeen(
         users=len({line["user"] for line in lines}),
         requests=len(lines),
-        failed=len(failed),
-        fell_back=len(elsewhere) - slow,
-        slow=slow,
+        not_asked=len(lines) - len(asked),
+        failed=len(asked) - len(answered),
+        fell_back=sum(line["ms"] < facts.per_try_timeout_ms for line in elsewhere),
+        slow=sum(line["ms"] >= facts.per_try_timeout_ms for line in answered),
+        answered=len(answered) - len(elsewhere),
         p50_ms=quantile(times, 0.5, QUANTILE_ERROR_RATE),
         p95_ms=quantile(times, 0.95, QUANTILE_ERROR_RATE),
         p99_ms=quantile(times, 0.99, QUANTILE_ERROR_RATE),
     )
+
+
+def _was_ejected(line: Mapping[str, Any], colour: str | None) -> bool:
+    """Return whether the only try went to another slot than the assigned candidate's."""
+    return colour is not None and line["slot"] not in {colour, None} and line["attempts"] <= 1
 
 
 def is_failure(line: Mapping[str, Any]) -> bool:

@@ -15,7 +15,7 @@ from tasks.contracts.columns import Period
 from tasks.contracts.errors import BadRequestError
 from tasks.models.interactions import Examples, Int32s, Int64s, Interactions, Strings, history_batch
 
-MAX_HISTORY = 200  # items sent; a served model takes the latest ones that it can use
+MAX_HISTORY = 400  # items sent; a served model takes the latest ones that it can use
 MAX_REQUESTS = 20_000  # of one rollout
 _FORMAT = "replay_requests/1"
 

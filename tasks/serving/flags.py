@@ -11,7 +11,6 @@ from tasks.contracts.errors import BadRequestError
 # Known to tensorflow_model_server, not to this server. The value is accepted if it is the default.
 _UNSUPPORTED: dict[str, object] = {
     "enable_batching": False,
-    "batching_parameters_file": "",
     "enable_per_model_batching_parameters": False,
     "tensorflow_session_parallelism": 0,
     "tensorflow_session_config_file": "",
@@ -66,6 +65,7 @@ class ServerOptions:
     saved_model_tags: str = "serve"
     tensorflow_intra_op_parallelism: int = 1
     tensorflow_inter_op_parallelism: int = 0
+    batching_parameters_file: str = ""  # refused: there is no --enable_batching here
     monitoring_config_file: str = ""
     enable_grpc_healthcheck_service: bool = False
     enable_serialization_as_tensor_content: bool = False

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
@@ -13,14 +14,14 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
-from tasks.serving import tensor_wire
+from tasks.serving import protos, tensor_wire
+from tasks.serving.inference import classify, fill_model_spec, multi_inference, regress
 from tasks.serving.metadata import get_model_metadata, get_model_status
+from tasks.serving.metrics import Metrics
 from tasks.serving.predict import DEFAULT_SIGNATURE, predict
-from tasks.serving.protos import model_management, model_metadata, model_status
-from tasks.serving.protos import predict as predict_protos
-from tasks.serving.served_version import borrowed
+from tasks.serving.served_version import ServedVersion
 from tasks.serving.server_core import ServerCore
-from tasks.serving.status import Code, ServingError, grpc_message, invalid_argument
+from tasks.serving.status import Code, ServingError, grpc_message, invalid_argument, not_found
 
 log = logging.getLogger("headrace.serve")
 
@@ -29,6 +30,14 @@ MODEL_SERVICE = "tensorflow.serving.ModelService"
 UNLIMITED_BYTES = (1 << 31) - 1
 LONGEST_TIMEOUT_MS = (1 << 31) - 1
 RELOAD_LOOK_SECONDS = 0.2
+HEALTH_SERVICE = "grpc.health.v1.Health"
+HEALTHY_NAMES = frozenset({b"", b"ModelService", b"PredictionService"})
+COUNTED: Mapping[str, Callable[[bytes], Any]] = {
+    "Predict": protos.predict.PredictRequest.FromString,
+    "Classify": protos.classification.ClassificationRequest.FromString,
+    "Regress": protos.regression.RegressionRequest.FromString,
+}
+Handle = Callable[[bytes, Any], bytes]
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -38,6 +47,8 @@ class GrpcOptions:
 
     max_threads: int = 8
     as_tensor_content: bool = False
+    serve_health: bool = False
+    metrics: Metrics | None = None
     channel_arguments: tuple[tuple[str, str | int], ...] = ()
 
 
@@ -46,6 +57,7 @@ class GrpcService:
 
     def __init__(self, core: ServerCore, options: GrpcOptions) -> None:
         self._core = core
+        self._options = options
         self._write_tensor = (
             tensor_wire.as_content if options.as_tensor_content else tensor_wire.as_typed_fields
         )
@@ -53,23 +65,48 @@ class GrpcService:
     def handlers(self) -> Sequence[grpc.GenericRpcHandler]:
         """Return what a grpc.Server is given."""
         prediction = {
-            "Predict": self._guarded(self.predict),
+            "Predict": self._guarded(self._counted("Predict", self.predict)),
             "GetModelMetadata": self._guarded(self._get_model_metadata),
-            **{
-                name: self._guarded(_unimplemented(name))
-                for name in ("Classify", "Regress", "MultiInference")
-            },
+            "Classify": self._guarded(self._counted("Classify", self._classify)),
+            "Regress": self._guarded(self._counted("Regress", self._regress)),
+            "MultiInference": self._guarded(self._multi_inference),
         }
         models = {
             "GetModelStatus": self._guarded(self._get_model_status),
             "HandleReloadConfigRequest": self._guarded(self._reload),
         }
-        return (
-            grpc.method_handlers_generic_handler(PREDICTION_SERVICE, prediction),
-            grpc.method_handlers_generic_handler(MODEL_SERVICE, models),
+        services = {PREDICTION_SERVICE: prediction, MODEL_SERVICE: models}
+        if self._options.serve_health:
+            services[HEALTH_SERVICE] = {"Check": self._guarded(_health)}
+        return tuple(
+            grpc.method_handlers_generic_handler(service, methods)
+            for service, methods in services.items()
         )
 
-    def _guarded(self, handle: Callable[[bytes, Any], bytes]) -> grpc.RpcMethodHandler:
+    def _counted(self, api: str, handle: Handle) -> Handle:
+        """Count requests of `api`, if anybody wants to know."""
+        metrics = self._options.metrics
+        if metrics is None:
+            return handle
+        read = COUNTED[api]
+
+        def answer(request: bytes, context: Any) -> bytes:
+            start, code = time.monotonic(), Code.INTERNAL
+            try:
+                response = handle(request, context)
+                code = Code.OK
+            except ServingError as error:
+                code = error.code
+                raise
+            finally:
+                name = read(request).model_spec.name
+                microseconds = (time.monotonic() - start) * 1e6
+                metrics.answered(name, api, "GRPC", code, microseconds)
+            return response
+
+        return answer
+
+    def _guarded(self, handle: Handle) -> grpc.RpcMethodHandler:
         def answer(request: bytes, context: Any) -> bytes:
             try:
                 return handle(request, context)
@@ -87,36 +124,65 @@ class GrpcService:
 
     def predict(self, request: bytes, context: Any) -> bytes:
         """Answer PredictRequest bytes with PredictResponse bytes."""
-        message = predict_protos.PredictRequest.FromString(request)
-        if not message.HasField("model_spec"):
-            text = "Missing ModelSpec"
-            raise invalid_argument(text)
+        message = protos.predict.PredictRequest.FromString(request)
         spec = message.model_spec
-        inputs = {alias: tensor.SerializeToString() for alias, tensor in message.inputs.items()}
-        served = self._core.borrow(spec)
-        with borrowed(served) as session:
+        with self._borrow(message) as served:
+            start = time.monotonic()
             outputs = predict(
-                session,
+                served.session,
                 spec.signature_name,
-                inputs,
+                {alias: tensor.SerializeToString() for alias, tensor in message.inputs.items()},
                 message.output_filter,
                 timeout_ms=_timeout_ms(context),
             )
+        if self._options.metrics is not None:
+            microseconds = (time.monotonic() - start) * 1e6
+            self._options.metrics.ran(spec.name, "Predict", microseconds)
         answered_by = tensor_wire.model_spec_bytes(
             served.id.name, served.id.version, spec.signature_name or DEFAULT_SIGNATURE
         )
         return tensor_wire.predict_response_bytes(outputs, answered_by, self._write_tensor)
 
+    def _classify(self, request: bytes, context: Any) -> bytes:
+        message = protos.classification.ClassificationRequest.FromString(request)
+        response = protos.classification.ClassificationResponse()
+        with self._borrow(message) as served:
+            response.result.CopyFrom(classify(served.session, message, _timeout_ms(context)))
+        fill_model_spec(response.model_spec, message.model_spec, served.id.version)
+        return bytes(response.SerializeToString())
+
+    def _regress(self, request: bytes, context: Any) -> bytes:
+        message = protos.regression.RegressionRequest.FromString(request)
+        response = protos.regression.RegressionResponse()
+        with self._borrow(message) as served:
+            response.result.CopyFrom(regress(served.session, message, _timeout_ms(context)))
+        fill_model_spec(response.model_spec, message.model_spec, served.id.version)
+        return bytes(response.SerializeToString())
+
+    def _multi_inference(self, request: bytes, context: Any) -> bytes:
+        message = protos.inference.MultiInferenceRequest.FromString(request)
+        spec = message.tasks[0].model_spec if message.tasks else protos.model.ModelSpec()
+        with self._core.borrow(spec) as served:
+            timeout_ms = _timeout_ms(context)
+            response = multi_inference(served.session, served.id.version, message, timeout_ms)
+        return bytes(response.SerializeToString())
+
+    def _borrow(self, message: Any) -> ServedVersion:
+        if not message.HasField("model_spec"):
+            text = "Missing ModelSpec"
+            raise invalid_argument(text)
+        return self._core.borrow(message.model_spec)
+
     def _get_model_status(self, request: bytes, _: Any) -> bytes:
-        message = model_status.GetModelStatusRequest.FromString(request)
+        message = protos.model_status.GetModelStatusRequest.FromString(request)
         return bytes(get_model_status(self._core, message).SerializeToString())
 
     def _get_model_metadata(self, request: bytes, _: Any) -> bytes:
-        message = model_metadata.GetModelMetadataRequest.FromString(request)
+        message = protos.model_metadata.GetModelMetadataRequest.FromString(request)
         return bytes(get_model_metadata(self._core, message).SerializeToString())
 
     def _reload(self, request: bytes, context: Any) -> bytes:
-        message = model_management.ReloadConfigRequest.FromString(request)
+        message = protos.model_management.ReloadConfigRequest.FromString(request)
         if message.config.WhichOneof("config") != "model_config_list":
             raise invalid_argument(
                 "ServerModelConfig type not supported by HandleReloadConfigRequest. Only "
@@ -124,19 +190,20 @@ class GrpcService:
             )
         done = _in_background(lambda: self._core.reload(message.config))
         _wait_as_long_as_asked(done, context)
-        response = model_management.ReloadConfigResponse()
+        response = protos.model_management.ReloadConfigResponse()
         response.status.SetInParent()
         for name in message.metric_names:
             response.metric.add(name=name, int64_value_increase=0)
         return bytes(response.SerializeToString())
 
 
-def _unimplemented(name: str) -> Callable[[bytes, Any], bytes]:
-    def refuse(_request: bytes, _context: Any) -> bytes:
-        message = f"{name} is not implemented by headrace serve"
-        raise ServingError(Code.UNIMPLEMENTED, message)
-
-    return refuse
+def _health(request: bytes, _context: Any) -> bytes:
+    """Answer HealthCheckRequest (field 1: service) with SERVING (field 1: 1), or NOT_FOUND."""
+    service = request[2:] if request else b""
+    if service not in HEALTHY_NAMES:
+        message = "unknown service"
+        raise not_found(message)
+    return b"\x08\x01"
 
 
 def _timeout_ms(context: Any) -> int:

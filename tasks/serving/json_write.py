@@ -202,6 +202,30 @@ def _object(texts: Mapping[str, str], depth: int) -> str:
     return f"{{{inner}{(',' + inner).join(members)}{outer}}}"
 
 
+def classification_body(result: Any) -> bytes:
+    """Return `{"results": [[[label, score], ...], ...]}`."""
+    rows = []
+    for classifications in result.classifications:
+        scores = _float_texts([one.score for one in classifications.classes])
+        pairs = [
+            f"[{quoted(one.label)}, {score}]"
+            for one, score in zip(classifications.classes, scores, strict=True)
+        ]
+        rows.append(f"[{', '.join(pairs)}]")
+    return _encoded(f'{{\n{INDENT}"results": [{", ".join(rows)}\n{INDENT}]\n}}')
+
+
+def regression_body(result: Any) -> bytes:
+    """Return `{"results": [value, ...]}`."""
+    values = _float_texts([one.value for one in result.regressions])
+    return _encoded(f'{{\n{INDENT}"results": [{", ".join(values)}]\n}}')
+
+
+def _float_texts(numbers: Sequence[float]) -> list[str]:
+    data = np.array(numbers, dtype="<f4").tobytes()
+    return decimals(TensorValue(dtype=DataType.FLOAT, shape=(len(numbers),), data=data))
+
+
 # Values quoted in error texts
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from tasks.serving.protos import model_metadata, model_status
-from tasks.serving.served_version import borrowed
 from tasks.serving.server_core import ServerCore
 from tasks.serving.status import invalid_argument, not_found
 from tasks.serving.version_states import VersionId, VersionState
@@ -49,10 +48,9 @@ def get_model_metadata(core: ServerCore, request: Any) -> Any:
     for name in request.metadata_field:
         if name != SIGNATURE_DEF:
             raise invalid_argument(f"Metadata field {name} is not supported")
-    served = core.borrow(request.model_spec)
-    with borrowed(served) as session:
+    with core.borrow(request.model_spec) as served:
         signatures = model_metadata.SignatureDefMap()
-        for name, signature in session.signatures.items():
+        for name, signature in served.session.signatures.items():
             signatures.signature_def[name].CopyFrom(signature.proto)
     response = model_metadata.GetModelMetadataResponse()
     response.model_spec.name = served.id.name

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import re
+import time
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,13 +16,14 @@ from urllib.parse import unquote_to_bytes
 
 from google.protobuf import json_format
 
-from tasks.serving import json_write
+from tasks.serving import json_write, protos
+from tasks.serving.inference import classify, regress
+from tasks.serving.json_examples import read_examples
 from tasks.serving.json_parse import parse_json
 from tasks.serving.json_tensors import Layout, read_inputs, signature_name
 from tasks.serving.metadata import SIGNATURE_DEF, get_model_metadata, get_model_status
+from tasks.serving.metrics import Metrics
 from tasks.serving.predict import DEFAULT_SIGNATURE, predict
-from tasks.serving.protos import model, model_metadata, model_status
-from tasks.serving.served_version import borrowed
 from tasks.serving.server_core import ServerCore
 from tasks.serving.status import Code, ServingError, http_status, invalid_argument
 
@@ -59,10 +61,12 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class RestOptions:
-    """Time limit of one session run in ms (0: none), and whether to send CORS headers."""
+    """Time limit of one session run in ms (0: none), CORS headers, and what to count into."""
 
     timeout_ms: int = 30_000
     cors: bool = False
+    metrics: Metrics | None = None
+    metrics_path: str | None = None
 
 
 class _EmptyRefusalError(Exception):
@@ -76,9 +80,14 @@ class _Target:
     label: str | None
     action: str  # classify, regress, predict, metadata or status
 
+    @property
+    def called(self) -> str:
+        """Return the method for counting; a look at status or metadata has none."""
+        return self.action if self.action not in ("status", "metadata") else ""
+
     def spec(self) -> Any:
         """Return the ModelSpec."""
-        spec = model.ModelSpec(name=self.name)
+        spec = protos.model.ModelSpec(name=self.name)
         if self.version is not None:
             spec.version.value = self.version
         elif self.label is not None:
@@ -95,8 +104,23 @@ class RestApi:
 
     def answer(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
         """Return the answer to one request; `path` is raw and includes the query string."""
+        if path == self._options.metrics_path and self._options.metrics is not None:
+            page = self._options.metrics.page()
+            return Answer(status=200, body=page, headers={"Content-Type": "text/plain"})
         if _API.fullmatch(path) is None:
             return Answer(status=404, body=_NOT_FOUND_PAGE, headers={"Content-Type": "text/html"})
+        start = time.monotonic()
+        answer = self._answer_api(method, path, headers, body)
+        if self._options.metrics is not None:
+            microseconds = (time.monotonic() - start) * 1e6
+            self._options.metrics.answered(
+                answer.model, answer.method, "REST", answer.code, microseconds
+            )
+        return answer
+
+    def _answer_api(
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes
+    ) -> Answer:
         extra = _CORS_HEADERS if self._options.cors else {}
         if method == "OPTIONS":
             allowed = _ORIGIN.search(headers.get("Origin", "")) is not None
@@ -121,14 +145,14 @@ class RestApi:
                 headers=_JSON_HEADERS,
                 code=error.code,
                 model=target.name if target else "",
-                method=target.action if target else "",
+                method=target.called if target else "",
             )
         return Answer(
             status=200,
             body=content,
             headers=_JSON_HEADERS,
             model=target.name,
-            method=target.action,
+            method=target.called,
         )
 
     def _run(self, target: _Target, body: bytes) -> bytes:
@@ -139,16 +163,16 @@ class RestApi:
                 return self._status(target)
             case "metadata":
                 return self._metadata(target)
-            case action:
-                message = f"{action} is not implemented by headrace serve"
-                raise ServingError(Code.UNIMPLEMENTED, message)
+            case "classify":
+                return self._classify(target, body)
+            case _:
+                return self._regress(target, body)
 
     def _predict(self, target: _Target, body: bytes) -> bytes:
         parsed = parse_json(body)
         name = signature_name(parsed)
-        served = self._core.borrow(target.spec())
-        with borrowed(served) as session:
-            signature = session.signatures.get(name or DEFAULT_SIGNATURE)
+        with self._core.borrow(target.spec()) as served:
+            signature = served.session.signatures.get(name or DEFAULT_SIGNATURE)
             if signature is None:
                 raise invalid_argument(
                     f'Serving signature name: "{name or DEFAULT_SIGNATURE}" not found in '
@@ -158,30 +182,54 @@ class RestApi:
                 asked = name or "DEFAULT"
                 raise invalid_argument(f"Failed to get input map for signature: {asked}")
             layout, inputs = read_inputs(parsed, signature.inputs)
-            outputs = predict(session, name, inputs, timeout_ms=self._options.timeout_ms)
+            start = time.monotonic()
+            outputs = predict(served.session, name, inputs, timeout_ms=self._options.timeout_ms)
+            if self._options.metrics is not None:
+                microseconds = (time.monotonic() - start) * 1e6
+                self._options.metrics.ran(target.name, "Predict", microseconds)
         if not outputs:
             message = "Cannot convert empty tensor map to JSON"
             raise invalid_argument(message)
         write = json_write.row_body if layout is Layout.ROW else json_write.columnar_body
         return write(outputs)
 
+    def _classify(self, target: _Target, body: bytes) -> bytes:
+        request = protos.classification.ClassificationRequest(model_spec=target.spec())
+        _fill_examples(request, body)
+        with self._core.borrow(request.model_spec) as served:
+            result = classify(served.session, request, self._options.timeout_ms)
+        return json_write.classification_body(result)
+
+    def _regress(self, target: _Target, body: bytes) -> bytes:
+        request = protos.regression.RegressionRequest(model_spec=target.spec())
+        _fill_examples(request, body)
+        with self._core.borrow(request.model_spec) as served:
+            result = regress(served.session, request, self._options.timeout_ms)
+        return json_write.regression_body(result)
+
     def _status(self, target: _Target) -> bytes:
         _check_named(target)
-        request = model_status.GetModelStatusRequest(model_spec=target.spec())
+        request = protos.model_status.GetModelStatusRequest(model_spec=target.spec())
         return _proto_json(get_model_status(self._core, request)).encode() + b"\n"
 
     def _metadata(self, target: _Target) -> bytes:
         _check_named(target)
-        request = model_metadata.GetModelMetadataRequest(
+        request = protos.model_metadata.GetModelMetadataRequest(
             model_spec=target.spec(), metadata_field=[SIGNATURE_DEF]
         )
         response = get_model_metadata(self._core, request)
-        signatures = model_metadata.SignatureDefMap()
+        signatures = protos.model_metadata.SignatureDefMap()
         response.metadata[SIGNATURE_DEF].Unpack(signatures)
         return (
             f'{{\n"model_spec":{_proto_json(response.model_spec)}\n,\n"metadata": '
             f'{{"signature_def": {_proto_json(signatures)}\n}}\n}}\n'
         ).encode()
+
+
+def _fill_examples(request: Any, body: bytes) -> None:
+    parsed = parse_json(body)
+    request.model_spec.signature_name = signature_name(parsed)
+    read_examples(parsed, request.input)
 
 
 def _with_headers(answer: Answer, extra: Mapping[str, str]) -> Answer:

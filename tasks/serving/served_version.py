@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import Self
 
 from tasks.serving.session import SavedModelSession
 from tasks.serving.version_states import VersionId
 
 
 class ServedVersion:
-    """A session that closes only after the last request has left it."""
+    """A session that closes only after the last request has left it.
+
+    `with core.borrow(spec) as served:` counts the request out again.
+    """
 
     def __init__(self, version: VersionId, session: SavedModelSession) -> None:
         self.id = version
@@ -21,7 +23,7 @@ class ServedVersion:
         self._users = 0
         self._retiring = False
 
-    def enter(self) -> bool:
+    def count_in(self) -> bool:
         """Count one request in; False if the version is on its way out."""
         with self._changed:
             if self._retiring:
@@ -29,8 +31,10 @@ class ServedVersion:
             self._users += 1
             return True
 
-    def leave(self) -> None:
-        """Count one request out."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         with self._changed:
             self._users -= 1
             if self._retiring and self._users == 0:
@@ -44,15 +48,6 @@ class ServedVersion:
                 self._changed.wait()
         self.session.close()
         _return_free_memory()
-
-
-@contextmanager
-def borrowed(version: ServedVersion) -> Iterator[SavedModelSession]:
-    """Yield the session of a version that was entered, and leave it at the end."""
-    try:
-        yield version.session
-    finally:
-        version.leave()
 
 
 def _return_free_memory() -> None:

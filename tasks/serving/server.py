@@ -23,6 +23,7 @@ from tasks.contracts.exit_codes import ExitCode
 from tasks.serving import model_config
 from tasks.serving.flags import ServerOptions, channel_arguments, parse_flags, usage
 from tasks.serving.grpc_service import GrpcOptions, GrpcService, grpc_server
+from tasks.serving.metrics import Metrics, prometheus_path
 from tasks.serving.rest import RestApi, RestOptions
 from tasks.serving.rest_server import RestServer
 from tasks.serving.server_core import CoreOptions, ServerCore
@@ -181,7 +182,7 @@ class _Server:
                     target=self._follow_config_file, name="config", daemon=True
                 ).start()
         except ServingError as error:
-            bad_request = error.message.startswith(("Both server_options", "Error parsing"))
+            bad_request = "server_options." in error.message or "Error parsing" in error.message
             code = ExitCode.BAD_REQUEST if bad_request else ExitCode.CRASHED
             self._events.put(_Failed(reason=str(error), exit_code=code))
         except BadRequestError as error:
@@ -193,8 +194,12 @@ class _Server:
 
     def _open_ports(self) -> str:
         options, opened = self._options, []
+        path = prometheus_path(options.monitoring_config_file)
+        metrics = Metrics() if path else None
         grpc_options = GrpcOptions(
             max_threads=options.grpc_max_threads,
+            serve_health=options.enable_grpc_healthcheck_service,
+            metrics=metrics,
             as_tensor_content=options.enable_serialization_as_tensor_content,
             channel_arguments=channel_arguments(options.grpc_channel_arguments),
         )
@@ -207,7 +212,7 @@ class _Server:
         if options.rest_api_port and options.rest_api_port == options.port:
             log.error("--rest_api_port equals --port: REST is not served")
         elif options.rest_api_port:
-            opened.append(f"REST {self._open_rest()}")
+            opened.append(f"REST {self._open_rest(path, metrics)}")
         return ", ".join(opened)
 
     def _add_grpc_address(self, address: str) -> str:
@@ -219,10 +224,13 @@ class _Server:
                 raise BadRequestError(message) from error
         return address
 
-    def _open_rest(self) -> str:
+    def _open_rest(self, metrics_path: str | None, metrics: Metrics | None) -> str:
         options = self._options
         rest_options = RestOptions(
-            timeout_ms=options.rest_api_timeout_in_ms, cors=options.rest_api_enable_cors_support
+            timeout_ms=options.rest_api_timeout_in_ms,
+            cors=options.rest_api_enable_cors_support,
+            metrics=metrics,
+            metrics_path=metrics_path,
         )
         api = RestApi(self._core, rest_options)
         self._rest = RestServer(api.answer, options.rest_api_num_threads)
@@ -274,6 +282,11 @@ def _first_config(options: ServerOptions) -> Any:
         raise invalid_argument(
             "At least one of server_options.grpc_port or server_options.grpc_socket_path must be "
             "set."
+        )
+    if options.batching_parameters_file:
+        raise invalid_argument(
+            "server_options.batching_parameters_file is set without setting "
+            "server_options.enable_batching to true."
         )
     if options.model_config_file:
         return model_config.read_config_file(options.model_config_file)

@@ -174,6 +174,26 @@ class SavedModelSession:
                 self._api.delete_tensor(tensor)
         return self._collect(wanted, results)
 
+    def run_tensors(
+        self, feeds: Mapping[str, bytes], fetches: Sequence[str], *, timeout_ms: int = 0
+    ) -> dict[str, TensorValue]:
+        """Run on TensorProto bytes by tensor name; return values by tensor name."""
+        inputs = {name: Endpoint(alias=name, tensor_name=name, dtype=0) for name in feeds}
+        outputs = {name: Endpoint(alias=name, tensor_name=name, dtype=0) for name in fetches}
+        joined = Signature(
+            name="",
+            method_name="",
+            inputs=inputs,
+            outputs=outputs,
+            defaults={},
+            all_outputs=tuple(outputs),
+            input_array=self._array(inputs.values()),
+            output_array=self._array(outputs.values()),
+            pace=Pace(),
+            proto=None,
+        )
+        return self.run(joined, feeds, timeout_ms=timeout_ms)
+
     def _run_options(self, pace: Pace, num_bytes: int, timeout_ms: int) -> bytes:
         unlimited = timeout_ms <= 0 or pace.may_run_unlimited(num_bytes, timeout_ms / 1000)
         timeout = b"" if unlimited else b"\x10" + varint(timeout_ms)

@@ -86,7 +86,7 @@ class VersionManager:
         """Return a version with one request counted in; None: the highest that is loaded."""
         while True:
             served = self._find(name, version)
-            if served.enter():
+            if served.count_in():
                 return served
 
     def _find(self, name: str, version: int | None) -> ServedVersion:

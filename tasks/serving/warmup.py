@@ -9,6 +9,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
+from tasks.serving.inference import classify, multi_inference, regress
 from tasks.serving.predict import predict
 from tasks.serving.protos import prediction_log
 from tasks.serving.session import SavedModelSession
@@ -45,6 +46,12 @@ def _replay(session: SavedModelSession, log: Any) -> None:
         request = log.predict_log.request
         inputs = {alias: tensor.SerializeToString() for alias, tensor in request.inputs.items()}
         predict(session, request.model_spec.signature_name, inputs, request.output_filter)
+    elif kind == "classify_log":
+        classify(session, log.classify_log.request)
+    elif kind == "regress_log":
+        regress(session, log.regress_log.request)
+    elif kind == "multi_inference_log":
+        multi_inference(session, None, log.multi_inference_log.request)
     elif kind is not None:
         number = log.DESCRIPTOR.fields_by_name[kind].number
         message = f"Unsupported log_type for warmup: {number}"

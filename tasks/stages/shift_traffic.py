@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -49,7 +50,7 @@ def run(context: StageContext) -> Outcome:
     state = open_state(context.the_state_dir(), release.model, ObjectStore(context.store_url))
     if step == 1:
         _prepare_replay(context, release, state)
-    timeout_ms = per_try_timeout_ms(release.plan, _stable_p99_ms(context.inputs["slot"]))
+    timeout_ms = per_try_timeout_ms(release.plan, _stable_p99_ms(context.inputs))
     entry = state.begin_step(release.release_id, step, release.plan, per_try_timeout_ms=timeout_ms)
     begun = step_begun(state.peek(), entry, release.plan)
     (context.out / "step.json").write_text(begun.to_text(), encoding="utf-8")
@@ -86,10 +87,16 @@ def _prepare_replay(context: StageContext, release: ReleaseRequest, state: Model
     plan_replay(interactions, shares).save(folder / REQUESTS_FILE)
 
 
-def _stable_p99_ms(slot: StageInput) -> float | None:
-    """Return stable's p99 as the infra check measured it, None where it did not."""
-    path = slot.path / "infra.json"
-    infra: Any = parse_object(path.read_bytes(), str(path))
-    stable = infra.get("latency_ms", {}).get("stable") or {}
-    found = stable.get("p99")
-    return None if found is None else float(found)
+def _stable_p99_ms(inputs: Mapping[str, StageInput]) -> float | None:
+    """Return stable's largest known p99: of the infra check, and of users in the step before."""
+    infra = _record(inputs["slot"].path / "infra.json")
+    alone = (infra.get("latency_ms") or {}).get("stable") or {}
+    p99s = [alone.get("p99")]
+    if "verdict" in inputs:  # under the load of users a server is slower than alone
+        verdict = _record(inputs["verdict"].path / "verdict.json")
+        p99s.append((verdict["variants"]["stable"]["p99_ms"] or {}).get("estimate"))
+    return max((float(p99) for p99 in p99s if p99 is not None), default=None)
+
+
+def _record(path: Path) -> Any:
+    return parse_object(path.read_bytes(), str(path))

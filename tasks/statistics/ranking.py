@@ -39,9 +39,10 @@ def gains(top: Int64s, targets: Targets) -> Gains:
     asked = np.arange(requests, dtype=np.int64)[:, None] * span + top
     hits = np.isin(asked, wanted) & (top >= 0)
     discounts = 1 / np.log2(np.arange(2, depth + 2))
-    ideal = np.cumsum(discounts)[np.clip(targets.count, 1, depth) - 1]
-    hit: Floats = hits.any(axis=1).astype(np.float64)
-    return Gains(ndcg=(hits * discounts).sum(axis=1) / ideal, hit=hit)
+    ideal: Floats = np.asarray(np.cumsum(discounts)[np.clip(targets.count, 1, depth) - 1])
+    hit: Floats = np.asarray(hits.any(axis=1), np.float64)
+    gain: Floats = np.asarray((hits * discounts).sum(axis=1), np.float64)
+    return Gains(ndcg=gain / ideal, hit=hit)
 
 
 def mean_by_user(values: Floats, user: NDArray[np.int32], users: int) -> Floats:

@@ -111,7 +111,6 @@ class Fit:
         total = 0.0
         self.model.train()
         for place, start in enumerate(batches):
-            self._set_learning_rate(number - 1 + place / len(batches))
             rows = np.sort(order[start : start + self.settings.batch_windows])
             loss = self._loss(rows, generator)
             self.optimizer.zero_grad(set_to_none=True)
@@ -122,13 +121,6 @@ class Fit:
             done = (number - 1 + place / len(batches)) / self.settings.max_epochs
             progress(f"epoch {number}, batch {place + 1} of {len(batches)}", done)
         return total / max(len(batches), 1)
-
-    def _set_learning_rate(self, epochs_done: float) -> None:
-        """Rise over the first half epoch, then fall to a twentieth along a straight line."""
-        left = 1 - epochs_done / self.settings.max_epochs
-        share = min(1.0, 0.05 + 2 * epochs_done) * max(0.05, left)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate * share
 
     def _loss(self, rows: np.ndarray[Any, Any], generator: torch.Generator) -> torch.Tensor:
         windows = self.windows

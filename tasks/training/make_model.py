@@ -19,7 +19,6 @@ from tasks.training.baselines import fit_markov, fit_personal_frequency, fit_pop
 from tasks.training.blending import choose_weights, part_scores
 from tasks.training.fit import Epoch, Fit, FitSettings, train_shares
 from tasks.training.recipes import Recipe
-from tasks.training.return_rates import return_rates
 
 SELECT = 1
 
@@ -122,10 +121,7 @@ def _blend(shop: Workshop, baselines: dict[str, Made], network: Made) -> Made:
     assert isinstance(transformer, Transformer)  # noqa: S101
     model = BlendedRecommender(num_items, parts, markov.model, transformer).eval()
     model.popularity.copy_(train_shares(shop.interactions))
-    if frequency:
-        rates = return_rates(shop.interactions, shop.recipe.frequency_decay)
-        model.return_rates.copy_(torch.from_numpy(rates))
-    examples = shop.select_examples()
+    examples = shop.interactions.examples(SELECT, shop.recipe.blend_steps_per_user)
     found = part_scores(model, shop.interactions, examples, shop.recipe.max_length)
     model.weights.copy_(torch.from_numpy(choose_weights(found, examples, shop.progress)))
     arguments = {

@@ -55,7 +55,7 @@ def rank(top: NDArray[np.int64], examples: Examples) -> Ranking:
     discounts = 1 / np.log2(np.arange(2, TOP + 2))
     ideal = np.cumsum(discounts)[np.clip(examples.target_counts(), 1, TOP) - 1]
     return Ranking(
-        ndcg=(hits * discounts).sum(axis=1) / ideal,
+        ndcg=(hits * discounts[: top.shape[1]]).sum(axis=1) / ideal,
         hit=np.asarray(hits.any(axis=1), dtype=np.float64),
         user=examples.user,
     )
@@ -78,7 +78,7 @@ def top_items(
         with torch.no_grad():
             scores = scorer(items, ago)
             scores = without_seen(scores, items) if unseen else scores
-            found.append(torch.topk(scores, TOP, dim=1).indices.numpy())
+            found.append(torch.topk(scores, min(TOP, scores.shape[1]), dim=1).indices.numpy())
     return np.concatenate(found) if found else np.zeros((0, TOP), np.int64)
 
 

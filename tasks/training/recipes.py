@@ -50,7 +50,8 @@ class Recipe:
     frequency_decay: float = 0.97
     markov: MarkovSettings = MarkovSettings()
     transformer: TransformerSettings = TransformerSettings()
-    select_steps_per_user: int = 3  # latest steps of the select period used for choices
+    select_steps_per_user: int = 3  # latest steps of the select period that stop the training
+    blend_steps_per_user: int = 8  # latest steps of the select period that choose the weights
     threads: int = 1
 
     def resolved(self) -> dict[str, Json]:

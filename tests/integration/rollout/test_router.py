@@ -12,6 +12,8 @@ import httpx
 import pytest
 
 from tasks.rollout.assignment import bucket_of
+from tasks.rollout.envoy import reopen_log
+from tasks.rollout.exposures import ExposureLander, read_lines
 from tasks.rollout.phases import Decision, Phase
 from tests.integration.rollout.conftest import PLAN, Deployment, eventually
 from tests.integration.rollout.upstreams import METHOD, Mood
@@ -371,3 +373,35 @@ def test_envoy_survives_a_routes_file_that_is_no_json(deployment: Deployment) ->
     time.sleep(0.3)
     assert name_of(deployment.ask("ann")) == "blue"
     assert json.loads(good)["resources"]
+
+
+def test_a_long_log_is_set_aside_without_losing_an_exposure(deployment: Deployment) -> None:
+    deployment.first_release()
+    deployment.begin(3)
+    deployment.keeper_stop.set()
+    deployment.keeper_thread.join()
+    files = deployment.files
+    lander = ExposureLander(
+        state_dir=deployment.state_dir,
+        key=b"key",
+        reopen=lambda: reopen_log(files),
+        max_log_bytes=20_000,
+    )
+    asked = 0
+    while asked < 600:
+        ask_many(deployment, USERS[:100])
+        asked += 100
+        lander.land()
+    folder = deployment.state_dir / "shop" / "traffic" / "r2"
+
+    def all_landed() -> bool:
+        lander.land()
+        return len(read_lines(folder / "exposures.jsonl")) == asked
+
+    eventually(all_landed)
+
+    def forgotten() -> bool:
+        lander.land()
+        return sum(path.stat().st_size for path in files.folder.glob("access*")) < 20_000
+
+    eventually(forgotten)  # the log names users; the exposures do not

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import tensorflow as tf
@@ -16,27 +17,27 @@ ITEMS = [f"item-{number}" for number in range(12)]
 DTYPES = ("float32", "float64", "int32", "int64", "uint8", "bool", "string", "float16")
 
 
-def function(shape, dtype, body, name="x"):
+def function(shape: Any, dtype: Any, body: Any, name: Any = "x") -> Any:
     return tf.function(body, input_signature=[tf.TensorSpec(shape, dtype, name=name)])
 
 
 class HalfPlus(tf.Module):
-    def __init__(self, offset):
+    def __init__(self, offset: Any) -> None:
         self.offset = tf.Variable(offset)
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
-    def answer(self, x):
+    def answer(self, x: Any) -> Any:
         return {"y": 0.5 * x + self.offset}
 
 
-def write_half_plus_two(folder):
+def write_half_plus_two(folder: Any) -> None:
     for version, offset in ((1, 2.0), (2, 3.0), (3, 4.0)):
         module = HalfPlus(offset)
         tf.saved_model.save(module, f"{folder}/{version}", signatures=module.answer)
 
 
-def write_slow(folder):
-    def spin(x):
+def write_slow(folder: Any) -> Any:
+    def spin(x: Any) -> Any:
         steps, total = tf.constant(0), tf.constant(0.0)
         while steps < 200_000_000:
             steps, total = steps + 1, total + x[0]
@@ -47,7 +48,7 @@ def write_slow(folder):
     tf.saved_model.save(module, f"{folder}/1", signatures=module.f)
 
 
-def write_numbers(folder):
+def write_numbers(folder: Any) -> None:
     module, signatures = tf.Module(), {}
     for name in DTYPES:
         same = function(None, tf.dtypes.as_dtype(name), lambda x: {"y": tf.identity(x)})
@@ -55,17 +56,20 @@ def write_numbers(folder):
         signatures[name] = same
     module.two = tf.function(
         lambda a, b: {"sum": a + tf.cast(b, tf.float32), "tag_bytes": tf.strings.as_string(b)},
-        input_signature=[tf.TensorSpec([None], tf.float32, "a"), tf.TensorSpec([None], tf.int64, "b")],
+        input_signature=[
+            tf.TensorSpec([None], tf.float32, "a"),
+            tf.TensorSpec([None], tf.int64, "b"),
+        ],
     )
     signatures["two"] = module.two
     tf.saved_model.save(module, f"{folder}/1", signatures=signatures)
 
 
-def write_shop(bundle):
+def write_shop(bundle: Any) -> Any:
     popularity = tf.constant([float(12 - number) for number in range(12)])
 
     class Shop(tf.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             self.scores = tf.Variable(popularity)
             self.ids = tf.constant(ITEMS)
 
@@ -75,7 +79,7 @@ def write_shop(bundle):
                 tf.TensorSpec([None, None], tf.int64, "steps_ago"),
             ]
         )
-        def rank(self, history, steps_ago):
+        def rank(self, history: Any, steps_ago: Any) -> Any:
             known = tf.cast(history[:, :, None] == self.ids, tf.float32)
             recent = 1.0 / tf.cast(tf.maximum(steps_ago, 1), tf.float32)
             scores = self.scores + 10.0 * tf.reduce_sum(known * recent[:, :, None], axis=1)
@@ -98,7 +102,7 @@ def write_shop(bundle):
             file.write(json.dumps(record) + "\n")
 
 
-def main(folder):
+def main(folder: Any) -> None:
     write_half_plus_two(f"{folder}/half_plus_two")
     write_slow(f"{folder}/slow")
     write_numbers(f"{folder}/numbers")

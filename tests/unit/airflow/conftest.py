@@ -68,6 +68,7 @@ class FakeTaskInstance:
         self.pulled = dict(pulled or {})
         self.pushed: dict[str, str] = {}
         self.states: dict[str, str] = {}
+        self.try_number = 1
         self.dag_id, self.run_id = "release_recommender", "manual__1"
 
     def xcom_pull(self, *, task_ids: str) -> str | None:

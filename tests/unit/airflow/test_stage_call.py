@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 from headrace_airflow.release_form import pinned_champion
-from headrace_airflow.stage_call import StageCall, StageEnd, conclude
+from headrace_airflow.stage_call import StageCall, StageEnd, conclude, last_word
 
 from tasks.contracts.artifacts import termination_sentence
 from tasks.contracts.requests import Champion, ReleaseRequest, plan_named
@@ -140,3 +140,26 @@ def test_a_rule_that_gives_a_reason_skips(task_instance: Any) -> None:
     request = call.request({"ti": task_instance}, "file:///store")
     with pytest.raises(AirflowSkipException, match="nothing to do"):
         call.skip_if_told(request, {"ti": task_instance})
+
+
+@pytest.mark.parametrize(
+    ("fails_nothing", "error", "tries", "expected"),
+    (
+        pytest.param(False, AirflowException("away"), 3, AirflowException, id="others fail"),
+        pytest.param(True, AirflowException("away"), 1, AirflowException, id="a try is left"),
+        pytest.param(True, AirflowException("away"), 3, AirflowSkipException, id="the last try"),
+        pytest.param(
+            True, AirflowFailException("no"), 1, AirflowSkipException, id="no retry helps"
+        ),
+    ),
+)
+def test_a_mirror_that_fails_for_good_is_skipped(
+    task_instance: Any,
+    fails_nothing: bool,
+    error: AirflowException,
+    tries: int,
+    expected: type[AirflowException],
+) -> None:
+    task_instance.try_number = tries
+    call = StageCall(stage=Stage.MIRROR_RELEASE, fails_nothing=fails_nothing)
+    assert type(last_word(call, error, task_instance, retries=2)) is expected

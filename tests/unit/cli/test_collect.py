@@ -76,7 +76,7 @@ def test_a_store_that_lacks_what_the_ledger_reaches_is_left_alone(tiny) -> None:
 
 
 @settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(plan=st.lists(st.tuples(st.booleans(), st.integers(0, 2)), min_size=1, max_size=4))
 def test_gc_never_removes_what_any_release_reaches(

@@ -52,12 +52,12 @@ def test_int16_is_within_half_a_step() -> None:
 
 @pytest.mark.parametrize(
     ("largest", "dtype"),
-    [
+    (
         pytest.param(255, torch.uint8, id="255 fits one byte"),
         pytest.param(256, torch.uint16, id="256 does not"),
         pytest.param(65535, torch.uint16, id="65,535 fits two bytes"),
         pytest.param(65536, torch.int32, id="65,536 does not"),
-    ],
+    ),
 )
 def test_indices_take_the_smallest_type_that_holds_them(largest: int, dtype: torch.dtype) -> None:
     values = torch.tensor([[0, largest]])
@@ -68,14 +68,14 @@ def test_indices_take_the_smallest_type_that_holds_them(largest: int, dtype: tor
 
 @pytest.mark.parametrize(
     ("tensor", "kind"),
-    [
+    (
         pytest.param(torch.randn(64, 64), Int8Rows, id="a dense weight is rounded by row"),
         pytest.param(torch.arange(2000).reshape(40, 50), SmallIntegers, id="indices shrink"),
         pytest.param(torch.zeros(4000), Codebook, id="few distinct values: a codebook"),
         pytest.param(torch.randn(4000), Int16, id="many distinct values: 16 bits"),
         pytest.param(torch.randn(8, 8), type(None), id="a small matrix stays as it is"),
         pytest.param(torch.zeros(64, 64).bool(), type(None), id="truths stay as they are"),
-    ],
+    ),
 )
 def test_each_tensor_gets_the_form_that_suits_it(tensor: torch.Tensor, kind: type) -> None:
     assert isinstance(coded_8_bit(tensor), kind)

@@ -89,9 +89,13 @@ def test_there_are_eight_step_groups(release: Any) -> None:
 
 
 def test_a_failed_mirror_fails_no_run(release: Any) -> None:
-    mirror = release.get_task("mirror_release")
-    assert mirror.is_teardown
-    assert not mirror.on_failure_fail_dagrun
+    assert [t.task_id for t in stage_tasks(release) if t.call.fails_nothing] == ["mirror_release"]
+
+
+def test_no_task_is_a_teardown_for_airflow_ends_a_run_marked_failed_as_green_with_one(
+    release: Any,
+) -> None:
+    assert [task.task_id for task in release.tasks if task.is_teardown] == []
 
 
 def test_rollback_by_hand_is_one_stage(dags: dict[str, Any]) -> None:

@@ -4,12 +4,12 @@ import json
 import random
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tasks.contracts.requests import PLANS, ReleaseRequest
 from tasks.contracts.stages import ArtifactKind
 from tasks.gates.checks import Payload
 from tasks.gates.run_gate import run_gate
@@ -121,5 +121,14 @@ def write_events(tmp_path):
     return write
 
 
-def rng(seed: int = 1) -> np.random.Generator:
-    return np.random.default_rng(seed)
+@pytest.fixture
+def release() -> ReleaseRequest:
+    return ReleaseRequest(
+        release_id="r-1",
+        model="recommender",
+        dataset="complete-journey",
+        as_of="2018-01-02T00:00:00Z",
+        recipe="blended_transformer",
+        compression="int8",
+        plan=PLANS["replay"],
+    )

@@ -39,7 +39,7 @@ def verdict(judge, tmp_path):
     def run(features: Interactions, items=None, users=None, bounds=None):
         features.save(tmp_path / "interactions.npz")
         train = features.items[features.period == 0]
-        counts = np.bincount(train, minlength=ITEMS + 1)[1:]
+        counts = np.bincount(train, minlength=ITEMS + 1)[1 : ITEMS + 1]
         known = pd.DataFrame(
             {
                 "item_index": np.arange(1, ITEMS + 1, dtype=np.int32),
@@ -130,7 +130,7 @@ def test_a_planted_fault_is_refused_and_named(verdict, plant, sentence) -> None:
 
 def test_counts_over_all_periods_are_a_leak(verdict) -> None:
     features = interactions()
-    everything = np.bincount(features.items, minlength=ITEMS + 1)[1:]
+    everything = np.bincount(features.items, minlength=ITEMS + 1)[1 : ITEMS + 1]
     report = verdict(features, items={"train_count": everything})
     assert "train_count: counts of the train period only expected, " in report.sentence
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -123,6 +124,41 @@ def test_a_log_that_was_replaced_is_read_from_its_start(lander: ExposureLander) 
     lander.files.access_log.unlink()
     write(lander, line(3))
     assert lander.land() == 1
+
+
+def test_a_long_log_is_removed_only_when_all_has_landed_and_envoy_writes_elsewhere(
+    lander: ExposureLander,
+) -> None:
+    answers = iter([False, True])
+    lander.max_log_bytes, lander.reopen = 100, lambda: next(answers)
+    write(lander, line(1))
+    assert lander.land() == 1
+    (aside,) = lander.files.folder.glob("access.aside*")
+    assert not lander.files.access_log.exists()
+    with aside.open("a") as writer:  # Envoy has not been told yet: it writes to the old file
+        writer.write(json.dumps(line(2)) + "\n")
+    assert lander.land() == 1
+    write(lander, line(3))
+    assert lander.land() == 1
+    assert aside.exists()
+    os.utime(aside, (0, 0))
+    assert lander.land() == 0
+    assert not aside.exists()
+    assert [one["request_id"] for one in landed(lander)] == [
+        "request-1",
+        "request-2",
+        "request-3",
+    ]
+
+
+def test_an_envoy_that_cannot_be_told_keeps_its_log(lander: ExposureLander) -> None:
+    lander.max_log_bytes = 100
+    write(lander, line(1))
+    for _ in range(3):
+        lander.land()
+        for path in lander.files.folder.glob("access.aside*"):
+            os.utime(path, (0, 0))
+    assert len(list(lander.files.folder.glob("access*"))) == 1
 
 
 def test_a_line_that_does_not_parse_is_counted_and_left_out(lander: ExposureLander) -> None:

@@ -1,0 +1,156 @@
+"""Run one stage of a small release in a process of its own: `small_release.py STAGE FOLDER`.
+
+The stage reads its inputs from FOLDER/<input> and writes FOLDER/<its product>. `make` writes a
+feature set of 60 users with habits and a trained blend without training.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tasks.adapters.artifact_store import payload_entries
+from tasks.contracts.artifacts import Manifest, artifact_key, content_digest
+from tasks.contracts.requests import ReleaseRequest, plan_named
+from tasks.contracts.stage_io import StageContext, StageInput
+from tasks.contracts.stages import Stage
+from tasks.models.interactions import EventRows, Interactions
+
+ITEMS, USERS, STEPS = 150, 60, 14
+PERIOD_OF_STEP = [0] * 9 + [1] * 2 + [2] * 2 + [3]
+
+
+def interactions() -> Interactions:
+    """Return users who take two of their own five habits each step, and a stray item."""
+    generator = np.random.default_rng(4)
+    rows = []
+    for user in range(USERS):
+        habits = generator.integers(1, ITEMS + 1, 5)
+        for step in range(STEPS):
+            chosen = {*generator.choice(habits, 2).tolist(), int(generator.integers(0, ITEMS + 1))}
+            rows += [(user, item, step) for item in sorted(chosen)]
+    user, item, step = (np.asarray(column) for column in zip(*rows, strict=True))
+    return Interactions.from_rows(
+        EventRows(
+            item_ids=np.asarray([f"item-{place}" for place in range(1, ITEMS + 1)]),
+            user_ids=np.asarray([f"user-{place}" for place in range(USERS)]),
+            user=user,
+            item=item,
+            basket=step,
+            event_type=np.full(len(user), 3),
+            time=step * 86400,
+            period=np.asarray(PERIOD_OF_STEP)[step],
+            repeats_allowed=True,
+            baskets=True,
+            order_only=False,
+        )
+    )
+
+
+def make(folder: Path) -> None:
+    """Write the feature set and the trained model."""
+    import pyarrow as pa  # noqa: PLC0415 (the bundle's process must not load torch)
+    import pyarrow.parquet as pq  # noqa: PLC0415
+    import torch  # noqa: PLC0415
+
+    from tasks.models.registry import build_model, save_model  # noqa: PLC0415
+    from tasks.training.baselines import (  # noqa: PLC0415
+        fit_markov,
+        fit_personal_frequency,
+        fit_popularity,
+    )
+    from tasks.training.recipes import MarkovSettings  # noqa: PLC0415
+
+    known, features, trained = interactions(), folder / "features", folder / "trained"
+    features.mkdir(parents=True)
+    known.save(features / "interactions.npz")
+    table = {"item_index": list(range(1, ITEMS + 1)), "item_id": known.item_ids.tolist()}
+    pq.write_table(pa.table(table), features / "items.parquet")
+    fitted: dict[str, tuple[Any, Any]] = {
+        "popularity": fit_popularity(known),
+        "personal_frequency": fit_personal_frequency(known, 0.97),
+        "markov": fit_markov(known, MarkovSettings(neighbours=16, last_items=20)),
+    }
+    for name, (model, arguments) in fitted.items():
+        save_model(model, name, arguments, trained / "baselines", name)
+    torch.manual_seed(0)
+    arguments = {
+        "num_items": ITEMS,
+        "steps": 10,
+        "width": 32,
+        "layers": 2,
+        "heads": 2,
+        "dropout": 0.0,
+    }
+    save_model(build_model("transformer", arguments), "transformer", arguments, trained)
+    report = {"format": "training_report/1", "max_length": 24, "exclude_seen": False}
+    (trained / "report.json").write_text(json.dumps(report))
+
+
+def stage_input(path: Path) -> StageInput:
+    """Return a folder as an input with a true content digest."""
+    files = payload_entries(path)
+    content, stage = content_digest(files), Stage.BUILD_FEATURES
+    manifest = Manifest(
+        kind=importlib.import_module("tasks.contracts.stages").ArtifactKind.FEATURE_SET,
+        key=artifact_key(stage, {}, {"content": content}, "code"),
+        stage=stage,
+        inputs={},
+        config={"content": content},
+        code="code",
+        files=files,
+        content=content,
+    )
+    return StageInput(address=str(manifest.address), manifest=manifest, path=path)
+
+
+def run(stage: str, folder: Path, product: str, **inputs: str) -> None:
+    """Run one stage module on folders."""
+    module = importlib.import_module(f"tasks.stages.{stage}")
+    (folder / product).mkdir()
+    (folder / "work").mkdir(exist_ok=True)
+    context = StageContext(
+        inputs={name: stage_input(folder / place) for name, place in inputs.items()},
+        out=folder / product,
+        work=folder / "work",
+        progress=lambda _sentence, _share: None,
+        store_url="file:///nowhere",
+        release=ReleaseRequest(
+            release_id="small",
+            model="small",
+            dataset="complete-journey",
+            as_of="2018-01-02T00:00:00Z",
+            recipe="transformer",
+            compression="int8",
+            plan=plan_named("replay"),
+        ),
+    )
+    module.configure(context)
+    print(module.run(context).sentence)  # noqa: T201 (read by the test)
+
+
+def main(stage: str, folder: Path) -> None:
+    """Run `stage`; the TensorFlow stages must end without torch in the process."""
+    if stage == "make":
+        make(folder)
+    elif stage == "compress":
+        run("compress_model", folder, "compressed", model="trained", features="features")
+        assert "tensorflow" not in sys.modules
+    elif stage == "bundle":
+        run("bundle_model", folder, "bundle", model="compressed")
+    elif stage == "evaluate":
+        run("evaluate_model", folder, "evaluation", bundle="bundle", features="features")
+    elif stage == "evaluate-champion":
+        names = {"bundle": "bundle", "features": "features", "champion": "bundle"}
+        run("evaluate_model", folder, "against", **names)
+    if stage in {"bundle", "evaluate", "evaluate-champion"}:
+        assert "torch" not in sys.modules, "torch was imported in a TensorFlow stage"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))

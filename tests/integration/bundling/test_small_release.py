@@ -1,0 +1,106 @@
+"""compress -> bundle -> evaluate as separate processes, twice, with other hash seeds."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from tasks.adapters.artifact_store import payload_entries
+
+ROOT = Path(__file__).resolve().parents[3]
+SCRIPT = Path(__file__).with_name("small_release.py")
+pytestmark = pytest.mark.timeout(900)
+
+
+def run(stage: str, folder: Path, hash_seed: int) -> str:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "PYTHONHASHSEED": str(hash_seed),
+        "OMP_NUM_THREADS": "1",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
+    command = [sys.executable, "-W", "ignore", str(SCRIPT), stage, str(folder)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("release")
+    for stage in ("make", "compress", "bundle", "evaluate", "evaluate-champion"):
+        run(stage, folder, hash_seed=1)
+    return folder
+
+
+def record(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def test_other_hash_seeds_make_the_same_bytes(release: Path, tmp_path: Path) -> None:
+    for name in ("features", "trained"):
+        (tmp_path / name).symlink_to(release / name)
+    for stage in ("compress", "bundle", "evaluate"):
+        run(stage, tmp_path, hash_seed=99)
+    for name in ("compressed", "bundle", "evaluation"):
+        assert payload_entries(tmp_path / name) == payload_entries(release / name)
+    assert len(payload_entries(release / "bundle")) >= 15
+
+
+def test_every_golden_user_gets_torchs_top_ten(release: Path) -> None:
+    parity = record(release / "bundle" / "parity.json")
+    assert parity["format"] == "parity_certificate/1"
+    assert parity["requests"] == 60
+    for certificate in (parity, *parity["baselines"].values()):
+        assert certificate["agreeing"] == certificate["requests"]
+        assert certificate["made_up"]["agreeing"] == certificate["made_up"]["requests"] == 4
+        assert certificate["finite"]
+        assert certificate["worst_score_difference"] < 1e-5
+
+
+def test_the_bundle_holds_no_fingerprint_and_says_its_true_size(release: Path) -> None:
+    bundle = release / "bundle"
+    assert not list(bundle.rglob("fingerprint.pb"))
+    files = [bundle / "model/saved_model.pb", *(bundle / "model/variables").iterdir()]
+    sizes = record(bundle / "bundle.json")
+    assert sizes["bytes"] == sum(path.stat().st_size for path in files)
+    assert sizes["bytes"] < sizes["fp32_bytes"]
+
+
+def test_evaluation_has_one_row_per_user_and_nulls_for_no_champion(release: Path) -> None:
+    rows = pq.read_table(release / "evaluation" / "rows.parquet").to_pandas()
+    assert rows.user_id.is_unique
+    assert rows.ndcg_champion.isna().all()
+    assert set(rows["slice"]) <= {"head", "mid", "tail"}
+    # Each user has two steps in the gate period.
+    assert rows.examples.tolist() == [2] * 60
+    models = ("candidate", "markov", "personal_frequency", "popularity")
+    for model in models:
+        assert rows[f"ndcg_{model}"].between(0, 1).all()
+    summary = record(release / "evaluation" / "summary.json")
+    for model in models:
+        mean = summary["models"][model]["ndcg"]["mean"]
+        assert mean == pytest.approx(rows[f"ndcg_{model}"].mean(), abs=1e-8)
+
+
+def test_habits_are_found_by_personal_frequency_and_not_by_popularity(release: Path) -> None:
+    models = record(release / "evaluation" / "summary.json")["models"]
+    assert models["personal_frequency"]["ndcg"]["mean"] > 0.3
+    assert models["popularity"]["ndcg"]["upper"] < models["personal_frequency"]["ndcg"]["lower"]
+
+
+def test_a_candidate_that_is_the_champion_is_already_serving(release: Path) -> None:
+    assert not record(release / "evaluation" / "summary.json")["already_serving"]
+    assert record(release / "against" / "summary.json")["already_serving"]
+    rows = pq.read_table(release / "against" / "rows.parquet").to_pandas()
+    np.testing.assert_array_equal(rows.ndcg_candidate, rows.ndcg_champion)

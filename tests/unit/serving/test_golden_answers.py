@@ -1,0 +1,62 @@
+import json
+from typing import Any
+
+import pytest
+
+from tasks.contracts.errors import CorruptArtifactError
+from tasks.serving.golden_answers import Ranked, compare, read_golden
+
+ITEMS = tuple("abcdefghijkl")
+SCORES = tuple(12.0 - place for place in range(12))
+PROMISED = Ranked(items=ITEMS, scores=SCORES)
+
+
+def ranked(items: Any = ITEMS, scores: Any = SCORES) -> Any:
+    return Ranked(items=tuple(items), scores=tuple(scores))
+
+
+def swapped(values: Any, one: Any, other: Any) -> Any:
+    changed = list(values)
+    changed[one], changed[other] = changed[other], changed[one]
+    return changed
+
+
+def test_the_same_answer_is_right() -> None:
+    found = compare(ranked(), PROMISED)
+    assert (found.right, found.worst_score_difference) == (True, 0.0)
+
+
+def test_another_order_is_wrong_and_its_place_is_named() -> None:
+    found = compare(ranked(items=swapped(ITEMS, 2, 3)), PROMISED)
+    assert (found.right, found.first_wrong_place) == (False, 2)
+
+
+def test_another_order_of_equal_scores_is_right() -> None:
+    tied = (12.0, 11.0, 10.0, 10.000004, *SCORES[4:])
+    promised = ranked(scores=(12.0, 11.0, 10.000004, 10.0, *SCORES[4:]))
+    assert compare(ranked(items=swapped(ITEMS, 2, 3), scores=tied), promised).right
+
+
+def test_small_scores_tie_only_within_their_own_scale() -> None:
+    small = [score / 1e6 for score in SCORES]
+    assert not compare(ranked(items=swapped(ITEMS, 2, 3), scores=small), ranked(scores=small)).right
+
+
+def test_places_after_the_tenth_do_not_count() -> None:
+    assert compare(ranked(items=swapped(ITEMS, 10, 11)), PROMISED).right
+
+
+def test_a_score_that_is_no_number_is_wrong() -> None:
+    found = compare(ranked(scores=(float("nan"), *SCORES[1:])), PROMISED)
+    assert (found.right, found.worst_score_difference) == (False, None)
+
+
+def test_too_few_items_are_wrong() -> None:
+    assert not compare(ranked(items=ITEMS[:9], scores=SCORES[:9]), PROMISED).right
+
+
+def test_a_damaged_line_is_named(tmp_path: Any) -> None:
+    good = {"user": "u", "history": ["a"], "steps_ago": [1], "items": ["a"], "scores": [1.0]}
+    (tmp_path / "golden.jsonl").write_text(json.dumps(good) + "\n{}\n")
+    with pytest.raises(CorruptArtifactError, match=r"golden.jsonl line 2: expected"):
+        list(read_golden(tmp_path))

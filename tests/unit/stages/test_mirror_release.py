@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+
+from tasks.contracts.requests import PLANS, ReleaseRequest
+from tasks.contracts.stage_io import StageContext
+from tasks.rollout.ledger import LedgerEntry
+from tasks.stages import mirror_release
+
+REQUEST = ReleaseRequest(
+    release_id="release-1",
+    model="recommender",
+    dataset="complete-journey",
+    as_of="2018-01-02T00:00:00Z",
+    recipe="popularity",
+    compression="int8",
+    plan=PLANS["replay"],
+)
+
+
+def context(folder: Path) -> StageContext:
+    for name in ("out", "work", "state"):
+        (folder / name).mkdir(exist_ok=True)
+    return StageContext(
+        inputs={},
+        out=folder / "out",
+        work=folder / "work",
+        progress=lambda sentence, fraction: None,
+        store_url=f"file://{folder}/store",
+        release=REQUEST,
+        state_dir=folder / "state",
+    )
+
+
+def test_an_mlflow_that_is_away_fails_nothing_and_the_artifact_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        monkeypatch.setenv("HEADRACE_MLFLOW", url)
+        outcome = mirror_release.run(context(tmp_path))
+    assert not outcome.refused
+    assert outcome.sentence.startswith(f"warning: MLflow does not answer at {url}: release-1")
+    record = json.loads((tmp_path / "out" / "mirror.json").read_text())
+    assert record == {
+        "format": "mirror/1",
+        "release_id": "release-1",
+        "status": f"does not answer at {url}",
+    }
+
+
+def test_a_mirror_that_was_away_has_another_key_than_one_that_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HEADRACE_MLFLOW", raising=False)
+    away = mirror_release.configure(context(tmp_path))
+    monkeypatch.setenv("HEADRACE_MLFLOW", "http://127.0.0.1:1")
+    monkeypatch.setattr(mirror_release, "answers", lambda url: True)
+    back = mirror_release.configure(context(tmp_path))
+    assert away["mlflow"] == "is not configured (HEADRACE_MLFLOW)"
+    assert back == {**away, "mlflow": "answers"}
+
+
+def entry(kind: str) -> LedgerEntry:
+    return LedgerEntry(
+        model="recommender",
+        sequence=1,
+        previous="0" * 64,
+        kind=kind,
+        at="2026-01-01T00:00:00Z",
+        who="airflow",
+        why="",
+    )
+
+
+@pytest.mark.parametrize(
+    ("kinds", "status"),
+    (
+        pytest.param((), "not staged", id="refused before it reached a slot"),
+        pytest.param(("slot_reserved", "step_began"), "in progress", id="still on its way"),
+        pytest.param(("slot_reserved", "promoted"), "promoted", id="promoted"),
+        pytest.param(("slot_reserved", "promoted", "rolled_back"), "rolled back", id="taken back"),
+    ),
+)
+def test_the_status_is_what_the_ledger_says_last(kinds: tuple[str, ...], status: str) -> None:
+    assert mirror_release.status_of([entry(kind) for kind in kinds]) == status
