@@ -75,14 +75,13 @@ class Rows:
 
 
 def suite(payload: Payload, wanted: EvaluationBounds) -> Suite:
-    """Return what is expected of the rows, then of the comparisons on them."""
+    """Return what is expected of the comparisons, then of the rows that they rest on."""
     frame = pq.read_table(payload.path / "rows.parquet").to_pandas()
     known = [name.removeprefix("ndcg_") for name in frame if str(name).startswith("ndcg_")]
     baselines = tuple(name for name in known if name not in {"candidate", "champion"})
     rows = Rows(frame=frame, baselines=baselines)
-    parts = [_rows(rows, wanted), _baselines(rows, wanted), _sanity(rows, wanted)]
-    if wanted.has_champion:
-        parts.append(_champion(rows, wanted))
+    parts = [_champion(rows, wanted)] if wanted.has_champion else []
+    parts += [_baselines(rows, wanted), _sanity(rows, wanted), _rows(rows, wanted)]
     return joined(*parts)
 
 

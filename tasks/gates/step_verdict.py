@@ -111,7 +111,7 @@ def _errors(candidate: Seen, wanted: StepBounds) -> Measurement:
         unit="share",
         expected=f"at most {in_words(wanted.max_error_ratio, 'share')}",
         where=f"as lower bound ({candidate.failed} failed and {candidate.fell_back} taken over "
-        f"by stable of {asked:,} requests that met its slot)",
+        f"by stable of {asked:,} requests)",
         why="The candidate's server fails or hangs: users were answered by stable.",
     )
 

@@ -54,17 +54,17 @@ def interactions() -> Interactions:
 
 def make(folder: Path) -> None:
     """Write the feature set and the trained model."""
-    import pyarrow as pa  # noqa: PLC0415 (the bundle's process must not load torch)
-    import pyarrow.parquet as pq  # noqa: PLC0415
-    import torch  # noqa: PLC0415
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    import torch
 
-    from tasks.models.registry import build_model, save_model  # noqa: PLC0415
-    from tasks.training.baselines import (  # noqa: PLC0415
+    from tasks.models.registry import build_model, save_model
+    from tasks.training.baselines import (
         fit_markov,
         fit_personal_frequency,
         fit_popularity,
     )
-    from tasks.training.recipes import MarkovSettings  # noqa: PLC0415
+    from tasks.training.recipes import MarkovSettings
 
     known, features, trained = interactions(), folder / "features", folder / "trained"
     features.mkdir(parents=True)
@@ -131,7 +131,7 @@ def run(stage: str, folder: Path, product: str, **inputs: str) -> None:
         ),
     )
     module.configure(context)
-    print(module.run(context).sentence)  # noqa: T201 (read by the test)
+    print(module.run(context).sentence)
 
 
 def main(stage: str, folder: Path) -> None:

@@ -29,7 +29,7 @@ def run(stage: str, folder: Path, hash_seed: int) -> str:
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
     command = [sys.executable, "-W", "ignore", str(SCRIPT), stage, str(folder)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 

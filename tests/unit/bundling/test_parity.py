@@ -24,13 +24,13 @@ TORCH = answers([1, 2, 3], [0.9, 0.5, 0.5])
 
 @pytest.mark.parametrize(
     ("served", "agrees"),
-    [
+    (
         pytest.param(answers([1, 2, 3], [0.9, 0.5, 0.5]), True, id="the same list"),
         pytest.param(answers([1, 3, 2], [0.9, 0.5, 0.5]), True, id="a tie in the other order"),
         pytest.param(answers([2, 1, 3], [0.9, 0.5, 0.5]), False, id="another order is no tie"),
         pytest.param(answers([1, 2, 9], [0.9, 0.5, 0.5]), False, id="an item torch scores lower"),
         pytest.param(answers([1, 2, 3], [0.9, 0.5, np.nan]), False, id="a score that is no number"),
-    ],
+    ),
 )
 def test_a_list_agrees_when_only_ties_differ(served: Answers, *, agrees: bool) -> None:
     assert compare(served, TORCH).same.tolist() == [agrees]

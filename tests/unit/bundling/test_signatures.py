@@ -106,12 +106,12 @@ def test_missing_steps_count_positions_from_the_end(model: LoadedModel) -> None:
 
 @pytest.mark.parametrize(
     "history",
-    [
+    (
         pytest.param(["bee", "dog", "", ""], id="padding on the right"),
         pytest.param(["", "", "bee", "dog"], id="padding on the left"),
         pytest.param(["bee", "", "dog"], id="padding in between"),
         pytest.param(["unicorn", "bee", "unicorn", "dog"], id="ids nobody knows"),
-    ],
+    ),
 )
 def test_padding_and_unknown_ids_change_nothing(model: LoadedModel, history: list[str]) -> None:
     expected = model.ask("serving_default", {"history": [["bee", "dog"]]})

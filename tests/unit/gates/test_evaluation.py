@@ -57,8 +57,8 @@ def test_a_candidate_better_than_all_passes_and_shows_the_comparison(verdict) ->
     report = verdict(rows())
     assert report.passed, report.sentence
     assert [figure.title for figure in report.figures] == [
-        "NDCG@10 per model",
         "Candidate minus champion, NDCG@10",
+        "NDCG@10 per model",
     ]
     assert report.key_figures["users"] == "3,000"
 
