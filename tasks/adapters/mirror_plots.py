@@ -41,7 +41,10 @@ class Exposure:
 
 def learning_curve(epochs: Sequence[Epoch], path: Path) -> None:
     """Draw loss and select-period NDCG@10 by epoch."""
-    figure, axes = _figure("Learning curve")
+    best = max(epochs, key=lambda point: point.select_ndcg10)
+    figure, axes = _figure(
+        f"Learning curve: best NDCG@10 {best.select_ndcg10:.4f} after epoch {best.epoch}"
+    )
     numbers = [point.epoch for point in epochs]
     axes.plot(numbers, [point.loss for point in epochs], color=BASELINE, marker="o", label="loss")
     axes.set_xlabel("epoch")
@@ -51,15 +54,6 @@ def learning_curve(epochs: Sequence[Epoch], path: Path) -> None:
     scores = [point.select_ndcg10 for point in epochs]
     other.plot(numbers, scores, color=COLOURS["candidate"], marker="o", label="NDCG@10")
     other.set_ylabel("NDCG@10 on the select period", color=COLOURS["candidate"])
-    best = int(np.argmax(scores))
-    other.annotate(
-        f"best {scores[best]:.4f}",
-        (numbers[best], scores[best]),
-        textcoords="offset points",
-        xytext=(0, -16),
-        ha="center",
-        color=INK,
-    )
     _quiet(other)
     _save(figure, path)
 

@@ -90,6 +90,8 @@ def slot_part(slot: Slot, environment: Mapping[str, str]) -> Part:
         "rest_api_port": slot.rest,
         "bind_address": LOOPBACK,
         "drain_seconds": DRAIN_SECONDS,
+        "num_load_threads": 1,  # a load never holds up an unload
+        "max_num_load_retries": 0,  # a bundle that does not load is told at once, not in 5 minutes
     }
     return Part(
         name=f"{slot.model}-{slot.colour.value}",

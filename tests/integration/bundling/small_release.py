@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +35,17 @@ def interactions() -> Interactions:
         for step in range(STEPS):
             chosen = {*generator.choice(habits, 2).tolist(), int(generator.integers(0, ITEMS + 1))}
             rows += [(user, item, step) for item in sorted(chosen)]
-    user, item, step = (np.asarray(column) for column in zip(*rows, strict=True))
+    users, items, steps = np.asarray(rows).T
     return Interactions.from_rows(
         EventRows(
             item_ids=np.asarray([f"item-{place}" for place in range(1, ITEMS + 1)]),
             user_ids=np.asarray([f"user-{place}" for place in range(USERS)]),
-            user=user,
-            item=item,
-            basket=step,
-            event_type=np.full(len(user), 3),
-            time=step * 86400,
-            period=np.asarray(PERIOD_OF_STEP)[step],
+            user=users,
+            item=items,
+            basket=steps,
+            event_type=np.full(len(users), 3),
+            time=steps * 86400,
+            period=np.asarray(PERIOD_OF_STEP)[steps],
             repeats_allowed=True,
             baskets=True,
             order_only=False,
@@ -148,7 +149,12 @@ def main(stage: str, folder: Path) -> None:
     elif stage == "evaluate-champion":
         names = {"bundle": "bundle", "features": "features", "champion": "bundle"}
         run("evaluate_model", folder, "against", **names)
-    if stage in {"bundle", "evaluate", "evaluate-champion"}:
+    elif stage == "evaluate-order-only":
+        (folder / "ordered").mkdir()
+        without_time = replace(interactions(), order_only=True)
+        without_time.save(folder / "ordered" / "interactions.npz")
+        run("evaluate_model", folder, "order-only", bundle="bundle", features="ordered")
+    if stage not in {"make", "compress"}:
         assert "torch" not in sys.modules, "torch was imported in a TensorFlow stage"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,8 @@ def written_bytes(model: torch.nn.Module, recipe: str, folder: Path) -> int:
 
 
 @pytest.mark.parametrize("make", (markov, transformer))
-def test_int8_takes_at_most_thirty_percent(make, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_int8_takes_at_most_thirty_percent(
+    make: Callable[[], torch.nn.Module], tmp_path: Path
+) -> None:
     model = make()
     assert written_bytes(model, "int8", tmp_path) <= 0.3 * written_bytes(model, "none", tmp_path)

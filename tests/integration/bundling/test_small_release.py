@@ -37,7 +37,14 @@ def run(stage: str, folder: Path, hash_seed: int) -> str:
 @pytest.fixture(scope="module")
 def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("release")
-    for stage in ("make", "compress", "bundle", "evaluate", "evaluate-champion"):
+    for stage in (
+        "make",
+        "compress",
+        "bundle",
+        "evaluate",
+        "evaluate-champion",
+        "evaluate-order-only",
+    ):
         run(stage, folder, hash_seed=1)
     return folder
 
@@ -104,3 +111,15 @@ def test_a_candidate_that_is_the_champion_is_already_serving(release: Path) -> N
     assert record(release / "against" / "summary.json")["already_serving"]
     rows = pq.read_table(release / "against" / "rows.parquet").to_pandas()
     np.testing.assert_array_equal(rows.ndcg_candidate, rows.ndcg_champion)
+
+
+def test_only_sets_without_time_report_the_last_out_position(release: Path) -> None:
+    assert "reported_only" not in record(release / "evaluation" / "summary.json")
+    ordered = record(release / "order-only" / "summary.json")
+    # One step of each user is in the canary period; rows stay those of the gate period.
+    assert ordered["reported_only"]["users"] == 60
+    assert 0.3 < ordered["reported_only"]["ndcg10"]["personal_frequency"] <= 1
+    gate, again = (
+        pq.read_table(release / name / "rows.parquet") for name in ("evaluation", "order-only")
+    )
+    assert gate.equals(again)

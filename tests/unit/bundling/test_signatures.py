@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tasks.bundling.aten_graph import AtenGraph, Node, Ref, TensorKind
+from tasks.bundling.aten_graph import Argument, AtenGraph, Node, Ref, TensorKind
 from tasks.bundling.saved_model import identity_of
 from tasks.bundling.served_model import LoadedModel
 from tasks.bundling.signatures import ServedModel, split_at_load, write_served_model
@@ -23,7 +23,7 @@ def network() -> AtenGraph:
     """Return scores = base * 1 with, at each item of the history, steps_ago added."""
     kind = TensorKind(dtype="float32", shape=("b", 5))
     pairs = TensorKind(dtype="float32", shape=("b", "l"))
-    size = {"self": Ref("items"), "dim": 0}
+    size: dict[str, Argument] = {"self": Ref("items"), "dim": 0}
     nodes = (
         Node(name="batch", op="aten.sym_size.int", arguments=size),
         Node(
@@ -163,7 +163,7 @@ def test_unknown_candidates_get_the_lowest_score(model: LoadedModel) -> None:
     inputs = {"history": [["dog"]], "candidates": [["bee", "unicorn", "dog", ""]]}
     lowest = np.finfo(np.float32).min
     found = model.ask("score", inputs)["scores"]
-    np.testing.assert_allclose(found, [[0.3, lowest, 1.1, lowest]], rtol=1e-6)
+    np.testing.assert_allclose(found, np.asarray([[0.3, lowest, 1.1, lowest]]), rtol=1e-6)
 
 
 def test_an_embedding_is_offered_only_where_the_network_has_one(model: LoadedModel) -> None:
