@@ -150,12 +150,14 @@ def _against(rows: Rows, name: str, found: PairedDifference | None) -> str:
     return f"({METRIC} {ours:.4f} against {theirs:.4f}, difference {found.mean:+.4f})"
 
 
-def _sanity(rows: Rows, _wanted: EvaluationBounds) -> Suite:
+def _sanity(rows: Rows, wanted: EvaluationBounds) -> Suite:
     low, mean, _ = rows.interval("candidate")
     sound = Measurement(
         name="candidate answers",
         value=low,
         above=0.0,
+        # On 113 users of a big shop popularity gets nothing right, and is still the first opponent.
+        severity="warning" if wanted.recipe == FIRST_RELEASE_RECIPE else "critical",
         expected=f"{METRIC} above 0 with 95 % confidence",
         where=f"as lower end, mean {mean:.4f}",
         why="Nearly no user got anything right: ids or order of the answers are wrong.",

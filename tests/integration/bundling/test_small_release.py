@@ -12,8 +12,11 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import tensorflow as tf
+from tensorflow_serving.apis import prediction_log_pb2
 
 from tasks.adapters.artifact_store import payload_entries
+from tasks.bundling.served_model import LoadedModel
 
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = Path(__file__).with_name("small_release.py")
@@ -123,3 +126,23 @@ def test_only_sets_without_time_report_the_last_out_position(release: Path) -> N
         pq.read_table(release / name / "rows.parquet") for name in ("evaluation", "order-only")
     )
     assert gate.equals(again)
+
+
+def test_every_warmup_record_is_a_request_that_the_model_answers(release: Path) -> None:
+    folder = release / "bundle" / "model"
+    path = folder / "assets.extra" / "tf_serving_warmup_requests"
+    batches = []
+    with LoadedModel(folder) as model:
+        for record_bytes in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            log = prediction_log_pb2.PredictionLog.FromString(record_bytes)
+            request = log.predict_log.request
+            inputs = {name: tf.make_ndarray(proto) for name, proto in request.inputs.items()}
+            answer = model.ask(request.model_spec.signature_name, inputs)
+            batches.append((request.model_spec.signature_name, len(answer["items"])))
+    # 60 golden users: no batch of 64.
+    assert batches == [
+        ("serving_default", 1),
+        ("serving_default", 8),
+        ("serving_default", 1),
+        ("recommend", 1),
+    ]
