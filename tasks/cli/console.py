@@ -37,8 +37,12 @@ class Console:
         said_at, said = self._last.get(topic, (-UNCHANGED_SECONDS, ""))
         pause = UNCHANGED_SECONDS if news == said else PLAIN_SECONDS
         if time.monotonic() - said_at >= pause:
-            self._last[topic] = (time.monotonic(), news)
-            self.say(line)
+            self.say_news(topic, line, news)
+
+    def say_news(self, topic: str, line: str, news: str = "") -> None:
+        """Print a line, and remember when, for `say_now_and_then`."""
+        self._last[topic] = (time.monotonic(), news)
+        self.say(line)
 
     def complain(self, line: str) -> None:
         """Print an error."""

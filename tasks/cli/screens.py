@@ -37,7 +37,7 @@ class PlainScreen:
                 continue
             if self._known.get(task.task_id) != task.state:
                 self._known[task.task_id] = task.state
-                self._console.say(plain_line(task))
+                self._console.say_news(task.task_id, plain_line(task), task.sentence)
             elif task.state in {"running", "deferred"}:
                 self._console.say_now_and_then(task.task_id, plain_line(task), task.sentence)
 

@@ -145,6 +145,5 @@ def test_a_plain_screen_says_each_change_once() -> None:
     lines = out.getvalue().splitlines()
     assert [" ".join(line.split()) for line in lines] == [
         "train_model running 3 s: epoch 1",
-        "train_model running 3 s: epoch 1",
         "train_model success 3 s: epoch 1",
     ]
