@@ -20,7 +20,11 @@ BAKE = "bake"
 RUNNING_STATES = frozenset({"running", "deferred", "up_for_retry"})
 _PROGRESS = re.compile(r"^[a-z_]+: *(\d+%)? ?(.*)$")
 _SEALED = re.compile(r"^sealed \S+ manifest sha256:[0-9a-f]{64} \| (?P<sentence>.*)$", re.DOTALL)
-_NO_WORDS = ("::", "Pushing xcom", "Could not read served logs")  # groups of a log; a task that no worker ran
+_NO_WORDS = (
+    "::",
+    "Pushing xcom",
+    "Could not read served logs",
+)  # groups of a log; a task that no worker ran
 _REFUSAL_KEY = "refusal"
 
 

@@ -130,6 +130,21 @@ def titles_of(features: Path, items: list[str]) -> dict[str, tuple[str, str]]:
     return {item: known.get(item, (item, "")) for item in items}
 
 
+def served_version(router: str, model: str) -> str | None:
+    """Return the version that users without an experiment get now, None where nobody answers."""
+    request = urllib.request.Request(  # noqa: S310 - the address of our own stack
+        f"{router}/v1/models/{model}", headers={"x-model": model}
+    )
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=TIMEOUT_SECONDS) as response:
+            versions = json.loads(response.read())["model_version_status"]
+    except (OSError, ValueError, KeyError):
+        return None
+    available = [row["version"] for row in versions if row.get("state") == "AVAILABLE"]
+    return str(available[0]) if available else None
+
+
 def ask(router: str, model: str, user: str, history: History) -> Answer:
     """Send one Predict through the router as this user."""
     body: dict[str, Any] = {

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import getpass
+import time
 from typing import TYPE_CHECKING
 
 from tasks.cli.home import Home
 from tasks.cli.ledgers import state_of
-from tasks.contracts.errors import BadRequestError
+from tasks.cli.predict import served_version
+from tasks.cli.stack import running
+from tasks.contracts.errors import BadRequestError, HeadraceError
 from tasks.contracts.exit_codes import ExitCode
 from tasks.rollout.state import Note
 
@@ -16,10 +19,14 @@ if TYPE_CHECKING:
 
     from tasks.cli.console import Console
 
+ROUTER_SECONDS = 10.0
+POLL_SECONDS = 0.2
+
 
 def run(options: argparse.Namespace, console: Console) -> int:
-    """Move the roles back and write who and why into the ledger."""
-    state = state_of(Home.from_environment(), options.model)
+    """Move the roles back, write who and why into the ledger, and see the router follow."""
+    home = Home.from_environment()
+    state = state_of(home, options.model)
     record = state.peek()
     stable = record.stable
     release_id = record.release_id or (None if stable is None else stable.release_id)
@@ -30,4 +37,26 @@ def run(options: argparse.Namespace, console: Console) -> int:
     now = state.peek().stable
     serves = "nobody serves" if now is None else f"release {now.release_number} serves"
     console.say(f"{options.model}: {release_id} rolled back; {serves}")
+    if now is not None:
+        _see_router_follow(home, options.model, now.release_number)
     return int(ExitCode.DONE)
+
+
+def _see_router_follow(home: Home, model: str, release_number: int) -> None:
+    """Users see what the router does, not what the ledger says: wait for it, or say it did not."""
+    report = running(home)
+    if report is None:
+        return
+    router, found = report.addresses["router"], None
+    deadline = time.monotonic() + ROUTER_SECONDS
+    while time.monotonic() < deadline:
+        found = served_version(router, model)
+        if found == str(release_number):
+            return
+        time.sleep(POLL_SECONDS)
+    message = (
+        f"router {router}: expected it to serve release {release_number} within "
+        f"{ROUTER_SECONDS:.0f} s, found {found or 'no answer'}; the ledger is right, the keeper "
+        "may not be: see `headrace status`"
+    )
+    raise HeadraceError(message)

@@ -136,12 +136,16 @@ def run(state_dir: Path, stop: threading.Event, turn_seconds: float = TURN_SECON
     lander = ExposureLander(
         state_dir=state_dir, key=user_key(state_dir), reopen=lambda: reopen_log(files)
     )
+    last_said = ""
     while not stop.wait(turn_seconds):
         for act in (keeper.turn, lander.land):
             try:
                 act()
-            except OSError as error:  # a full disk must not end the watch over leases
-                _print(f"keeper: {error}")
+            except Exception as error:  # noqa: BLE001  no trouble may end the watch over leases
+                sentence = f"keeper: {type(error).__name__}: {error}"
+                if sentence != last_said:
+                    _print(sentence)
+                last_said = sentence
 
 
 def _print(sentence: str) -> None:
