@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
+from tasks.contracts.bake import STATE_FILE
 from tasks.contracts.errors import (
     BadRequestError,
     CorruptArtifactError,
@@ -40,8 +41,6 @@ from tasks.rollout.ledger import (
 )
 from tasks.rollout.phases import Ask, Decision, Phase
 from tasks.rollout.record import Colour, SlotContent, StateRecord
-
-STATE_FILE = "state.json"
 
 
 class Reservation(NamedTuple):
