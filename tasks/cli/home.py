@@ -49,6 +49,11 @@ class Home:
         return self.root / "logs"
 
     @property
+    def warm_gates(self) -> Path:
+        """Return the socket of the warm interpreter."""
+        return self.root / "warm-gates"
+
+    @property
     def airflow(self) -> Path:
         """Return `AIRFLOW_HOME`."""
         return self.root / "airflow"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,12 +14,14 @@ from tasks.cli.parts import Part
 from tasks.cli.ports import LOOPBACK
 from tasks.cli.slots import SlotBoard, slot_part
 from tasks.rollout.envoy import envoy_command, router_files
+from tasks.warm_start import LONGEST_PATH
 
 AIRFLOW_API = "airflow-api-server"
 AIRFLOW_USER = "admin"
 AIRFLOW_SCHEDULER = "airflow-scheduler"
 KEEPER = "keeper"
 MIGRATE = "airflow-migrate"
+WARM_PACKAGES = ("great_expectations", "great_expectations.expectations")
 PARALLEL_TASKS = 4  # two models side by side, a renewer of the lease each; bakes hold none
 # Others are never handed to the stack: another Airflow's settings, a proxy between its own parts.
 STRANGERS = ("AIRFLOW__", "AIRFLOW_", "MLFLOW_", "OTEL_")
@@ -63,6 +66,7 @@ def headrace_environment(stack: Stack) -> dict[str, str]:
         "HEADRACE_MLFLOW": stack.url("mlflow"),
         "HEADRACE_ROUTER": stack.url("router"),
         "HEADRACE_PYTHON": sys.executable,
+        "HEADRACE_WARM_GATES": str(stack.home.warm_gates),
         "PYTHONPATH": path,
         "PYTHONUNBUFFERED": "1",
         "OMP_WAIT_POLICY": "PASSIVE",
@@ -164,7 +168,29 @@ def parts_of(stack: Stack, board: SlotBoard, data_folder: str | None) -> list[Pa
     """Return every part that should run now; models that appear add their slots."""
     environment = headrace_environment(stack)
     slots = [slot_part(slot, environment) for slot in board.slots()]
-    return [*airflow_parts(stack, data_folder), *router_parts(stack), *slots, mlflow_part(stack)]
+    return [
+        *airflow_parts(stack, data_folder),
+        *router_parts(stack),
+        *slots,
+        *warm_parts(stack),
+        mlflow_part(stack),
+    ]
+
+
+def warm_parts(stack: Stack) -> list[Part]:
+    """Return the warm interpreter that gates are forked from; none where its path is too long."""
+    warm = stack.home.warm_gates
+    if len(os.fsencode(warm)) > LONGEST_PATH:
+        return []
+    part = Part(
+        name="warm-gates",
+        command=(sys.executable, "-m", "tasks.warm_start", "serve", str(warm), *WARM_PACKAGES),
+        environment=headrace_environment(stack),
+        after=(AIRFLOW_API,),  # until then both cores are wanted elsewhere
+        ready_file=warm,
+        stop_rank=3,
+    )
+    return [part]
 
 
 def router_parts(stack: Stack) -> list[Part]:
