@@ -21,7 +21,6 @@ from tasks.training.metrics import evaluate
 from tasks.training.random_states import random_states, restore_random_states, seed_all
 from tasks.training.windows import Windows, training_windows
 
-
 CHECKPOINT_SECONDS = 30.0  # at most this much work is lost to a kill, and a batch
 
 
