@@ -46,7 +46,9 @@ def main() -> int:
             return [told(kill_often(world.subject(stage), kills, seed)) for stage in some]
 
         # Stages without effects beside those with effects, which share one state.
-        groups = [[s for s in stages if (s in WITH_EFFECTS) is effects] for effects in (0, 1)]
+        groups = [
+            [s for s in stages if (s in WITH_EFFECTS) is effects] for effects in (False, True)
+        ]
         tallies = [tally for group in pool.map(killed, groups) for tally in group]
     seconds = time.monotonic() - started
     print(f"\n{as_table(tallies)}\n")
@@ -54,7 +56,8 @@ def main() -> int:
         f"seed {seed}, {THREADS} thread a stage, {os.cpu_count()} cores, release built in "
         f"{built:.0f} s, all in {seconds / 60:.0f} min"
     )
-    return int(any(_failed(tally, kills) for tally in tallies))
+    well = [tally for tally in tallies if not _failed(tally, kills)]
+    return int(len(well) != len(stages))
 
 
 def told(tally: Tally) -> Tally:
