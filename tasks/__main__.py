@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, cast
 
 from tasks.adapters.artifact_store import ArtifactStore, Recipe
 from tasks.adapters.object_store import ObjectStore
+from tasks.adapters.scratch_space import scratch_folder
 from tasks.contracts.artifacts import Address, InputReference, Manifest, termination_sentence
 from tasks.contracts.code_digest import code_digest
 from tasks.contracts.errors import BadRequestError, HeadraceError, bounded
@@ -26,6 +27,7 @@ from tasks.contracts.json_types import Json, parse_object
 from tasks.contracts.requests import ReleaseRequest
 from tasks.contracts.stage_io import Outcome, StageContext, StageInput, StageModule, StageRequest
 from tasks.contracts.stages import ArtifactKind, Stage
+from tasks.contracts.storage_faults import storage_faults_told
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -142,8 +144,7 @@ def run_stage(request: StageRequest, world: World) -> tuple[Manifest, Outcome]:
     reads = {**pinned_reads(module, release), **request.reads}
     inputs = read_inputs(world.store, replace(request, reads=reads), module)
     demand_gates(world.store, request, module, inputs)
-    scratch = Path(tempfile.mkdtemp(prefix="headrace-", dir=world.scratch))
-    try:
+    with scratch_folder(world.scratch) as scratch:
         context = StageContext(
             inputs=inputs,
             out=scratch,
@@ -156,8 +157,13 @@ def run_stage(request: StageRequest, world: World) -> tuple[Manifest, Outcome]:
             state_dir=world.state_dir,
         )
         return _seal(module, context, request, world)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def work_folder(objects: ObjectStore, environment: Mapping[str, str]) -> Path:
+    """Return where this machine keeps checkpoints, scratch and verified copies."""
+    root = objects.local_root
+    fallback = Path(tempfile.gettempdir()) / "headrace"
+    return Path(environment.get("HEADRACE_WORK") or (root / "work" if root else fallback))
 
 
 class World:
@@ -166,9 +172,7 @@ class World:
     def __init__(self, request: StageRequest, environment: Mapping[str, str]) -> None:
         """Open the store that the request names."""
         objects = ObjectStore(request.store_url)
-        root = objects.local_root
-        fallback = Path(tempfile.gettempdir()) / "headrace"
-        base = Path(environment.get("HEADRACE_WORK") or (root / "work" if root else fallback))
+        base = work_folder(objects, environment)
         self.scratch = base / "scratch"
         self.work = base
         self.scratch.mkdir(parents=True, exist_ok=True)
@@ -246,8 +250,9 @@ def main(arguments: Sequence[str]) -> int:
     """Run the stage and return its exit code."""
     try:
         request = parse_arguments(arguments)
-        world = World(request, os.environ)
-        manifest, outcome = run_stage(request, world)
+        folder = work_folder(ObjectStore(request.store_url), os.environ)
+        with storage_faults_told(f"{request.stage.value}: {folder}", folder):
+            manifest, outcome = run_stage(request, World(request, os.environ))
     except HeadraceError as error:
         say_last(str(error), os.environ)
         return int(error.exit_code)

@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import fsspec
 from fsspec.core import url_to_fs
 
 from tasks.contracts.errors import BadRequestError, StoreUnavailableError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from tasks.contracts.storage_faults import storage_fault
 
 COPY_BYTES = 8 * 1024 * 1024
+UNFINISHED = "work/unfinished"  # of a local store: what a killed writer leaves, no artifact sees
 
 
 class ObjectStore:
@@ -76,18 +77,38 @@ class ObjectStore:
         self._fs.invalidate_cache()
         return float(self._fs.modified(self._at(path)).timestamp())
 
+    @contextmanager
+    def _written(self, path: str) -> Iterator[str]:
+        """Give the place of `path`; whatever hinders writing there is told as an error of ours."""
+        try:
+            yield self._at(path)
+        except OSError as error:
+            where = f"store {self.url}: {path}"
+            message = f"{where}: could not be written: {error}"
+            raise storage_fault(error, where, self.local_root) or StoreUnavailableError(
+                message
+            ) from error
+
+    @contextmanager
+    def _unfinished(self) -> Iterator[Path]:
+        """Give a new file of the same file system, beside all artifacts; it is gone afterwards."""
+        scratch = Path(self._at(UNFINISHED)) / uuid.uuid4().hex
+        scratch.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield scratch
+        finally:
+            scratch.unlink(missing_ok=True)
+
     def put_if_absent(self, path: str, data: bytes) -> bool:
         """Write `data` once; False when somebody was first. The object is never half there."""
-        try:
-            return self._put_if_absent(path, data)
-        except OSError as error:
-            message = f"store {self.url}: could not write {path}: {error}; is it full or read-only?"
-            raise StoreUnavailableError(message) from error
+        with self._written(path) as target:
+            return self._put_if_absent(target, data)
 
-    def _put_if_absent(self, path: str, data: bytes) -> bool:
-        target = self._at(path)
+    def _put_if_absent(self, target: str, data: bytes) -> bool:
         if self._is_local:
-            return _link_new_file(Path(target), data)
+            with self._unfinished() as scratch:
+                _write_synced(scratch, data)
+                return _linked(scratch, Path(target))
         try:
             self._fs.pipe_file(target, data, mode="create")
         except FileExistsError:
@@ -96,34 +117,26 @@ class ObjectStore:
 
     def replace(self, path: str, data: bytes) -> None:
         """Write `data` at `path` whatever was there, in one atomic step."""
-        target = self._at(path)
-        try:
-            if self._is_local:
-                scratch = _scratch_beside(Path(target))
-                _write_synced(scratch, data)
-                scratch.replace(target)
-            else:
+        with self._written(path) as target:
+            if not self._is_local:
                 self._fs.pipe_file(target, data)
-        except OSError as error:
-            message = f"store {self.url}: could not write {path}: {error}; is it full or read-only?"
-            raise StoreUnavailableError(message) from error
+                return
+            with self._unfinished() as scratch:
+                _write_synced(scratch, data)
+                _moved(scratch, Path(target))
 
     def upload(self, source: Path, path: str) -> None:
         """Stream a local file to `path`."""
-        target = self._at(path)
-        try:
-            if self._is_local:
-                scratch = _scratch_beside(Path(target))
+        with self._written(path) as target:
+            if not self._is_local:
+                self._fs.put_file(str(source), target)
+                return
+            with self._unfinished() as scratch:
                 with source.open("rb") as reader, scratch.open("wb") as writer:
                     shutil.copyfileobj(reader, writer, COPY_BYTES)
                     writer.flush()
                     os.fsync(writer.fileno())
-                scratch.replace(target)
-            else:
-                self._fs.put_file(str(source), target)
-        except OSError as error:
-            message = f"store {self.url}: could not write {path}: {error}; is it full or read-only?"
-            raise StoreUnavailableError(message) from error
+                _moved(scratch, Path(target))
 
     def download(self, path: str, target: Path) -> None:
         """Stream the object at `path` to a local file; FileNotFoundError when absent."""
@@ -149,11 +162,6 @@ class ObjectStore:
             self._fs.rm(self._at(prefix), recursive=True)
 
 
-def _scratch_beside(target: Path) -> Path:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    return target.parent / f".scratch-{uuid.uuid4().hex}"
-
-
 def _write_synced(path: Path, data: bytes) -> None:
     with path.open("wb") as writer:
         writer.write(data)
@@ -161,13 +169,16 @@ def _write_synced(path: Path, data: bytes) -> None:
         os.fsync(writer.fileno())
 
 
-def _link_new_file(target: Path, data: bytes) -> bool:
-    scratch = _scratch_beside(target)
+def _moved(scratch: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch.replace(target)
+
+
+def _linked(scratch: Path, target: Path) -> bool:
+    """Give a finished file its name unless another has it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        _write_synced(scratch, data)
         os.link(scratch, target)
     except FileExistsError:
         return False
-    finally:
-        scratch.unlink(missing_ok=True)
     return True

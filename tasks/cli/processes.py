@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 PROC = Path("/proc")
 POLL_SECONDS = 0.05
 MARKER = "HEADRACE_STACK_ID"  # in the environment of every process that a stack started
+PART_MARKER = "HEADRACE_STACK_PART"  # the same, of every process that a part of it started
 _STATE, _PARENT, _START = 0, 1, 19  # fields 3, 4 and 22 of /proc/PID/stat, after the name
 
 
@@ -135,22 +136,23 @@ def _all_pids() -> list[int]:
     return [int(folder.name) for folder in PROC.iterdir() if folder.name.isdigit()]
 
 
-def marked(stack_id: str) -> list[Identity]:
-    """Return the live processes that carry this stack's mark, the caller not among them."""
-    needle = f"{MARKER}={stack_id}".encode()
+def marked(stack_id: str, part: str | None = None) -> list[Identity]:
+    """Return the live processes with this stack's mark, of one part or all; not the caller."""
+    needles = {f"{MARKER}={stack_id}".encode()}
+    needles |= set() if part is None else {f"{PART_MARKER}={part}".encode()}
     found = []
     for pid in _all_pids():
         with suppress(OSError):
             environment = (PROC / str(pid) / "environ").read_bytes().split(b"\0")
-            if needle in environment and pid != os.getpid():
+            if needles.issubset(environment) and pid != os.getpid():
                 identity = Identity.of(pid)
                 found += [] if identity is None else [identity]
     return found
 
 
-def stop_marked(stack_id: str, *, polite_seconds: float) -> int:
+def stop_marked(stack_id: str, *, polite_seconds: float, part: str | None = None) -> int:
     """End every process that carries the mark; return how many there were."""
-    left = marked(stack_id)
+    left = marked(stack_id, part)
     for process in left:
         with suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGTERM)

@@ -105,7 +105,11 @@ def airflow_environment(stack: Stack) -> dict[str, str]:
             "secret_key": stack.secrets.api_secret_key,
         },
         "api_auth": {"jwt_secret": stack.secrets.jwt_secret * 2},
-        "scheduler": {"scheduler_idle_sleep_time": 0.1},
+        "scheduler": {
+            "scheduler_idle_sleep_time": 0.1,
+            # What a killed scheduler was running is seen this soon; the usual 300 s is for fleets.
+            "orphaned_tasks_check_interval": 20,
+        },
         "workers": {"min_heartbeat_interval": 1},  # a skipped or failed task is seen this soon
         "dag_processor": {
             "parsing_processes": 1,

@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING
 
 from tasks.cli.home import read_json, write_private
 from tasks.cli.parts import Part, Status
-from tasks.cli.processes import MARKER, Identity, stop, stop_marked
+from tasks.cli.processes import MARKER, PART_MARKER, Identity, stop, stop_marked
 from tasks.contracts.errors import BadRequestError, ConflictError
 from tasks.contracts.json_types import Json, pretty_json
 
@@ -28,6 +28,7 @@ START_SECONDS = 180.0  # longer than this without an answer is a failed start
 FIRST_BACKOFF_SECONDS = 0.5
 LONGEST_BACKOFF_SECONDS = 30.0
 HEALTHY_SECONDS = 60.0  # a part that ran this long starts again without delay
+ORPHAN_SECONDS = 0.2  # stages and servers may be killed at any moment
 MAX_LOG_BYTES = 32 * 1024 * 1024
 TAIL_BYTES = 4096
 
@@ -142,7 +143,8 @@ class Supervisor:
             return
         log = self._log_of(child)
         _rotate(log)
-        environment = {**os.environ, **child.part.environment, MARKER: self._stack_id}
+        marks = {MARKER: self._stack_id, PART_MARKER: child.part.name}
+        environment = {**os.environ, **child.part.environment, **marks}
         child.since = time.monotonic()
         try:
             with log.open("ab") as writer:
@@ -166,6 +168,8 @@ class Supervisor:
 
     def _ended(self, child: Child, code: int) -> None:
         child.process, child.identity = None, None
+        # A killed scheduler leaves stages in sessions of their own: its next one starts them anew.
+        stop_marked(self._stack_id, polite_seconds=ORPHAN_SECONDS, part=child.part.name)
         stamp = child.part.stamp
         if stamp is not None and code == 0:
             stamp.write_text(child.part.stamp_text)

@@ -313,6 +313,7 @@ class ModelState:
             now = self.peek()
             change = decide(now)
             if change.record == now:
+                self._flushed(now.entries)  # of a try that was killed between record and ledger
                 return now
             record = change.record
             if change.kind is not None:
