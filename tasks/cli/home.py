@@ -64,6 +64,11 @@ class Home:
         return self.root / "cache"
 
     @property
+    def log_file(self) -> Path:
+        """Return the JSON lines of all stages and servers; the parts' own logs lie beside it."""
+        return self.logs / "headrace.jsonl"
+
+    @property
     def stack_file(self) -> Path:
         """Return the record of ports and parts (`stack/1`)."""
         return self.root / "stack.json"
