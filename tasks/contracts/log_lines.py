@@ -127,12 +127,13 @@ def append_line(file: Path, line: str) -> None:
     """Add a line in one write: lines of several processes never mix. A long file is set aside."""
     descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, PRIVATE_FILE)
     try:
-        size = os.fstat(descriptor).st_size
         os.write(descriptor, f"{line}\n".encode())
         own = os.fstat(descriptor)
     finally:
         os.close(descriptor)
-    if size > MAX_FILE_BYTES and os.path.samestat(own, file.stat()):  # nobody else has done it
+    if own.st_size > MAX_FILE_BYTES and os.path.samestat(
+        own, file.stat()
+    ):  # nobody else has done it
         file.replace(file.with_name(f"{file.name}.1"))
 
 
