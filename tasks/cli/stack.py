@@ -148,6 +148,7 @@ def start(home: Home, console: Console) -> StackReport:
     else:
         demand_installed()
         home.create()
+        home.demand_room()
         report = _start_supervisor(home)
         for note in report.notes:
             console.say(note)
