@@ -18,7 +18,9 @@ $(VENV)/.ready: pyproject.toml $(wildcard requirements/*.lock)
 	VIRTUAL_ENV=$(abspath $(VENV)) $(VENV)/bin/uv pip install -q --no-deps -e .
 	touch $@
 
-setup: $(VENV)/.ready  ## make the virtual environment
+# Something may have been removed or replaced by hand since: then everything is installed again.
+setup: $(VENV)/.ready  ## make the virtual environment, or mend it
+	@$(PY) -m tasks.cli.installed || { rm $(VENV)/.ready && $(MAKE) $(VENV)/.ready && $(PY) -m tasks.cli.installed; }
 
 demo: setup  ## the whole loop: data, gates, training, compression, canary, promotion
 	$(VENV)/bin/headrace demo

@@ -13,6 +13,7 @@ from tasks.cli.home import CHECKOUT, Home, Secrets
 from tasks.cli.parts import Part
 from tasks.cli.ports import LOOPBACK
 from tasks.cli.slots import SlotBoard, slot_part
+from tasks.contracts.log_lines import FILE_VARIABLE, FORMAT_VARIABLE, Form
 from tasks.rollout.envoy import envoy_command, router_files
 from tasks.warm_start import LONGEST_PATH
 
@@ -67,6 +68,9 @@ def headrace_environment(stack: Stack) -> dict[str, str]:
         "HEADRACE_ROUTER": stack.url("router"),
         "HEADRACE_PYTHON": sys.executable,
         "HEADRACE_WARM_GATES": str(stack.home.warm_gates),
+        # Plain lines go to the part's own log, where people and `headrace release` read them.
+        FORMAT_VARIABLE: Form.PLAIN.value,
+        FILE_VARIABLE: str(stack.home.log_file),
         "PYTHONPATH": path,
         "PYTHONUNBUFFERED": "1",
         "OMP_WAIT_POLICY": "PASSIVE",

@@ -39,6 +39,7 @@ from tasks.rollout.ledger import (
     verify_chain,
     write_entry,
 )
+from tasks.rollout.occupied import occupied_sentence
 from tasks.rollout.phases import Ask, Decision, Phase
 from tasks.rollout.record import Colour, SlotContent, StateRecord
 
@@ -122,6 +123,10 @@ class ModelState:
             bundle=stable.bundle,
             events=stable.events,
         )
+
+    def demand_free(self, release_id: str) -> None:
+        """Refuse a release while another of this model is in progress; nothing is changed."""
+        self._refuse_other(self.peek(), release_id)
 
     def reserve_slot(
         self,
@@ -397,11 +402,8 @@ class ModelState:
 
     def _refuse_other(self, now: StateRecord, release_id: str) -> None:
         if now.release_id is not None and now.release_id != release_id:
-            message = (
-                f"{self.model}: release {now.release_id} is in progress (phase "
-                f"{now.status.phase}); {release_id} must wait until it is promoted or rolled back"
-            )
-            raise BadRequestError(message)
+            staged = self._find("slot_reserved", now.release_id)
+            raise BadRequestError(occupied_sentence(now, f"release {release_id}", staged))
 
     def _refuse_ended(self, now: StateRecord, release_id: str) -> None:
         ends = [
