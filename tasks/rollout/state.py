@@ -13,7 +13,7 @@ state.history() -> list[LedgerEntry]           state.verify() -> list[str]
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,7 +34,7 @@ from tasks.rollout.decide import Observation
 from tasks.rollout.ledger import (
     LedgerEntry,
     LedgerStore,
-    entry_path,
+    read_entry,
     read_ledger,
     verify_chain,
     write_entry,
@@ -277,15 +277,17 @@ class ModelState:
 
     def history(self) -> list[LedgerEntry]:
         """Return all entries, oldest first; without a store only those the record still holds."""
+        return list(self._newest_first())[::-1]
+
+    def _newest_first(self) -> Iterator[LedgerEntry]:
         record = self.read()
         if self.store is None:
-            return list(record.entries)
-        objects = read_ledger(self.store, self.model)
-        return [
-            LedgerEntry.parse(data, entry_path(self.model, number))
-            for number, data in sorted(objects.items())
-            if number <= record.sequence
-        ]
+            yield from reversed(record.entries)
+            return
+        for number in range(record.sequence, 0, -1):
+            entry = read_entry(self.store, self.model, number)
+            if entry is not None:
+                yield entry
 
     def verify(self) -> list[str]:
         """Return what is wrong with the ledger, in sentences; empty when the chain holds."""
@@ -377,7 +379,7 @@ class ModelState:
         for entry in reversed(self.peek().entries):
             if (entry.kind, entry.release_id, entry.step) == (kind, release_id, step):
                 return entry
-        for entry in reversed(self.history()):
+        for entry in self._newest_first():
             if (entry.kind, entry.release_id, entry.step) == (kind, release_id, step):
                 return entry
         return None

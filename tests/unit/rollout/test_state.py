@@ -321,7 +321,7 @@ def test_strange_model_names_are_refused(tmp_path: Path, name: str) -> None:
 
 def test_a_record_of_a_newer_format_is_refused(state: ModelState) -> None:
     first_release(state)
-    state.path.write_text(state.path.read_text().replace("rollout_state/1", "rollout_state/2"))
+    state.path.write_text(state.path.read_text().replace("rollout_state/2", "rollout_state/3"))
     with pytest.raises(BadRequestError, match="written by a newer Headrace"):
         state.peek()
 
