@@ -94,7 +94,7 @@ def test_a_refusing_gate_is_exit_3_and_explained_with_its_report(tiny) -> None:
     ending = conclude(refused, tiny.store, AIRFLOW)
     assert ending.exit_code == ExitCode.GATE_REFUSED
     assert ending.sentence == "refused at gate_validated_events"
-    assert ending.lines[0] == "- price: min 0 expected, -4.0 found"
+    assert ending.lines[0] == "- price: min 0 expected, -4.0 found in 118 of 2.1M rows"
     assert ending.lines[1].endswith("report.html")
     assert ending.lines[2].strip() == f"{AIRFLOW}/headrace/reports/{report.address}/report.html"
     assert ending.lines[3] == "nothing had been staged: users keep what they had"
