@@ -58,7 +58,7 @@ def release_form() -> dict[str, Param]:
         "seed": Param(1, type="integer", minimum=0, maximum=2**31 - 1, title="Seed"),
         "events_url": _url("Your events", "parquet or CSV; with dataset 'events' only"),
         "catalogue_url": _url("Your catalogue", "item_id, title, category, brand, price"),
-        "mapping_url": _url("Your mapping", "JSON: your column names to those of Headrace"),
+        "mapping_url": _url("Your mapping", "TOML: which of your columns is what (docs/events.md)"),
     }
 
 
