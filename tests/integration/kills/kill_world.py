@@ -43,7 +43,7 @@ FOUND_AFTER_TRAFFIC = (Stage.JUDGE_STEP, Stage.ROLL_BACK_RELEASE, Stage.MIRROR_R
 TIMES = frozenset(
     {"at", "started_at", "promoted_at", "rolled_back_at", "expires_at", "step_began_at", "run_id"}
 )
-CHAIN = frozenset({"head", "previous", "ledger_digest"})  # digests over those times
+CHAIN = frozenset({"head", "previous", "digest", "ledger_digest"})  # digests over those times
 MEASURED = frozenset({"latency_ms", "latency_ms_rest"})  # what the infra check's clock saw
 
 

@@ -312,7 +312,7 @@ def test_a_large_body_is_repeated_whole_and_a_larger_one_meets_stable(
 
 def test_a_long_answer_reaches_its_user_whole_held_or_not(deployment: Deployment) -> None:
     deployment.first_release()
-    deployment.begin(3)
+    deployment.begin(3, per_try_timeout_ms=20_000)  # a busy machine must not fall back
     (user,) = users_of_candidate(deployment, 1)
     for number_of_bytes in (3_000_000, 2 * WHOLE_ANSWER_BYTES):
         deployment.candidate.mood.padding_bytes = number_of_bytes
@@ -325,7 +325,7 @@ def test_a_late_refusal_by_the_candidate_that_the_caller_earned_is_passed_on(
     deployment: Deployment,
 ) -> None:
     deployment.first_release()
-    deployment.begin(3)
+    deployment.begin(3, per_try_timeout_ms=20_000)  # a busy machine must not fall back
     (user,) = users_of_candidate(deployment, 1)
     mood = deployment.candidate.mood
     mood.half, mood.half_status = True, grpc.StatusCode.INVALID_ARGUMENT
