@@ -63,9 +63,7 @@ class Toleration:
             "a taint's value or none for any",
             self.value,
         )
-        _demand(
-            self.effect in EFFECTS, f"toleration {self.key}", f"one of {EFFECTS}", self.effect
-        )
+        _demand(self.effect in EFFECTS, f"toleration {self.key}", f"one of {EFFECTS}", self.effect)
 
     @property
     def fields(self) -> dict[str, Json]:
@@ -93,6 +91,7 @@ class ComputeProfile:
     largest_cpu_cores: float  # what the largest node of the pool leaves to one pod
     largest_memory_gib: float
     spot: bool = False  # may be taken away at any time: losing the node is not the stage's failure
+    scales_from_zero: bool = False  # no such node now does not mean that there never will be one
 
     def __post_init__(self) -> None:
         """Refuse profiles that the API would refuse or that no node can hold."""
