@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from headrace_airflow.pod_settings import PodSettings, read_pod_settings
 from tasks.contracts.errors import BadRequestError
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Deployment:
     state_dir: Path  # state records and traffic logs of the models
     python: Path  # interpreter of the stages in the local runtime
     stage_path: Path  # folder that holds the package `tasks`
+    pods: PodSettings | None = None  # of the kubernetes runtime only
 
 
 def read_deployment(environment: Mapping[str, str]) -> Deployment:
@@ -52,6 +54,7 @@ def read_deployment(environment: Mapping[str, str]) -> Deployment:
         state_dir=Path(_demanded(environment, "HEADRACE_STATE", "the folder of state records")),
         python=Path(environment.get("HEADRACE_PYTHON") or sys.executable),
         stage_path=_package_folder(),
+        pods=read_pod_settings(environment) if runtime == Runtime.KUBERNETES else None,
     )
 
 
