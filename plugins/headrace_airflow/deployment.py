@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headrace_airflow.compute_choice import DEFAULT_COMPUTE, ComputeTable, read_compute
+from headrace_airflow.pod_settings import PodSettings, read_pod_settings
 from tasks.contracts.errors import BadRequestError
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Deployment:
     stage_path: Path  # folder that holds the package `tasks`
     warm_gates: Path | None = None  # socket of `tasks.warm_start`; None or no server: slower
     compute: ComputeTable = DEFAULT_COMPUTE  # node pools, and each stage's place in them
+    pods: PodSettings | None = None  # of the kubernetes runtime only
 
 
 def read_deployment(environment: Mapping[str, str]) -> Deployment:
@@ -57,6 +59,7 @@ def read_deployment(environment: Mapping[str, str]) -> Deployment:
         stage_path=_package_folder(),
         warm_gates=Path(warm) if (warm := environment.get("HEADRACE_WARM_GATES")) else None,
         compute=_compute(environment),
+        pods=read_pod_settings(environment) if runtime == Runtime.KUBERNETES else None,
     )
 
 
