@@ -6,7 +6,7 @@ LOCKS := $(foreach e,airflow data torch tensorflow rollout dev,-r requirements/$
 
 export WHEELS BASE BASE_DIGEST VARIANT PREFIX
 .DEFAULT_GOAL := help
-.PHONY: help setup demo down test test-unit test-integration test-cluster test-images images kills check format locks
+.PHONY: help setup demo down test test-unit test-integration test-cluster test-images images kills fault-matrix check format locks
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -36,7 +36,10 @@ test-unit: setup  ## unit tests only
 	$(PY) -m pytest -q tests/unit $(PYTEST_ARGS)
 
 test-cluster: setup  ## tests that need KUBECONFIG
-	$(PY) -m pytest -q -m cluster $(PYTEST_ARGS); code=$$?; [ $$code -eq 5 ] || exit $$code
+	$(PY) -m pytest -q -m "cluster and not slow" $(PYTEST_ARGS); code=$$?; [ $$code -eq 5 ] || exit $$code
+
+fault-matrix: setup  ## every fault, sync and deferrable, on the cluster of KUBECONFIG; writes docs/fault-matrix.csv
+	HEADRACE_MATRIX_TABLE=docs/fault-matrix.csv $(PY) -m pytest -q tests/cluster/test_fault_matrix.py $(PYTEST_ARGS)
 
 kills: setup  ## 20 kills of every stage: do all end with the undisturbed digests?
 	$(PY) -W ignore -m tests.integration.kills.long_form

@@ -32,11 +32,21 @@ def status(
     }
 
 
+def node(name: str, labels: dict[str, str] | None = None) -> dict[str, Any]:
+    allocatable = {"cpu": "16", "memory": "64Gi", "nvidia.com/gpu": "1"}
+    return {
+        "metadata": {"name": name, "labels": labels or {}},
+        "spec": {},
+        "status": {"allocatable": allocatable},
+    }
+
+
 class FakeKubernetes:
     """Pods by name; `faults` may answer in its place, `asked` is what was asked."""
 
     def __init__(self) -> None:
         self.pods: dict[str, dict[str, Any]] = {}
+        self.nodes: list[dict[str, Any]] = [node("large")]
         self.logs: dict[str, str] = {}
         self.asked: list[str] = []
         self.created: list[dict[str, Any]] = []
@@ -50,6 +60,8 @@ class FakeKubernetes:
             told = self.fault(method, path)
             if told is not None:
                 return told
+            if path.partition("?")[0] == "/api/v1/nodes":
+                return 200, {"kind": "NodeList", "apiVersion": "v1", "items": self.nodes}, {}
             found = _PODS.fullmatch(path)
             if found is None:
                 return 404, status(404, "NotFound", kind="paths"), {}

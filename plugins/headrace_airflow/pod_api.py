@@ -22,13 +22,14 @@ from tasks.contracts.errors import BadRequestError, bounded
 
 Pod = dict[str, Any]  # a pod in the API's own words (camelCase)
 
-ABSENT, TAKEN, UNAUTHORIZED = 404, 409, 401
+ABSENT, TAKEN, UNAUTHORIZED, FORBIDDEN = 404, 409, 401, 403
 REFUSED = frozenset({400, 413, 422})  # a pod that no retry makes acceptable
 TRANSIENT = frozenset({None, 0, UNAUTHORIZED, 408, 429, 500, 502, 503, 504})
 QUICK = (3.0, 8.0)  # seconds to connect and to be answered; a kill leaves us five
 # The API's own JSON: the client's models refuse objects that newer or older servers may send.
 RAW: Mapping[str, Any] = {"_request_timeout": QUICK, "_preload_content": False}
 LOG_QUIET_SECONDS = 60.0  # a silent stage: open the log again
+MAX_NODES = 200  # a longer list is not looked through: it costs more than it tells
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0
 CLOCK_SKEW_SECONDS = 30.0  # between a node and us; lines read twice are dropped
 _STAMPED = re.compile(r"(\S+?)(?:\.(\d+))?(Z|[+-]\d\d:\d\d) ?(.*)", re.DOTALL)
@@ -136,6 +137,18 @@ class PodApi:
             raise self._refusal(error, selector) from error
         return [dict(pod) for pod in found["items"]]
 
+    def nodes(self) -> list[Pod] | None:
+        """Return all nodes; None: we may not see them, or there are too many to look through."""
+        try:
+            found = self._asked("list", lambda core: core.list_node(limit=MAX_NODES, **RAW))
+        except ApiException as error:
+            if error.status == FORBIDDEN:
+                return None
+            raise self._refusal(error, "nodes") from error
+        if (found.get("metadata") or {}).get("continue"):
+            return None
+        return [dict(node) for node in found["items"]]
+
     def log_lines(self, name: str, *, follow: bool, since: float | None) -> Iterator[str]:
         """Yield the stage's lines, each with its time in front; no retries: logs fail no task."""
         core = self._client()
@@ -192,7 +205,7 @@ class PodApi:
     def _refusal(self, error: ApiException, name: str) -> Exception:
         said = f"Kubernetes API: {name} in namespace {self.namespace}: "
         said += f"answered {error.status}: {_message(error)}"
-        if error.status == 403 and "exceeded quota" in said:
+        if error.status == FORBIDDEN and "exceeded quota" in said:
             return QuotaFullError(said)
         if error.status in REFUSED:
             return BadRequestError(said)

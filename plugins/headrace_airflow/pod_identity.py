@@ -19,6 +19,8 @@ REQUEST_DIGEST = "headrace/request-digest"
 _DAG, _RUN, _TASK = "headrace/dag-id", "headrace/run-id", "headrace/task-id"
 _MAP, _MADE, _ATTEMPT = "headrace/map-index", "headrace/run-made", "headrace/attempt"
 _SLUG_LENGTH = 30
+# Airflow's states of a task instance that no try goes on with.
+ENDED_STATES = frozenset({"failed", "success", "skipped", "removed", "upstream_failed"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +114,8 @@ class PodRecord:
     uid: str | None = None  # None: we meant to create it and may have
     disruptions: int = 0  # in a row
     outcome: PodOutcome | None = None
+    request: str = ""  # of a sealed attempt: digest of what was asked,
+    sentence: str = ""  # and the last sentence, which names what was sealed
 
     @classmethod
     def first(cls, key: TaskKey, max_tries: int) -> PodRecord:
@@ -137,6 +141,10 @@ class PodRecord:
         more = 1 if outcome is PodOutcome.DISRUPTED else 0
         return replace(self, outcome=outcome, disruptions=self.disruptions + more)
 
+    def sealed(self, request_digest: str, sentence: str) -> PodRecord:
+        """Return the record of an attempt whose work is sealed: a try cut off now has it again."""
+        return replace(self, outcome=PodOutcome.SEALED, request=request_digest, sentence=sentence)
+
     def to_json(self) -> dict[str, Json]:
         """Return the record as the state store keeps it."""
         return {
@@ -147,6 +155,8 @@ class PodRecord:
             "uid": self.uid,
             "disruptions": self.disruptions,
             "outcome": None if self.outcome is None else self.outcome.value,
+            "request": self.request,
+            "sentence": self.sentence,
         }
 
     @classmethod
@@ -162,6 +172,8 @@ class PodRecord:
                 uid=record["uid"],
                 disruptions=int(record["disruptions"]),
                 outcome=None if outcome is None else PodOutcome(outcome),
+                request=str(record["request"]),
+                sentence=str(record["sentence"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             message = (

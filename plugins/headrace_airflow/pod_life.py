@@ -25,7 +25,7 @@ from tasks.contracts.errors import BadRequestError, bounded
 
 SLICE_SECONDS = 0.2  # how soon we notice that we are asked to end
 DRAIN_SECONDS = 10.0  # for the last lines of a log
-GONE_SECONDS = 60.0  # for a pod that we deleted; its grace time is 30
+GONE_SECONDS = 120.0  # for a pod that we deleted: 30 of grace, and a kubelet looks every 60 to 90
 REOPEN_SECONDS = 2.0
 MAX_STRANGERS = 20
 PodBody = Callable[[PodRecord], Mapping[str, Any]]
@@ -79,11 +79,19 @@ class PodLife:
         self.pause = pause
         self.record = self._recorded()
 
+    def known_end(self, request_digest: str) -> PodNews | None:
+        """Return the end of an attempt whose work is sealed, for a try that was cut off after it."""
+        record = self.record
+        same = record.request == request_digest and record.max_tries == self.max_tries
+        if record.outcome is not PodOutcome.SEALED or not same:
+            return None
+        self.say(f"pod {record.name} has sealed its work already: no other is started")
+        return PodNews(uid=str(record.uid), state=PodState.ENDED, sentence=record.sentence)
+
     def acquire(self, body: PodBody, request_digest: str) -> PodRecord:
         """Return the record of a pod that exists or did: adopted where it can be, else created."""
         if self.record.outcome is not None:
-            if self.record.uid is not None:  # closed, but perhaps cut off before its removal
-                self.api.delete_own(self.record.name, self.record.uid)
+            self.remove()  # closed, but perhaps still ending, or cut off before its removal
             self._keep(self.record.next(self.key, self.max_tries))
         elif self.record.max_tries != self.max_tries:
             self.replace("the task was cleared")
@@ -167,14 +175,13 @@ class PodLife:
         self._log().drain()
 
     def demand_patience(self, news: PodNews) -> None:
-        """Give up on a pod that has waited too long: remove it, then fail the try."""
+        """Give up on a pod that has waited too long; the next attempt waits until it is gone."""
         verdict = self.waits.verdict(news, utc_now())
         if not verdict:
             return
-        name = self.record.name
-        self.remove()
+        self.api.delete_own(self.record.name, news.uid)
         self.close(PodOutcome.FAILED)
-        raise AirflowException(f"pod {name}: {verdict}; it was removed")
+        raise AirflowException(f"pod {self.record.name}: {verdict}; it was removed")
 
     def disrupted(self, news: PodNews) -> None:
         """Close an attempt that others ended; fail once their budget is used up."""
@@ -228,6 +235,10 @@ class PodLife:
     def close(self, outcome: PodOutcome) -> None:
         """Keep how the attempt ended: from here on the next one may start."""
         self._keep(self.record.closed(outcome))
+
+    def close_sealed(self, request_digest: str, sentence: str) -> None:
+        """Keep that the attempt's work is sealed, and where."""
+        self._keep(self.record.sealed(request_digest, sentence))
 
     def _known_uid(self) -> str | None:
         if self.record.uid is not None:

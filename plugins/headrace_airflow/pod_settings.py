@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.contracts.errors import BadRequestError
-from tasks.contracts.stages import Image
 
 _BOOLEANS = {"true": True, "false": False}
 
@@ -25,9 +24,9 @@ class PodSettings:
     poll_seconds: float
     disruptions: int  # in a row, before the user's retries are touched
 
-    def image(self, image: Image) -> str:
-        """Return the full name of one of the images."""
-        return self.images.replace("{image}", image.value)
+    def image(self, name: str) -> str:
+        """Return the full name of one of the images, such as `torch-cuda`."""
+        return self.images.replace("{image}", name)
 
 
 def read_pod_settings(environment: Mapping[str, str]) -> PodSettings:

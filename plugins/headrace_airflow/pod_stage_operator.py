@@ -19,15 +19,12 @@ from airflow.sdk.exceptions import (
 )
 from kubernetes.client import models as k8s
 
-from headrace_airflow.compute_profiles import (
-    COMPUTE_PROFILES,
-    ProfileName,
-    StageCompute,
-    pod_fields,
-)
+from headrace_airflow.compute_choice import asked_of
+from headrace_airflow.compute_profiles import StageCompute, pod_fields
 from headrace_airflow.deployment import Deployment
 from headrace_airflow.links import ArtifactLink, GateReportLink
-from headrace_airflow.pod_api import Patience, PodApi, cluster_hook
+from headrace_airflow.node_fit import NodeFacts, why_never
+from headrace_airflow.pod_api import ApiAwayError, Patience, PodApi, cluster_hook
 from headrace_airflow.pod_identity import (
     MANAGED_BY,
     REQUEST,
@@ -39,7 +36,7 @@ from headrace_airflow.pod_identity import (
 )
 from headrace_airflow.pod_life import SLICE_SECONDS, AskedToEndError, PodLife, Waits
 from headrace_airflow.pod_news import CONTAINER, PodNews, PodState, utc_now
-from headrace_airflow.pod_profiles import POD_PROFILES, image_of
+from headrace_airflow.pod_profiles import image_name
 from headrace_airflow.pod_settings import PodSettings
 from headrace_airflow.pod_trigger import PodTrigger, state_in_airflow
 from headrace_airflow.sealed_store import SealedStore
@@ -76,18 +73,20 @@ class StageOperator(KubernetesPodOperator):
         **kwargs: Any,
     ) -> None:
         pods = _demand_pods(deployment)
-        profile = POD_PROFILES[call.stage]
+        table = deployment.compute
+        compute = compute or table.compute_for(call.stage)
+        longest_run = table.stages[call.stage].longest_run
         super().__init__(
             **{
                 "kubernetes_conn_id": None,
                 "namespace": pods.namespace,
-                "image": pods.image(image_of(call.stage)),
+                "image": pods.image(image_name(call.stage, compute.profile)),
                 "pod_template_file": None if pods.template is None else str(pods.template),
                 "arguments": [call.stage.value, f"{REQUEST_FOLDER}/{REQUEST_FILE}"],
                 "random_name_suffix": False,
                 "do_xcom_push": False,  # no sidecar: the address is all that is passed on
                 "deferrable": pods.deferrable,
-                "active_deadline_seconds": int(profile.longest_run.total_seconds()),
+                "active_deadline_seconds": int(longest_run.total_seconds()),
                 "base_container_name": CONTAINER,
                 "termination_message_policy": "FallbackToLogsOnError",
                 "automount_service_account_token": False,
@@ -96,11 +95,7 @@ class StageOperator(KubernetesPodOperator):
         )
         self.call = call
         self.deployment = deployment
-        self.compute = compute or StageCompute(
-            profile=COMPUTE_PROFILES[ProfileName(profile.node_pool)],
-            cpu_cores=profile.cpu_cores,
-            memory_gib=profile.memory_gib,
-        )
+        self.compute = compute
         self.request_json = ""
         self.sealed_address = ""
         is_gate = call.stage is Stage.GATE_ARTIFACT
@@ -130,6 +125,7 @@ class StageOperator(KubernetesPodOperator):
         life: PodLife | None = None
         try:
             request = self._request(context)
+            self._choose_compute(context)
             life = self._life(context)
             return self._sealed(context, life, request, news)
         except AskedToEndError:
@@ -163,15 +159,29 @@ class StageOperator(KubernetesPodOperator):
             raise AirflowFailException(message)
         return request
 
+    def _choose_compute(self, context: Any) -> None:
+        """Follow the run's form within what the deployment allows: pool, amounts, image."""
+        stage = self.call.stage
+        asked = asked_of(context.get("params") or {}, stage)
+        if asked is None:
+            return
+        before = self.compute.profile
+        self.compute = self.deployment.compute.compute_for(stage, asked)
+        if self.compute.profile != before:
+            pods = _demand_pods(self.deployment)
+            self.image = pods.image(image_name(stage, self.compute.profile))
+
     def _sealed(
         self, context: Any, life: PodLife, request: StageRequest, news: PodNews | None
     ) -> str:
         digest = digest_of_json(request.to_text())
         if news is None or news.uid != life.record.uid:
             news = None  # of an older attempt
+        if news is None:
+            news = life.known_end(digest)
         while True:
             if news is None:
-                life.acquire(lambda record: self.pod_body(context, record, request), digest)
+                life.acquire(lambda record: self._new_pod(context, life, record, request), digest)
                 news = self._waited(life)
             elif not news.over:
                 news = self._waited(life)
@@ -179,7 +189,25 @@ class StageOperator(KubernetesPodOperator):
                 life.disrupted(news)
                 news = None
                 continue
-            return self._concluded(context, life, news)
+            return self._concluded(context, life, news, digest)
+
+    def _new_pod(
+        self, context: Any, life: PodLife, record: PodRecord, request: StageRequest
+    ) -> dict[str, Any]:
+        if not record.disruptions:  # else its node has just gone, and another may come
+            self._refuse_what_fits_nowhere(life.api)
+        return self.pod_body(context, record, request)
+
+    def _refuse_what_fits_nowhere(self, api: PodApi) -> None:
+        profile = self.compute.profile
+        nodes = None if profile.scales_from_zero else api.nodes()
+        if nodes is None:
+            return
+        facts = [NodeFacts.from_api(node) for node in nodes]
+        why = why_never(pod_fields(self.compute), profile, facts)
+        if why is not None:
+            message = f"{self.call.stage.value}: {why}"
+            raise BadRequestError(message)
 
     def _waited(self, life: PodLife) -> PodNews:
         if not self.deferrable:
@@ -198,7 +226,7 @@ class StageOperator(KubernetesPodOperator):
         self.defer(trigger=trigger, method_name="resume")
         raise AssertionError  # defer raises
 
-    def _concluded(self, context: Any, life: PodLife, news: PodNews) -> str:
+    def _concluded(self, context: Any, life: PodLife, news: PodNews, digest: str) -> str:
         ti, end = context["ti"], news.end
         self.log.info("%s", end.sentence)
         evidence = parse_termination(end.sentence)
@@ -211,8 +239,11 @@ class StageOperator(KubernetesPodOperator):
             life.api.delete_own(life.record.name, news.uid)
             raise
         ti.xcom_push(key="return_value", value=address)
-        life.close(PodOutcome.SEALED)
-        life.api.delete_own(life.record.name, news.uid)
+        life.close_sealed(digest, end.sentence)
+        try:
+            life.api.delete_own(life.record.name, news.uid)
+        except ApiAwayError as away:  # the work is done; its pod has ended and takes no room
+            self.log.warning("pod %s stays for the reaper: %s", life.record.name, away)
         return address
 
     def _end(self, context: Any, life: PodLife | None) -> Exception:

@@ -10,14 +10,11 @@ from airflow.sdk.exceptions import AirflowException
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from headrace_airflow.pod_api import ApiAwayError, LogPlace, Patience, PodApi, unseen
-from headrace_airflow.pod_identity import PodRecord
+from headrace_airflow.pod_identity import ENDED_STATES, PodRecord
 from headrace_airflow.pod_life import Waits, look
 from headrace_airflow.pod_news import PodNews, PodState, utc_now
 
 AWAY_SECONDS = 120.0
-# Of a task instance whose trigger is not wanted any more: a person ended it. In any other state
-# another triggerer or a new try has it, and the pod may be theirs.
-ENDED_BY_A_PERSON = frozenset({"failed", "success", "skipped", "removed", "upstream_failed"})
 
 
 class PodTrigger(BaseTrigger):
@@ -69,7 +66,8 @@ class PodTrigger(BaseTrigger):
     async def on_kill(self) -> None:
         """Remove the pod of a task that a person ended; a restart of the triggerer is no such end."""
         state = await asyncio.to_thread(self._state_in_airflow)
-        if state is None or state in ENDED_BY_A_PERSON:
+        # In any other state another triggerer or a new try has the task, and the pod may be theirs.
+        if state is None or state in ENDED_STATES:
             self.log.info("pod %s: its task is %s: deleted", self.record.name, state)
             api = PodApi(self.namespace, Patience(seconds=20))
             await asyncio.to_thread(api.delete_own, self.record.name, str(self.record.uid))

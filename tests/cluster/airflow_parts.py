@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -58,6 +59,7 @@ class Airflow:
         self.environment = kept | {
             "AIRFLOW_HOME": str(home),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db?timeout=60",
             "AIRFLOW__CORE__DAGS_FOLDER": str(Path(__file__).with_name("dags")),
             "AIRFLOW__CORE__PLUGINS_FOLDER": str(home / "plugins"),
             "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
@@ -95,6 +97,8 @@ class Airflow:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
+        with sqlite3.connect(self.home / "airflow.db") as database:
+            database.execute("PRAGMA journal_mode=WAL")  # readers and a writer side by side
         for part in ("api-server", "dag-processor", "scheduler", "triggerer"):
             self._run(part)
         patiently(lambda: self.call("GET", "/auth/token"), 120, "Airflow's API")

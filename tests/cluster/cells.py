@@ -288,7 +288,6 @@ def _cells() -> tuple[Cell, ...]:
             f"{short}_exit",
             drive=killed_after_exit(how),
             tries=tries,
-            starts=_ByMode((1,), (1,) if how is signal.SIGTERM else (2,)),
         )
     add("triggerer killed", "triggerer", True, drive=triggerer_killed)
     add(

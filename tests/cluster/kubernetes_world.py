@@ -208,7 +208,7 @@ class World:
             cell.drive(self, cell, run)
         task = run.wait(PATIENCE_SECONDS)
         with suppress(AssertionError):
-            patiently(lambda: not self.pods(cell.name), 30, "the end of its pods")
+            patiently(lambda: not self.pods(cell.name), 100, "the end of its pods")
         events = self.events(cell.name)
         address = run.address()
         return Result(

@@ -25,7 +25,7 @@ for cell in json.loads(Path(os.environ["MATRIX_CELLS"]).read_text()):
             call=StageCall(stage=Stage.PROMOTE_RELEASE, settings=cell["settings"]),
             deployment=the_deployment(),
             compute=StageCompute(
-                profile=replace(CPU, node_selector=selector),
+                profile=replace(CPU, node_selector=selector, scales_from_zero=True),
                 cpu_cores=0.1,
                 cpu_limit_cores=1,
                 memory_gib=0.125,

@@ -7,14 +7,13 @@ from headrace_airflow.deployment import read_deployment
 from headrace_airflow.pod_settings import read_pod_settings
 
 from tasks.contracts.errors import BadRequestError
-from tasks.contracts.stages import Image
 
 GOOD = {"HEADRACE_NAMESPACE": "reco", "HEADRACE_IMAGES": "r.example:5000/headrace-{image}:1.4"}
 
 
 def test_the_settings_name_the_images() -> None:
     found = read_pod_settings(GOOD)
-    assert found.image(Image.TORCH) == "r.example:5000/headrace-torch:1.4"
+    assert found.image("torch") == "r.example:5000/headrace-torch:1.4"
     assert (found.namespace, found.deferrable, found.template) == ("reco", True, None)
 
 

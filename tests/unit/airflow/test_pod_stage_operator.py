@@ -20,7 +20,9 @@ from airflow.sdk.exceptions import (
     TaskDeferred,
 )
 from headrace_airflow import pod_life, pod_stage_operator
+from headrace_airflow.compute_choice import read_compute
 from headrace_airflow.deployment import Deployment, Runtime
+from headrace_airflow.pod_api import Patience, PodApi
 from headrace_airflow.pod_identity import RECORD_KEY, REQUEST, PodRecord, TaskKey
 from headrace_airflow.pod_news import PodNews, PodState
 from headrace_airflow.pod_settings import PodSettings
@@ -31,7 +33,7 @@ from headrace_airflow.stage_call import StageCall
 from tasks.contracts.artifacts import termination_sentence
 from tasks.contracts.stage_io import StageRequest
 from tasks.contracts.stages import Stage
-from tests.fake_kubernetes import FakeKubernetes, eventually, serving, status
+from tests.fake_kubernetes import FakeKubernetes, eventually, node, serving, status
 
 RUN_MADE = datetime(2026, 11, 25, tzinfo=UTC)
 
@@ -66,9 +68,10 @@ class World:
         self.fake, self.deployment, self.sealer = fake, deployment, sealer
         self.ti, self.state = TaskInstance(), StateStore()
         self.in_airflow: str | None = "running"
+        self.stage, self.params = Stage.PROMOTE_RELEASE, dict[str, Any]()
 
     def operator(self, *, deferrable: bool = False, **more: Any) -> StageOperator:
-        call = StageCall(stage=Stage.PROMOTE_RELEASE, settings={"n": 1}, **more.pop("call", {}))
+        call = StageCall(stage=self.stage, settings={"n": 1}, **more.pop("call", {}))
         return StageOperator(
             call=call,
             deployment=self.deployment,
@@ -83,6 +86,7 @@ class World:
         return {
             "ti": self.ti,
             "run_id": "r",
+            "params": self.params,
             "dag": SimpleNamespace(),
             "dag_run": SimpleNamespace(run_after=RUN_MADE),
             "task_state_store": self.state,
@@ -93,7 +97,7 @@ class World:
         return PodRecord.parse(self.state[RECORD_KEY])
 
     def sealed(self) -> str:
-        manifest = self.sealer.seal(Stage.PROMOTE_RELEASE, {"release.json": "{}"})
+        manifest = self.sealer.seal(self.stage, {"release.json": "{}"})
         return termination_sentence(manifest, "promoted")
 
     def when_created(self, act: Callable[[str], None]) -> None:
@@ -247,6 +251,55 @@ def test_a_pod_made_before_a_crash_is_adopted(world: World) -> None:
     assert len(world.fake.created) == 1
 
 
+def cut_off_after_seal(world: World) -> None:
+    """Run to the removal of the pod, where the worker is lost."""
+
+    def lost(*_: object) -> None:
+        raise SystemExit(9)
+
+    world.ends(0, world.sealed())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PodApi, "delete_own", lost)
+        with pytest.raises(SystemExit):
+            world.operator().execute(world.context)
+    assert len(world.fake.pods) == 1
+
+
+def test_a_try_cut_off_after_the_seal_has_the_work_without_another_pod(world: World) -> None:
+    cut_off_after_seal(world)
+    world.ti.pushed.clear()
+    address = world.operator().execute(world.context)
+    assert world.ti.pushed == {"return_value": address}
+    assert len(world.fake.created) == 1
+    assert world.fake.pods == {}
+
+
+def test_a_clear_after_the_seal_starts_another_pod(world: World) -> None:
+    cut_off_after_seal(world)
+    world.ti.max_tries = 5
+    world.operator().execute(world.context)
+    assert len(world.fake.created) == 2
+    assert world.fake.pods == {}
+
+
+def test_what_was_sealed_and_is_gone_is_not_green(world: World) -> None:
+    cut_off_after_seal(world)
+    (manifest,) = Path(world.deployment.store_url.removeprefix("file://")).rglob("manifest.json")
+    manifest.unlink()
+    with pytest.raises(AirflowException, match="is not green"):
+        world.operator().execute(world.context)
+
+
+def test_an_api_that_goes_away_after_the_seal_does_not_fail_the_task(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pod_stage_operator, "Patience", lambda **_: Patience(seconds=0))
+    world.ends(0, world.sealed())
+    world.fake.fault = lambda method, path: (503, {}, {}) if method == "DELETE" else None
+    assert world.operator().execute(world.context)
+    assert len(world.fake.pods) == 1  # for the reaper
+
+
 def test_a_stranger_under_our_name_is_left_alone(world: World) -> None:
     name = TaskKey.of(world.context).pod_name(1)
     stranger = {"metadata": {"name": name, "uid": "theirs"}, "status": {"phase": "Running"}}
@@ -391,6 +444,73 @@ def test_a_skipped_task_makes_no_pod(world: World) -> None:
     operator = world.operator(call={"skip_when": lambda _: "nothing to do"})
     with pytest.raises(AirflowSkipException, match="nothing to do"):
         operator.execute(world.context)
+    assert world.fake.created == []
+
+
+def on_gpu_nodes(world: World) -> None:
+    """Let the stage's place be the pool for training."""
+    text = '{"format": "compute_profiles/1", "stages": {"train_model": {"profile": "gpu-train"}}}'
+    world.deployment = replace(world.deployment, compute=read_compute(text, "test"))
+    world.stage = Stage.TRAIN_MODEL
+
+
+def test_the_deployments_pool_decides_node_and_image(world: World) -> None:
+    on_gpu_nodes(world)
+    world.fake.nodes = [node("gpu", {"headrace/pool": "gpu-train"})]
+    world.ends(0, world.sealed())
+    world.operator().execute(world.context)
+    spec = world.fake.created[0]["spec"]
+    assert spec["nodeSelector"] == {"headrace/pool": "gpu-train"}
+    assert spec["containers"][0]["image"] == "r/headrace-torch-cuda:1"
+    assert spec["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+
+
+def test_a_pod_that_no_node_can_ever_hold_is_refused_before_it_is_made(world: World) -> None:
+    on_gpu_nodes(world)
+    with pytest.raises(
+        AirflowFailException, match="1 without the label headrace/pool=gpu-train; make"
+    ):
+        world.operator().execute(world.context)
+    assert world.fake.created == []
+
+
+def test_who_may_not_see_nodes_waits_instead(world: World) -> None:
+    on_gpu_nodes(world)
+    world.fake.fault = lambda method, path: (
+        (403, status(403, "Forbidden", kind="nodes"), {}) if "/nodes" in path else None
+    )
+    world.ends(0, world.sealed())
+    world.operator().execute(world.context)
+    assert len(world.fake.created) == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "selector", "image"),
+    (
+        pytest.param(None, None, "torch", id="the deployment's own"),
+        pytest.param(
+            {"train_model": {"profile": "spot-gpu"}}, "spot-gpu", "torch-cuda", id="another pool"
+        ),
+        pytest.param({"build_features": {"cpu_cores": 3}}, None, "torch", id="of another stage"),
+    ),
+)
+def test_a_runs_form_chooses_the_pool_and_with_it_the_image(
+    world: World, asked: Any, selector: str | None, image: str
+) -> None:
+    world.stage = Stage.TRAIN_MODEL
+    world.params = {"compute": asked}
+    world.fake.nodes.append(node("spot", {"headrace/pool": "spot-gpu"}))
+    world.ends(0, world.sealed())
+    world.operator().execute(world.context)
+    spec = world.fake.created[0]["spec"]
+    assert spec["nodeSelector"].get("headrace/pool") == selector
+    assert spec["containers"][0]["image"] == f"r/headrace-{image}:1"
+
+
+def test_a_runs_form_cannot_go_beyond_its_deployment(world: World) -> None:
+    world.params = {"compute": {"promote_release": {"profile": "gpu-train"}}}
+    with pytest.raises(AirflowFailException, match="promote_release"):
+        world.operator().execute(world.context)
     assert world.fake.created == []
 
 
