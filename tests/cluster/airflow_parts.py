@@ -15,6 +15,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +56,11 @@ class Airflow:
         self.token = ""
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._lock = threading.Lock()
+        self._writing = threading.Lock()  # two requests that write lock each other out of SQLite
         kept = {name: text for name, text in os.environ.items() if "AIRFLOW" not in name}
         self.environment = kept | {
             "AIRFLOW_HOME": str(home),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db?timeout=60",
             "AIRFLOW__CORE__DAGS_FOLDER": str(Path(__file__).with_name("dags")),
             "AIRFLOW__CORE__PLUGINS_FOLDER": str(home / "plugins"),
             "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
@@ -97,7 +98,7 @@ class Airflow:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        with sqlite3.connect(self.home / "airflow.db") as database:
+        with closing(sqlite3.connect(self.home / "airflow.db")) as database:
             database.execute("PRAGMA journal_mode=WAL")  # readers and a writer side by side
         for part in ("api-server", "dag-processor", "scheduler", "triggerer"):
             self._run(part)
@@ -138,8 +139,10 @@ class Airflow:
             data=None if body is None else json.dumps(body).encode(),
             headers={"Content-Type": "application/json", "Authorization": f"Bearer {self.token}"},
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.loads(answer.read() or b"null")
+        if method == "GET":
+            return _answer(request)
+        with self._writing:
+            return patiently(lambda: [_answer(request)], 60, f"{method} {path}")[0]
 
 
 class TaskRun:
@@ -150,7 +153,7 @@ class TaskRun:
         self.dag = f"/api/v2/dags/matrix_{name}"
         patiently(lambda: airflow.call("GET", self.dag), 120, f"DAG matrix_{name}")
         run = airflow.call("POST", f"{self.dag}/dagRuns", {"logical_date": None})
-        self.run_id = run["dag_run_id"]
+        self.run_id = str(run["dag_run_id"])
         self.path = f"{self.dag}/dagRuns/{urllib.parse.quote(self.run_id, safe='')}"
 
     @property
@@ -194,6 +197,11 @@ class TaskRun:
         """Return what the tries wrote, from the files."""
         folder = self.airflow.home / "logs" / f"dag_id=matrix_{self.name}"
         return "\n".join(one.read_text(errors="replace") for one in sorted(folder.rglob("*.log*")))
+
+
+def _answer(request: urllib.request.Request) -> Any:
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.loads(answer.read() or b"null")
 
 
 def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:

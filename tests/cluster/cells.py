@@ -25,6 +25,7 @@ class _ByMode:
     deferrable: Any
 
 
+REAPER_GRACE_SECONDS = 15
 STEPS = 8  # half a second each
 Drive = Callable[["World", "Cell", "TaskRun"], None]
 ONCE, ALWAYS = 1, 10**9
@@ -40,7 +41,7 @@ def undisturbed(world: World, cell: Cell, run: TaskRun) -> None:
     """Nothing happens."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Cell:
     """One fault in one mode, and the end it must come to."""
 
@@ -56,6 +57,7 @@ class Cell:
     tries: tuple[int, ...] = (1,)  # the numbers that the last try may have
     starts: tuple[int, ...] = (1,)  # of pods that began to work
     says: str = ""  # part of the task's log
+    in_short_form: bool = True  # of `make test-cluster`; `make fault-matrix` runs every cell
 
     @property
     def seals(self) -> int:
@@ -140,6 +142,17 @@ def killed_after_exit(how: signal.Signals) -> Drive:
         hold.released.set()
 
     return drive
+
+
+def killed_on_the_last_try(world: World, cell: Cell, run: TaskRun) -> None:
+    """Nobody is left to act: Airflow fails the task, its pod goes on, the reaper removes it."""
+    world.await_event(cell.name, "step")
+    kill_worker(world, run, signal.SIGKILL)
+    run.wait(90)
+    assert world.pods(cell.name), "the pod went before the reaper came"
+    time.sleep(REAPER_GRACE_SECONDS)
+    said = world.reap()
+    assert "its task is failed" in said, said
 
 
 def triggerer_killed(world: World, cell: Cell, run: TaskRun) -> None:
@@ -289,6 +302,15 @@ def _cells() -> tuple[Cell, ...]:
             drive=killed_after_exit(how),
             tries=tries,
         )
+    add(
+        "worker SIGKILL on the last try, then the reaper",
+        "reaped",
+        False,
+        drive=killed_on_the_last_try,
+        settings={"steps": 400},
+        retries=0,
+        state="failed",
+    )
     add("triggerer killed", "triggerer", True, drive=triggerer_killed)
     add(
         "pod deleted before re-entry",

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -26,7 +27,7 @@ from kubernetes.client.exceptions import ApiException
 from tasks.contracts.artifacts import Address
 from tests.cluster import image
 from tests.cluster.airflow_parts import Airflow, TaskRun, patiently
-from tests.cluster.cells import EARLY, Cell, cells_json
+from tests.cluster.cells import EARLY, REAPER_GRACE_SECONDS, Cell, cells_json
 from tests.cluster.faulty_proxy import FaultyProxy
 from tests.fake_kubernetes import kubeconfig
 
@@ -181,6 +182,23 @@ class World:
         (node,) = self.core.list_node().items
         self.core.patch_node(node.metadata.name, {"metadata": {"labels": labels}})
 
+    def reap(self) -> str:
+        """Run the reaper's command once; it must be able to judge every pod."""
+        command = [sys.executable, "-m", "headrace_airflow.reaper"]
+        command += ["--grace-seconds", str(REAPER_GRACE_SECONDS)]
+        done = subprocess.run(
+            command,
+            env=self.airflow.environment | {"HEADRACE_AIRFLOW": self.airflow.url},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def kubernetes_version(self) -> str:
+        return str(client.VersionApi().get_code().git_version)
+
     # --- the journal ---
 
     def events(self, cell: str) -> list[dict[str, Any]]:
@@ -246,12 +264,17 @@ class Matrix:
         self.world = world
         self._pool = ThreadPoolExecutor(AT_ONCE)
         self._lock = threading.Lock()
-        self._results: dict[str, Future[Result]] = {
-            cell.name: self._pool.submit(world.play, cell) for cell in cells
+        self._results: dict[Cell, Future[Result]] = {
+            cell: self._pool.submit(world.play, cell) for cell in cells
         }
 
     def result(self, cell: Cell) -> Result:
-        return self._results[cell.name].result()
+        return self._results[cell].result()
+
+    def results(self) -> dict[Cell, Result]:
+        """Return what has ended without an error."""
+        ended = {cell: one for cell, one in self._results.items() if one.done()}
+        return {cell: one.result() for cell, one in ended.items() if one.exception() is None}
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)

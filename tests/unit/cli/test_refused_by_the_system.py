@@ -85,8 +85,10 @@ def test_a_home_that_became_read_only_is_refused_when_something_must_be_written(
     done = headrace(home, "up")
     assert (done.returncode, done.stderr) == (
         4,
-        f"headrace: {home}/logs/supervisor.log: Read-only file system; set HEADRACE_HOME to a "
-        "folder that can be written\n",
+        (
+            f"headrace: {home}/logs/supervisor.log: Read-only file system; set HEADRACE_HOME to a "
+            "folder that can be written\n"
+        ),
     )
     status = headrace(home, "status")
     assert status.returncode == 1
