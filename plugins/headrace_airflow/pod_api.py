@@ -164,7 +164,7 @@ class PodApi:
         )
         rest = b""
         try:
-            for piece in answer.stream(65536, decode_content=True):
+            for piece in iter(lambda: answer.read1(65536), b""):  # what is there, at once
                 *whole, rest = (rest + piece).split(b"\n")
                 yield from (line.decode(errors="replace") for line in whole)
             if rest:

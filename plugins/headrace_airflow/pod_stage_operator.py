@@ -49,6 +49,8 @@ from tasks.contracts.stages import Stage
 
 REQUEST_FOLDER, REQUEST_FILE = "/headrace", "request.json"
 MAX_REQUEST_BYTES = 200_000  # the API holds 256 KiB of annotations
+# Sooner, the scheduler may hear of our end only after it queued the task anew, and fails that try.
+RESCHEDULE_DELAY = timedelta(seconds=10)
 # States in which our try goes on or another one has the pod; in any other a person ended the task.
 GOES_ON = frozenset({"running", "deferred", "up_for_retry", "up_for_reschedule", "queued"})
 
@@ -257,7 +259,7 @@ class StageOperator(KubernetesPodOperator):
             state = "running"
         if state in GOES_ON or life is None:
             self.log.info("%s: its worker ends; the pod goes on and is taken up again", stage)
-            return AirflowRescheduleException(utc_now() + timedelta(seconds=1))
+            return AirflowRescheduleException(utc_now() + RESCHEDULE_DELAY)
         uid = life.remove_now()
         message = (
             f"{stage}: ended by a person (task is {state}): pod {life.record.name} {uid} deleted"

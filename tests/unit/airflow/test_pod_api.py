@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from headrace_airflow.pod_api import (
 )
 
 from tasks.contracts.errors import BadRequestError
-from tests.fake_kubernetes import FakeKubernetes, serving, status
+from tests.fake_kubernetes import FakeKubernetes, kubeconfig, serving, status
 
 POD = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "labels": {"a": "b"}}}
 
@@ -155,3 +157,46 @@ def test_a_log_opened_again_repeats_nothing_and_loses_nothing() -> None:
     again = [*first[1:], "2026-11-25T10:00:01Z d", "2026-11-25T10:00:02Z e"]
     *_, (place, _) = unseen(iter(first), LogPlace())
     assert [text for _, text in unseen(iter(again), place)] == ["d", "e"]
+
+
+@pytest.mark.parametrize("chunked", (True, False), ids=("in chunks", "until the connection ends"))
+def test_a_line_of_the_log_is_there_before_the_next_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunked: bool
+) -> None:
+    seen = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            name, value = ("Transfer-Encoding", "chunked") if chunked else ("Connection", "close")
+            self.send_header(name, value)
+            self.end_headers()
+            self.close_connection = not chunked
+            self.write(b"first\n")
+            if seen.wait(10):
+                self.write(b"second\n")
+            self.write(b"")
+
+        def write(self, line: bytes) -> None:
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(line), line) if chunked else line)
+            self.wfile.flush()
+
+        def log_message(self, *_: Any) -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    config = kubeconfig(tmp_path / "kubeconfig", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("KUBECONFIG", str(config))
+    try:
+        lines = PodApi("ns", Patience()).log_lines("p", follow=True, since=None)
+        assert next(lines) == "first"
+        seen.set()
+        assert list(lines) == ["second"]
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
