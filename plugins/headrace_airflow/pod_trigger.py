@@ -59,9 +59,17 @@ class PodTrigger(BaseTrigger):
                 answered = loop.time()
                 await self._pass_log_on(news)
                 if news.over or self.waits.verdict(news, utc_now()):
+                    await self._remove_if_nobody_listens()
                     yield TriggerEvent({"news": news.to_json()})
                     return
             await asyncio.sleep(self.waits.poll_seconds)
+
+    async def _remove_if_nobody_listens(self) -> None:
+        """Tidy up where a person ended the task and the triggerer has not cancelled us yet."""
+        try:
+            await self.on_kill()
+        except Exception as error:  # noqa: BLE001  the task, if it listens, removes its pod itself
+            self.log.warning("pod %s: %r", self.record.name, error)
 
     async def on_kill(self) -> None:
         """Remove the pod of a task that a person ended; a restart of the triggerer is no such end."""

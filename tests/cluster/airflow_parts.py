@@ -49,7 +49,7 @@ def free_ports(count: int) -> list[int]:
 class Airflow:
     """API server, scheduler with its workers, DAG processor and triggerer."""
 
-    def __init__(self, home: Path, more: dict[str, str]) -> None:
+    def __init__(self, home: Path, more: dict[str, str], dags: str = "dags") -> None:
         api, worker_logs, trigger_logs = free_ports(3)
         self.home = home
         self.url = f"http://127.0.0.1:{api}"
@@ -61,7 +61,7 @@ class Airflow:
         self.environment = kept | {
             "AIRFLOW_HOME": str(home),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-            "AIRFLOW__CORE__DAGS_FOLDER": str(Path(__file__).with_name("dags")),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(Path(__file__).with_name(dags)),
             "AIRFLOW__CORE__PLUGINS_FOLDER": str(home / "plugins"),
             "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
             "AIRFLOW__CORE__PARALLELISM": "8",

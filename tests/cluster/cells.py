@@ -60,6 +60,11 @@ class Cell:
     in_short_form: bool = True  # of `make test-cluster`; `make fault-matrix` runs every cell
 
     @property
+    def steps(self) -> list[int]:
+        """The steps of the whole work."""
+        return list(range(self.settings.get("steps", STEPS)))
+
+    @property
     def seals(self) -> int:
         return 1 if self.state == "success" else 0
 
@@ -344,8 +349,16 @@ def _cells() -> tuple[Cell, ...]:
     add("API answers 500", "api500", drive=api_answers_500)
     add("API away for 20 s", "away", drive=api_away_20_s)
     add("result of 5 MB", "large", settings={"payload_bytes": 5 * 1024 * 1024})
-    add("marked failed in the UI", "marked", drive=marked_failed, state="failed")
-    add("cleared in the UI while running", "cleared", drive=cleared, tries=(2,), starts=(2,))
+    long = {"steps": 30}  # the triggerer needs some seconds to notice
+    add("marked failed in the UI", "marked", drive=marked_failed, settings=long, state="failed")
+    add(
+        "cleared in the UI while running",
+        "cleared",
+        drive=cleared,
+        settings=long,
+        tries=(2,),
+        starts=(2,),
+    )
     add(
         "image that cannot be had",
         "image",

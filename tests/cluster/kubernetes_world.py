@@ -72,14 +72,14 @@ class World:
 
     start_seconds = START_SECONDS
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, dags: str = "dags") -> None:
         self.folder = folder
         self.journal = folder / "journal"
         self.strangers: dict[str, str] = {}
         self.proxy = FaultyProxy(Path(os.environ["KUBECONFIG"]))
         config.load_kube_config(os.environ["KUBECONFIG"])
         self.core = client.CoreV1Api()
-        self.airflow = Airflow(folder / "airflow", self._environment())
+        self.airflow = Airflow(folder / "airflow", self._environment(), dags)
 
     def _environment(self) -> dict[str, str]:
         (self.folder / "pod.yaml").write_text(_TEMPLATE.format(folder=self.folder))
@@ -149,7 +149,8 @@ class World:
         try:
             answer = self.core.read_namespaced_pod(name, NAMESPACE, _preload_content=False)
         except ApiException as error:
-            return int(error.status), bytes(error.body)
+            body = error.body
+            return int(error.status), body.encode() if isinstance(body, str) else bytes(body)
         return int(answer.status), bytes(answer.data)
 
     def create_stranger(self, name: str) -> str:
@@ -170,13 +171,12 @@ class World:
         return str(self.core.create_namespaced_pod(NAMESPACE, pod).metadata.uid)
 
     def evict(self, name: str) -> None:
-        path = f"/api/v1/namespaces/{NAMESPACE}/pods/{name}/eviction"
         body = {
             "apiVersion": "policy/v1beta1",
             "kind": "Eviction",
             "metadata": {"name": name, "namespace": NAMESPACE},
         }
-        self.core.api_client.call_api(path, "POST", body=body, auth_settings=["BearerToken"])
+        self.core.create_namespaced_pod_eviction(name, NAMESPACE, body, _preload_content=False)
 
     def label_node(self, labels: dict[str, str]) -> None:
         (node,) = self.core.list_node().items

@@ -586,6 +586,29 @@ def test_a_trigger_that_is_cancelled_removes_the_pod_of_an_ended_task_only(
     assert bool(world.fake.pods) is stays
 
 
+@pytest.mark.parametrize(
+    ("state", "stays"),
+    (("failed", False), ("deferred", True), (AirflowException("away"), True)),
+    ids=("marked failed", "the task listens", "Airflow does not say"),
+)
+def test_a_pod_that_ends_when_nobody_listens_any_more_is_removed(
+    world: World, monkeypatch: pytest.MonkeyPatch, state: Any, stays: bool
+) -> None:
+    import asyncio
+
+    def said(self: PodTrigger) -> str:
+        if isinstance(state, Exception):
+            raise state
+        return str(state)
+
+    trigger = deferred(world)
+    monkeypatch.setattr(PodTrigger, "_state_in_airflow", said)
+    (name,) = world.fake.pods
+    world.fake.end(name, 0, world.sealed())
+    assert "news" in asyncio.run(first_event(trigger))
+    assert bool(world.fake.pods) is stays
+
+
 def test_the_local_runtime_does_not_load_the_pod_operator() -> None:
     script = (
         "import sys, headrace_airflow.stage_operator\n"
