@@ -1,4 +1,4 @@
-"""Plays the cells with the stock operator: `python -m tests.cluster.stock RESULTS.json`.
+"""Plays the cells with the stock operator: `python -m tests.cluster.stock RESULTS.json [CELL...]`.
 
 Nothing is demanded of it; what it did is written down.
 """
@@ -9,7 +9,7 @@ import json
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -61,22 +61,23 @@ def played(world: World, cell: Cell) -> dict[str, Any]:
 
 
 def main() -> None:
-    folder = Path(tempfile.mkdtemp(prefix="headrace-stock-"))
-    world = World(folder, dags="dags_of_stock")
-    cells = [cell for cell in CELLS if cell.name not in NOT_OF_STOCK]
+    target, names = Path(sys.argv[1]), tuple(sys.argv[2:])
+    cells = [
+        cell
+        for cell in CELLS
+        if cell.name not in NOT_OF_STOCK and (not names or cell.name.startswith(names))
+    ]
+    world = World(Path(tempfile.mkdtemp(prefix="headrace-stock-")), dags="dags_of_stock")
+    found: dict[str, Any] = {}
     try:
         world.start()
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            found = dict(
-                zip(
-                    (cell.name for cell in cells),
-                    pool.map(lambda cell: played(world, cell), cells),
-                    strict=True,
-                )
-            )
+            playing = {pool.submit(played, world, cell): cell for cell in cells}
+            for one in as_completed(playing):
+                found[playing[one].name] = one.result()
+                target.write_text(json.dumps(found, indent=1))
     finally:
         world.stop()
-    Path(sys.argv[1]).write_text(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":
