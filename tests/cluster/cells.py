@@ -57,7 +57,6 @@ class Cell:
     tries: tuple[int, ...] = (1,)  # the numbers that the last try may have
     starts: tuple[int, ...] = (1,)  # of pods that began to work
     says: str = ""  # part of the task's log
-    in_short_form: bool = True  # of `make test-cluster`; `make fault-matrix` runs every cell
 
     @property
     def steps(self) -> list[int]:

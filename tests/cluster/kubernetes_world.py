@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from kubernetes.client.exceptions import ApiException
 from tasks.contracts.artifacts import Address
 from tests.cluster import image
 from tests.cluster.airflow_parts import Airflow, TaskRun, patiently
-from tests.cluster.cells import EARLY, REAPER_GRACE_SECONDS, Cell, cells_json
+from tests.cluster.cells import CELLS, EARLY, REAPER_GRACE_SECONDS, Cell, cells_json
 from tests.cluster.faulty_proxy import FaultyProxy
 from tests.fake_kubernetes import kubeconfig
 
@@ -122,6 +122,7 @@ class World:
             _unless_there(
                 lambda body=one: client.SchedulingV1Api().create_priority_class(body)  # type: ignore[misc]
             )
+        self.label_node({label: None for cell in CELLS for label in cell.node_selector})
         account = lambda: self.core.read_namespaced_service_account("default", NAMESPACE)  # noqa: E731
         patiently(lambda: _there(account), 30, "the namespace's service account")
         self.core.delete_collection_namespaced_pod(NAMESPACE, grace_period_seconds=0)
@@ -178,9 +179,9 @@ class World:
         }
         self.core.create_namespaced_pod_eviction(name, NAMESPACE, body, _preload_content=False)
 
-    def label_node(self, labels: dict[str, str]) -> None:
+    def label_node(self, labels: Mapping[str, str | None]) -> None:
         (node,) = self.core.list_node().items
-        self.core.patch_node(node.metadata.name, {"metadata": {"labels": labels}})
+        self.core.patch_node(node.metadata.name, {"metadata": {"labels": dict(labels)}})
 
     def reap(self) -> str:
         """Run the reaper's command once; it must be able to judge every pod."""

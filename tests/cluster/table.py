@@ -25,6 +25,7 @@ proxy that can be told to fail in front of the Kubernetes API. Start timeout 15 
 * The step "running" of a deferrable task has no worker to kill: that is "triggerer killed".
 
 The last column is what the stock KubernetesPodOperator, with its defaults and the same image and request, did under the same fault.
+A task that had not ended after 100 s hangs. This kubelet may take 90 s to remove a pod, so one still there after 30 s is no orphan yet.
 
 | fault | mode | task | sealed | pods | twice | left | try | seconds | stock |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
@@ -69,14 +70,14 @@ def in_words(stock: Mapping[str, Any]) -> str:
     said = [f"{state} on try {stock['try']}, {stock['starts']} pods worked"]
     if state == "success" and not seals:
         said.append("**false success: nothing sealed**")
-    if state != "success" and seals:
+    if state == "failed" and seals:
         said.append("**sealed work lost**")
     if state not in {"success", "failed"}:
         said.append("**hangs**")
     if stock["twice"]:
         said.append(f"**work done twice ({stock['twice']})**")
     if stock["left"]:
-        said.append(f"**{stock['left']} pods left**")
+        said.append(f"{stock['left']} pods still there after 30 s")
     if stock["trouble"]:
         said.append(f"the fault could not be put in place: {stock['trouble']:.60}")
     return "; ".join(said)

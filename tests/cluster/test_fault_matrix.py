@@ -44,14 +44,8 @@ def matrix(request: pytest.FixtureRequest, cluster: None) -> Iterator[Matrix]:
 
 @pytest.mark.parametrize(
     "cell",
-    [
-        pytest.param(
-            one,
-            id=f"{one.fault}, {'deferrable' if one.deferrable else 'sync'}",
-            marks=[] if one.in_short_form else [pytest.mark.slow],
-        )
-        for one in CELLS
-    ],
+    CELLS,
+    ids=[f"{one.fault}, {'deferrable' if one.deferrable else 'sync'}" for one in CELLS],
 )
 def test_a_green_task_is_sealed_work_exactly_once(matrix: Matrix, cell: Cell) -> None:
     found = matrix.result(cell)

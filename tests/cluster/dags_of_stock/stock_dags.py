@@ -63,7 +63,7 @@ for cell in json.loads(Path(os.environ["MATRIX_CELLS"]).read_text()):
             ),
             arguments=[Stage.PROMOTE_RELEASE.value, "/headrace/request.json"],
             full_pod_spec=pod_of(cell),
-            startup_timeout_seconds=int(os.environ["HEADRACE_START_SECONDS"]),
+            startup_timeout_seconds=int(float(os.environ["HEADRACE_START_SECONDS"])),
             poll_interval=1,
             deferrable=cell["deferrable"],
             retries=cell["retries"],
