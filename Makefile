@@ -4,8 +4,9 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 LOCKS := $(foreach e,airflow data torch tensorflow rollout dev,-r requirements/$(e).lock)
 
+export WHEELS BASE BASE_DIGEST VARIANT PREFIX
 .DEFAULT_GOAL := help
-.PHONY: help setup demo down test test-unit test-integration test-cluster kills check format locks
+.PHONY: help setup demo down test test-unit test-integration test-cluster test-images images kills fault-matrix check format locks
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -29,22 +30,35 @@ down: setup  ## stop all that demo left running
 	$(VENV)/bin/headrace down
 
 test: setup  ## unit and integration tests (real servers on loopback)
-	$(PY) -m pytest -q -m "not cluster and not gpu and not slow" $(PYTEST_ARGS)
+	$(PY) -m pytest -q -m "not cluster and not images and not gpu and not slow" $(PYTEST_ARGS)
 
 test-unit: setup  ## unit tests only
 	$(PY) -m pytest -q tests/unit $(PYTEST_ARGS)
 
 test-cluster: setup  ## tests that need KUBECONFIG
-	$(PY) -m pytest -q -m cluster $(PYTEST_ARGS); code=$$?; [ $$code -eq 5 ] || exit $$code
+	$(PY) -m pytest -q -m "cluster and not slow" $(PYTEST_ARGS); code=$$?; [ $$code -eq 5 ] || exit $$code
+
+fault-matrix: setup  ## every fault, sync and deferrable, stock and ours, on KUBECONFIG's cluster: docs/fault-matrix.md
+	$(PY) -m tests.cluster.stock .fault-matrix-stock.json
+	HEADRACE_MATRIX_STOCK=.fault-matrix-stock.json HEADRACE_MATRIX_TABLE=docs/fault-matrix.md \
+	  $(PY) -m pytest -q tests/cluster/test_fault_matrix.py $(PYTEST_ARGS)
 
 kills: setup  ## 20 kills of every stage: do all end with the undisturbed digests?
 	$(PY) -W ignore -m tests.integration.kills.long_form
+
+# IMAGES="data torch" builds some; WHEELS=dir has torch's CPU wheel; BASE=, BASE_DIGEST= pin the base.
+images: setup  ## container images, by buildah: all, or IMAGES="data torch"; VARIANT=cuda for torch-cuda
+	PYTHON=$(PY) bash images/build.sh $(IMAGES)
+
+test-images: setup  ## tests of the images that `make images` built (root)
+	$(PY) -m pytest -q -m images $(PYTEST_ARGS)
 
 check: setup  ## format, lint, types, import rules
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy tasks plugins/headrace_airflow dags
 	PYTHONPATH=.:plugins $(VENV)/bin/lint-imports
+	$(VENV)/bin/hadolint images/*/Dockerfile
 
 format: setup  ## format and mend what can be mended
 	$(VENV)/bin/ruff format .
@@ -54,3 +68,4 @@ EXTRAS := airflow data torch tensorflow rollout dev
 locks: setup  ## resolve all images together, then one lock each
 	$(VENV)/bin/uv pip compile -q pyproject.toml $(foreach e,$(EXTRAS),--extra $(e)) --no-annotate --no-header -o requirements/constraints.txt
 	for e in $(EXTRAS); do $(VENV)/bin/uv pip compile -q pyproject.toml --extra $$e --no-annotate --no-header -c requirements/constraints.txt -o requirements/$$e.lock || exit 1; done
+	$(VENV)/bin/uv pip compile -q --no-config requirements/torch.lock --no-annotate --no-header -c requirements/constraints.txt -o requirements/torch-cuda.lock

@@ -71,7 +71,7 @@ def traffic_step(step: int, release: Made, slot: Made, features: Made, before: M
 with DAG(
     "release_recommender",
     doc_md=__doc__,
-    params=release_form(),
+    params=release_form(the_deployment().compute),
     schedule=None,
     catchup=False,
     max_active_runs=4,

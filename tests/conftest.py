@@ -11,10 +11,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark by folder: tests/integration starts real servers."""
+    """Mark by folder: tests/integration starts real servers, tests/images runs built images."""
     for item in items:
-        if "integration" in item.path.parts:
-            item.add_marker(pytest.mark.integration)
+        below = item.path.relative_to(ROOT / "tests").parts[0]
+        if below in {"integration", "images", "cluster"}:
+            item.add_marker(below)
 
 
 @pytest.fixture

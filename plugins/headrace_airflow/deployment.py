@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from headrace_airflow.compute_choice import DEFAULT_COMPUTE, ComputeTable, read_compute
+from headrace_airflow.pod_settings import PodSettings, read_pod_settings
 from tasks.contracts.errors import BadRequestError
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ class Deployment:
     python: Path  # interpreter of the stages in the local runtime
     stage_path: Path  # folder that holds the package `tasks`
     warm_gates: Path | None = None  # socket of `tasks.warm_start`; None or no server: slower
+    compute: ComputeTable = DEFAULT_COMPUTE  # node pools, and each stage's place in them
+    pods: PodSettings | None = None  # of the kubernetes runtime only
 
 
 def read_deployment(environment: Mapping[str, str]) -> Deployment:
@@ -54,6 +58,8 @@ def read_deployment(environment: Mapping[str, str]) -> Deployment:
         python=Path(environment.get("HEADRACE_PYTHON") or sys.executable),
         stage_path=_package_folder(),
         warm_gates=Path(warm) if (warm := environment.get("HEADRACE_WARM_GATES")) else None,
+        compute=_compute(environment),
+        pods=read_pod_settings(environment) if runtime == Runtime.KUBERNETES else None,
     )
 
 
@@ -72,6 +78,21 @@ def _demanded(environment: Mapping[str, str], name: str, expected: str) -> str:
         )
         raise BadRequestError(message)
     return value
+
+
+def _compute(environment: Mapping[str, str]) -> ComputeTable:
+    file = environment.get("HEADRACE_COMPUTE", "")
+    if not file:
+        return DEFAULT_COMPUTE
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        message = (
+            "HEADRACE_COMPUTE: expected a readable file with a compute_profiles/1, "
+            f"found {error}; leave it unset for the tables of the code"
+        )
+        raise BadRequestError(message) from error
+    return read_compute(text, f"HEADRACE_COMPUTE {file}")
 
 
 def _package_folder() -> Path:

@@ -2,44 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from types import MappingProxyType
 
+from headrace_airflow.compute_profiles import ComputeProfile, ProfileName, StageCompute
+from tasks.contracts.errors import BadRequestError
 from tasks.contracts.stages import STAGE_FACTS, Image, Stage
+
+CUDA_IMAGES = frozenset({Image.TORCH})  # those that `make images VARIANT=cuda` can make
+_CPU_ONLY = (ProfileName.CPU,)
+_TRAINS = (ProfileName.CPU, ProfileName.GPU_TRAIN, ProfileName.SPOT_GPU)
+_MEASURES = (*_TRAINS, ProfileName.GPU_SERVE)  # also on what serves, since it compares speeds
 
 
 @dataclass(frozen=True, kw_only=True)
 class PodProfile:
-    """What one stage needs; the local runtime obeys only `longest_run`."""
+    """What one stage needs and where it may run; the local runtime obeys only `longest_run`."""
 
     cpu_cores: float
     memory_gib: float
-    node_pool: str
     longest_run: timedelta
+    profile: ProfileName = ProfileName.CPU
+    may_use: tuple[ProfileName, ...] = _CPU_ONLY
 
     def __post_init__(self) -> None:
-        """Refuse profiles that no node can hold."""
-        if self.cpu_cores <= 0 or self.memory_gib <= 0 or not self.node_pool:
+        """Refuse a stage that runs where it may not, or for no time."""
+        if self.profile not in self.may_use:
             message = (
-                "PodProfile needs cpu_cores > 0, memory_gib > 0 and a node pool, "
-                f"got {self.cpu_cores}, {self.memory_gib}, {self.node_pool!r}"
+                f"PodProfile: expected one of {[name.value for name in self.may_use]}, "
+                f"found {self.profile.value!r}"
             )
-            raise ValueError(message)
+            raise BadRequestError(message)
+        if self.longest_run <= timedelta(0):
+            message = f"PodProfile: expected longest_run > 0, found {self.longest_run}"
+            raise BadRequestError(message)
+
+    def compute(self, profiles: Mapping[ProfileName, ComputeProfile]) -> StageCompute:
+        """Return what the stage's pod gets; amounts that its pool cannot hold are refused."""
+        return StageCompute(
+            profile=profiles[self.profile], cpu_cores=self.cpu_cores, memory_gib=self.memory_gib
+        )
 
 
-_SMALL = PodProfile(cpu_cores=0.5, memory_gib=1, node_pool="cpu", longest_run=timedelta(minutes=10))
-_DATA = PodProfile(cpu_cores=2, memory_gib=8, node_pool="cpu", longest_run=timedelta(hours=2))
-_TRAIN = PodProfile(cpu_cores=4, memory_gib=16, node_pool="cpu", longest_run=timedelta(hours=12))
-_SERVE = PodProfile(cpu_cores=2, memory_gib=8, node_pool="cpu", longest_run=timedelta(hours=2))
+_SMALL = PodProfile(cpu_cores=0.5, memory_gib=1, longest_run=timedelta(minutes=10))
+_DATA = PodProfile(cpu_cores=2, memory_gib=8, longest_run=timedelta(hours=2))
+_TRAIN = PodProfile(cpu_cores=4, memory_gib=16, longest_run=timedelta(hours=12), may_use=_TRAINS)
+_COMPRESS = PodProfile(cpu_cores=2, memory_gib=8, longest_run=timedelta(hours=2), may_use=_MEASURES)
+_SERVE = PodProfile(cpu_cores=2, memory_gib=8, longest_run=timedelta(hours=2))
 
-POD_PROFILES: MappingProxyType[Stage, PodProfile] = MappingProxyType(
+POD_PROFILES: Mapping[Stage, PodProfile] = MappingProxyType(
     {
         Stage.REQUEST_RELEASE: _SMALL,
         Stage.INGEST_EVENTS: _DATA,
         Stage.BUILD_FEATURES: _DATA,
         Stage.TRAIN_MODEL: _TRAIN,
-        Stage.COMPRESS_MODEL: _SERVE,
+        Stage.COMPRESS_MODEL: _COMPRESS,
         Stage.BUNDLE_MODEL: _SERVE,
         Stage.EVALUATE_MODEL: _SERVE,
         Stage.STAGE_BUNDLE: _SERVE,
@@ -56,3 +75,17 @@ POD_PROFILES: MappingProxyType[Stage, PodProfile] = MappingProxyType(
 def image_of(stage: Stage) -> Image:
     """Return the image that holds the stage's one heavy dependency."""
     return STAGE_FACTS[stage].image
+
+
+def image_name(stage: Stage, profile: ComputeProfile) -> str:
+    """Return the image's name: its CUDA variant where the profile has GPUs."""
+    image = image_of(stage)
+    if not profile.gpus:
+        return image.value
+    if image not in CUDA_IMAGES:
+        message = (
+            f"{stage.value} on {profile.name}: expected an image with a CUDA variant "
+            f"{sorted(one.value for one in CUDA_IMAGES)}, found {image.value!r}; use profile cpu"
+        )
+        raise BadRequestError(message)
+    return f"{image.value}-cuda"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Param
 
+from headrace_airflow.compute_choice import DEFAULT_COMPUTE, ComputeTable, compute_schema
 from tasks.contracts.catalogues import COMPRESSIONS, DATASETS, RECIPES
 from tasks.contracts.requests import MODEL_NAME, PLANS
 
@@ -21,8 +22,8 @@ _UTC = r"^\d{4}-\d\d-\d\dT\d\d:\d\d.*(Z|\+00:00)$"  # Airflow does not check `fo
 _OPTIONAL_TEXT = ["null", "string"]
 
 
-def release_form() -> dict[str, Param]:
-    """Return the fields, each with its JSON schema."""
+def release_form(compute: ComputeTable = DEFAULT_COMPUTE) -> dict[str, Param]:
+    """Return the fields, each with its JSON schema; `compute` bounds what a run may ask for."""
     return {
         "dataset": _choice(
             "complete-journey", {name: item.summary for name, item in DATASETS.items()}, "Events"
@@ -59,6 +60,13 @@ def release_form() -> dict[str, Param]:
         "events_url": _url("Your events", "parquet or CSV; with dataset 'events' only"),
         "catalogue_url": _url("Your catalogue", "item_id, title, category, brand, price"),
         "mapping_url": _url("Your mapping", "TOML: which of your columns is what (docs/events.md)"),
+        "compute": Param(
+            None,
+            **compute_schema(compute),
+            title="Compute",
+            description='By stage, such as {"train_model": {"profile": "gpu-train", "cpu_cores": 8}};'
+            " empty: the deployment's own. Pods only",
+        ),
     }
 
 
@@ -66,6 +74,7 @@ def form_of_run(context: Mapping[str, Any]) -> dict[str, Json]:
     """Return the form as `request_release` takes it, with the run's own name and time."""
     run = context["dag_run"]
     form: dict[str, Json] = dict(context["params"])
+    form.pop("compute", None)  # where a stage runs is no part of what it makes
     form["as_of"] = _ends_in_z(form.get("as_of"))
     return form | {
         "release_id": release_id(str(run.run_id)),

@@ -41,6 +41,7 @@ def test_the_form_offers_exactly_the_catalogue(field: str, names: Any) -> None:
         pytest.param("as_of", "yesterday", id="a day that is no time"),
         pytest.param("events_url", "events.csv", id="a relative path"),
         pytest.param("approval", "yes", id="an approval that is no yes or no"),
+        pytest.param("compute", {"train_model": {"gpus": 8}}, id="compute beyond the limits"),
     ),
 )
 def test_the_form_refuses(field: str, value: object) -> None:
@@ -73,6 +74,13 @@ def test_what_the_form_gives_is_what_request_release_takes() -> None:
     assert request.release_id == "manual__2026-11-24T01-02-03.5-00-00"
     assert request.as_of == "2026-01-31T00:00:00Z"
     assert request.dataset == "complete-journey"
+
+
+def test_where_a_stage_runs_is_asked_for_and_is_no_part_of_the_request() -> None:
+    wish = {"train_model": {"profile": "spot-gpu", "cpu_cores": 2}}
+    run = context("r1", compute=wish)
+    assert run["params"]["compute"] == wish
+    assert form_of_run(run) == form_of_run(context("r1"))
 
 
 def test_an_order_only_set_is_dated_by_the_run() -> None:

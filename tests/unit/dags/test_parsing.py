@@ -62,14 +62,30 @@ def test_all_dags_parse_in_half_a_second_and_import_nothing_heavy(tmp_path: Path
     assert min(float(str(one["seconds"])) for one in tries) < 0.5
 
 
+def test_the_same_dags_parse_with_pods(tmp_path: Path) -> None:
+    pods = {
+        "HEADRACE_RUNTIME": "kubernetes",
+        "HEADRACE_NAMESPACE": "reco",
+        "HEADRACE_IMAGES": "r.example/headrace-{image}:1.4",
+        "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "110",  # the provider alone takes seconds
+    }
+    found = parse(tmp_path, DEPLOYMENT | pods)
+    assert found["errors"] == {}
+    assert found["dags"] == ["release_recommender", "roll_back"]
+    assert "headrace_airflow.pod_stage_operator" in str(found["modules"])
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     (
         pytest.param({"HEADRACE_STORE": ""}, "HEADRACE_STORE: expected", id="no store"),
         pytest.param(
-            {"HEADRACE_RUNTIME": "kubernetes"},
-            "expected local, found kubernetes",
+            {"HEADRACE_RUNTIME": "swarm"},
+            "HEADRACE_RUNTIME: expected [",
             id="a runtime that this version does not have",
+        ),
+        pytest.param(
+            {"HEADRACE_RUNTIME": "kubernetes"}, "HEADRACE_NAMESPACE: expected", id="pods nowhere"
         ),
     ),
 )

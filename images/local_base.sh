@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# local_base.sh IMAGE: a base image of Debian and its Python, for machines that reach no image registry.
+set -euo pipefail
+image=$1
+mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+debootstrap --variant=minbase --include=ca-certificates,python3,python3-venv \
+  bookworm "$work/root" "$mirror" >"$work/log" 2>&1 || { tail -20 "$work/log" >&2; exit 1; }
+rm -rf "$work/root"/var/cache/apt/*.bin "$work/root"/var/cache/apt/archives/*.deb \
+  "$work/root"/var/lib/apt/lists/* "$work/root"/var/log/* "$work/root"/usr/share/{doc,man,locale}/*
+find "$work/root/usr/lib/python3.11" -name __pycache__ -prune -exec rm -rf {} +
+chroot "$work/root" python3 -m compileall -q --invalidation-mode unchecked-hash /usr/lib/python3.11
+
+container=$(buildah from scratch)
+buildah add -q "$container" "$work/root" / >/dev/null
+buildah config --cmd python3 --env PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+  "$container"
+buildah commit -q --rm "$container" "$image" >/dev/null

@@ -1,0 +1,74 @@
+"""Our column of the fault matrix, on a live cluster: no false success, no work twice, no orphan."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.cells import CELLS, Cell
+from tests.cluster.kubernetes_world import Matrix, World
+from tests.cluster.table import table
+
+pytestmark = [pytest.mark.timeout(1200)]
+
+
+@pytest.fixture(scope="session")
+def matrix(request: pytest.FixtureRequest, cluster: None) -> Iterator[Matrix]:
+    chosen = [
+        item.callspec.params["cell"]
+        for item in request.session.items
+        if "cell" in getattr(getattr(item, "callspec", None), "params", {})
+    ]
+    folder = Path(
+        tempfile.mkdtemp(prefix="headrace-matrix-", dir=os.environ.get("HEADRACE_SCRATCH"))
+    )
+    world = World(folder)
+    try:
+        world.start()
+        made = Matrix(world, chosen)
+        yield made
+        made.close()
+        if "HEADRACE_MATRIX_TABLE" in os.environ:
+            stock = os.environ.get("HEADRACE_MATRIX_STOCK")
+            played = {} if stock is None else json.loads(Path(stock).read_text())
+            page = table(made.results(), world.kubernetes_version(), played)
+            Path(os.environ["HEADRACE_MATRIX_TABLE"]).write_text(page)
+    finally:
+        world.stop()
+
+
+@pytest.mark.parametrize(
+    "cell",
+    CELLS,
+    ids=[f"{one.fault}, {'deferrable' if one.deferrable else 'sync'}" for one in CELLS],
+)
+def test_a_green_task_is_sealed_work_exactly_once(matrix: Matrix, cell: Cell) -> None:
+    found = matrix.result(cell)
+    print(f"{cell.name}: {found.seconds:.0f} s, try {found.try_number}, {found.starts} pods")
+    tail = found.log[-4000:]
+    assert found.state == cell.state, tail
+    assert found.sealed is (cell.state == "success"), tail
+    assert found.seals == cell.seals, tail
+    assert found.pods_left == [], tail
+    assert not found.overlapping
+    assert len(found.steps) == len(set(found.steps)), f"a step was done twice: {found.steps}"
+    if cell.state == "success":
+        assert found.steps == cell.steps
+    assert found.try_number in cell.tries, tail
+    assert found.starts in cell.starts, tail
+    assert cell.says in found.log
+
+
+def test_a_stranger_under_our_name_lives_on(matrix: Matrix) -> None:
+    for cell in [one for one in CELLS if one.name.startswith("stranger")]:
+        if cell not in matrix._results:
+            continue
+        matrix.result(cell)
+        uid = matrix.world.strangers[cell.name]
+        pods = matrix.world.core.list_namespaced_pod("headrace-matrix").items
+        assert uid in {pod.metadata.uid for pod in pods}
