@@ -21,7 +21,6 @@ from kubernetes.client import models as k8s
 
 from headrace_airflow.compute_profiles import (
     COMPUTE_PROFILES,
-    ProfileName,
     StageCompute,
     pod_fields,
 )
@@ -96,11 +95,7 @@ class StageOperator(KubernetesPodOperator):
         )
         self.call = call
         self.deployment = deployment
-        self.compute = compute or StageCompute(
-            profile=COMPUTE_PROFILES[ProfileName(profile.node_pool)],
-            cpu_cores=profile.cpu_cores,
-            memory_gib=profile.memory_gib,
-        )
+        self.compute = compute or profile.compute(COMPUTE_PROFILES)
         self.request_json = ""
         self.sealed_address = ""
         is_gate = call.stage is Stage.GATE_ARTIFACT

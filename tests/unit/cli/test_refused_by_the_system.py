@@ -83,11 +83,11 @@ def test_a_home_that_became_read_only_is_refused_when_something_must_be_written(
         (home / name).mkdir()
     read_only(home)
     done = headrace(home, "up")
-    assert (done.returncode, done.stderr) == (
-        4,
+    sentence = (
         f"headrace: {home}/logs/supervisor.log: Read-only file system; set HEADRACE_HOME to a "
-        "folder that can be written\n",
+        "folder that can be written\n"
     )
+    assert (done.returncode, done.stderr) == (4, sentence)
     status = headrace(home, "status")
     assert status.returncode == 1
     lines = status.stdout.splitlines()
