@@ -19,11 +19,7 @@ from airflow.sdk.exceptions import (
 )
 from kubernetes.client import models as k8s
 
-from headrace_airflow.compute_profiles import (
-    COMPUTE_PROFILES,
-    StageCompute,
-    pod_fields,
-)
+from headrace_airflow.compute_profiles import StageCompute, pod_fields
 from headrace_airflow.deployment import Deployment
 from headrace_airflow.links import ArtifactLink, GateReportLink
 from headrace_airflow.pod_api import Patience, PodApi, cluster_hook
@@ -38,7 +34,7 @@ from headrace_airflow.pod_identity import (
 )
 from headrace_airflow.pod_life import SLICE_SECONDS, AskedToEndError, PodLife, Waits
 from headrace_airflow.pod_news import CONTAINER, PodNews, PodState, utc_now
-from headrace_airflow.pod_profiles import POD_PROFILES, image_of
+from headrace_airflow.pod_profiles import image_of
 from headrace_airflow.pod_settings import PodSettings
 from headrace_airflow.pod_trigger import PodTrigger, state_in_airflow
 from headrace_airflow.sealed_store import SealedStore
@@ -75,7 +71,7 @@ class StageOperator(KubernetesPodOperator):
         **kwargs: Any,
     ) -> None:
         pods = _demand_pods(deployment)
-        profile = POD_PROFILES[call.stage]
+        place = deployment.compute.stages[call.stage]
         super().__init__(
             **{
                 "kubernetes_conn_id": None,
@@ -86,7 +82,7 @@ class StageOperator(KubernetesPodOperator):
                 "random_name_suffix": False,
                 "do_xcom_push": False,  # no sidecar: the address is all that is passed on
                 "deferrable": pods.deferrable,
-                "active_deadline_seconds": int(profile.longest_run.total_seconds()),
+                "active_deadline_seconds": int(place.longest_run.total_seconds()),
                 "base_container_name": CONTAINER,
                 "termination_message_policy": "FallbackToLogsOnError",
                 "automount_service_account_token": False,
@@ -95,7 +91,7 @@ class StageOperator(KubernetesPodOperator):
         )
         self.call = call
         self.deployment = deployment
-        self.compute = compute or profile.compute(COMPUTE_PROFILES)
+        self.compute = compute or deployment.compute.compute_for(call.stage)
         self.request_json = ""
         self.sealed_address = ""
         is_gate = call.stage is Stage.GATE_ARTIFACT

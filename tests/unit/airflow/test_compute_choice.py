@@ -26,6 +26,8 @@ ENVIRONMENT = {
     "HEADRACE_RUNTIME": "kubernetes",
     "HEADRACE_STORE": "file:///srv/store",
     "HEADRACE_STATE": "/srv/state",
+    "HEADRACE_NAMESPACE": "headrace",
+    "HEADRACE_IMAGES": "registry/headrace-{image}:1.4",
 }
 
 
