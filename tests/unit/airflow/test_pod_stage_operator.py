@@ -616,3 +616,10 @@ def test_the_local_runtime_does_not_load_the_pod_operator() -> None:
         "assert 'kubernetes' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+
+
+def test_a_pod_gets_the_compute_that_the_deployment_names_for_its_stage(world: World) -> None:
+    assert world.operator().compute.cpu_cores == 0.5
+    text = '{"format": "compute_profiles/1", "stages": {"promote_release": {"cpu_cores": 3}}}'
+    world.deployment = replace(world.deployment, compute=read_compute(text, "compute.json"))
+    assert world.operator().compute.cpu_cores == 3
