@@ -1,0 +1,37 @@
+"""The traffic plan under which serving faults are planted: as many requests as the form wants."""
+
+from __future__ import annotations
+
+from tasks.contracts.requests import TrafficPlan, TrafficStep
+from tests.faults.form import Form
+
+SHIP_BOUND_MS = 2000.0  # where answers are judged, a busy machine is not the question
+
+
+def _step(share: int, judgement: str, replay: float) -> TrafficStep:
+    return TrafficStep(
+        share_basis_points=share,
+        judgement=judgement,  # type: ignore[arg-type]
+        bake_seconds=600,
+        min_users=10,
+        replay_share=replay,
+    )
+
+
+def guardrail_plan(form: Form, requests: int) -> TrafficPlan:
+    """Return a plan whose first step asks what the fault needs, with two fifths of the users."""
+    share = _replay_share(form, requests)
+    steps = (_step(4000, "guardrails", share), _step(5000, "ship", 1 - share))
+    return TrafficPlan(name="guardrails", steps=steps)
+
+
+def ship_plan(form: Form, requests: int) -> TrafficPlan:
+    """Return a plan that comes to its ship step soon."""
+    share = _replay_share(form, requests)
+    steps = (_step(1000, "guardrails", 0.05), _step(5000, "ship", min(share, 0.95)))
+    return TrafficPlan(name="ship", steps=steps, min_latency_bound_ms=SHIP_BOUND_MS)
+
+
+def _replay_share(form: Form, requests: int) -> float:
+    expected = form.users * form.days * 0.2 * 0.6  # canary days times the chance of a visit
+    return min(0.9, 1.15 * requests / expected)
