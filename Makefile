@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 LOCKS := $(foreach e,airflow data torch tensorflow rollout dev,-r requirements/$(e).lock)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo down test test-unit test-integration test-cluster check format locks
+.PHONY: help setup demo down test test-unit test-integration test-cluster kills check format locks
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -18,7 +18,9 @@ $(VENV)/.ready: pyproject.toml $(wildcard requirements/*.lock)
 	VIRTUAL_ENV=$(abspath $(VENV)) $(VENV)/bin/uv pip install -q --no-deps -e .
 	touch $@
 
-setup: $(VENV)/.ready  ## make the virtual environment
+# Something may have been removed or replaced by hand since: then everything is installed again.
+setup: $(VENV)/.ready  ## make the virtual environment, or mend it
+	@$(PY) -m tasks.cli.installed || { rm $(VENV)/.ready && $(MAKE) $(VENV)/.ready && $(PY) -m tasks.cli.installed; }
 
 demo: setup  ## the whole loop: data, gates, training, compression, canary, promotion
 	$(VENV)/bin/headrace demo
@@ -34,6 +36,9 @@ test-unit: setup  ## unit tests only
 
 test-cluster: setup  ## tests that need KUBECONFIG
 	$(PY) -m pytest -q -m cluster $(PYTEST_ARGS); code=$$?; [ $$code -eq 5 ] || exit $$code
+
+kills: setup  ## 20 kills of every stage: do all end with the undisturbed digests?
+	$(PY) -W ignore -m tests.integration.kills.long_form
 
 check: setup  ## format, lint, types, import rules
 	$(VENV)/bin/ruff format --check .

@@ -23,6 +23,7 @@ from headrace_airflow.approval import PromotionApproval
 from headrace_airflow.assets import PROMOTED_RELEASE
 from headrace_airflow.bake import BakeOperator
 from headrace_airflow.deployment import the_deployment
+from headrace_airflow.hold_share import HoldShareOperator
 from headrace_airflow.release_form import form_of_run, pinned_champion, release_form
 from headrace_airflow.skip_rules import (
     NothingStarted,
@@ -113,6 +114,13 @@ with DAG(
         deployment=the_deployment(),
         trigger_rule="none_failed_min_one_success",
     )
+    held = HoldShareOperator(
+        task_id="hold_share",
+        release=str(request.task.task_id),
+        deployment=the_deployment(),
+        trigger_rule="none_failed_min_one_success",
+    )
+    chain(gates, held)
     release = run_stage(
         Stage.PROMOTE_RELEASE,
         release=request,

@@ -16,16 +16,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from tasks.adapters.artifact_store import ArtifactStore, Recipe
+from tasks.adapters.claims import Claimant, claimed
 from tasks.adapters.object_store import ObjectStore
+from tasks.adapters.scratch_space import scratch_folder
 from tasks.contracts.artifacts import Address, InputReference, Manifest, termination_sentence
 from tasks.contracts.code_digest import code_digest
 from tasks.contracts.errors import BadRequestError, HeadraceError, bounded
 from tasks.contracts.exit_codes import ExitCode
 from tasks.contracts.gate_reports import REPORT_NAME, GateReport, demand_passing
 from tasks.contracts.json_types import Json, parse_object
+from tasks.contracts.log_lines import Level, LineLog, Subject
 from tasks.contracts.requests import ReleaseRequest
-from tasks.contracts.stage_io import Outcome, StageContext, StageInput, StageModule, StageRequest
+from tasks.contracts.stage_io import (
+    Outcome,
+    SayProgress,
+    StageContext,
+    StageInput,
+    StageModule,
+    StageRequest,
+)
 from tasks.contracts.stages import ArtifactKind, Stage
+from tasks.contracts.storage_faults import storage_faults_told
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,9 +48,10 @@ TERMINATION_BYTES = 4096
 class PlainProgress:
     """Print a line a few seconds apart; the first and the last are never dropped."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, log: LineLog) -> None:
         """Name the stage in every line."""
         self.stage = stage
+        self._log = log
         self._last = 0.0
 
     def __call__(self, sentence: str, fraction: float | None) -> None:
@@ -49,7 +61,8 @@ class PlainProgress:
             return
         self._last = now
         percent = "" if fraction is None else f" {fraction:4.0%}"
-        print(f"{self.stage.value}:{percent} {sentence}", flush=True)
+        line = f"{percent} {sentence}"
+        self._log.info(line.strip(), plain=f"{self.stage.value}:{line}")
 
 
 def read_inputs(store: ArtifactStore, request: StageRequest, module: StageModule) -> _Inputs:
@@ -139,16 +152,17 @@ def run_stage(request: StageRequest, world: World) -> tuple[Manifest, Outcome]:
     """Run one stage, or answer from its sealed artifact."""
     module = cast("StageModule", importlib.import_module(f"tasks.stages.{request.stage.value}"))
     release = _release(world.store, request)
+    if release is not None:
+        world.log.about(release_id=release.release_id, model=release.model)
     reads = {**pinned_reads(module, release), **request.reads}
     inputs = read_inputs(world.store, replace(request, reads=reads), module)
     demand_gates(world.store, request, module, inputs)
-    scratch = Path(tempfile.mkdtemp(prefix="headrace-", dir=world.scratch))
-    try:
+    with scratch_folder(world.scratch) as scratch:
         context = StageContext(
             inputs=inputs,
             out=scratch,
             work=scratch,
-            progress=PlainProgress(request.stage),
+            progress=PlainProgress(request.stage, world.log),
             store_url=request.store_url,
             release=release,
             release_address=request.release,
@@ -156,8 +170,13 @@ def run_stage(request: StageRequest, world: World) -> tuple[Manifest, Outcome]:
             state_dir=world.state_dir,
         )
         return _seal(module, context, request, world)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def work_folder(objects: ObjectStore, environment: Mapping[str, str]) -> Path:
+    """Return where this machine keeps checkpoints, scratch and verified copies."""
+    root = objects.local_root
+    fallback = Path(tempfile.gettempdir()) / "headrace"
+    return Path(environment.get("HEADRACE_WORK") or (root / "work" if root else fallback))
 
 
 class World:
@@ -166,15 +185,24 @@ class World:
     def __init__(self, request: StageRequest, environment: Mapping[str, str]) -> None:
         """Open the store that the request names."""
         objects = ObjectStore(request.store_url)
-        root = objects.local_root
-        fallback = Path(tempfile.gettempdir()) / "headrace"
-        base = Path(environment.get("HEADRACE_WORK") or (root / "work" if root else fallback))
+        base = work_folder(objects, environment)
         self.scratch = base / "scratch"
         self.work = base
         self.scratch.mkdir(parents=True, exist_ok=True)
         self.store = ArtifactStore(objects, cache=base / "cache")
+        self.log = LineLog.from_environment(_subject(request), environment)
         state = environment.get("HEADRACE_STATE")
         self.state_dir = Path(state) if state else None
+
+
+def _subject(request: StageRequest) -> Subject:
+    """Return what is known before anything is read; the request of a release names it itself."""
+    named = request.settings.get("release_id")
+    return Subject(
+        process=request.stage.value,
+        stage=request.stage.value,
+        release_id=named if isinstance(named, str) else None,
+    )
 
 
 def _seal(
@@ -190,14 +218,43 @@ def _seal(
         config=module.configure(context),
         code=code_digest(request.stage),
     )
-    known = world.store.find(recipe.address)
-    if known is not None:
-        world.store.fetch(known)
-        return known, _known_outcome(world.store, known)
+    world.log.about(artifact=str(recipe.address))
     work = world.work / recipe.address.key
-    work.mkdir(parents=True, exist_ok=True)
+    found = _sealed_before(world.store, recipe)
+    if found is None:
+        claimant = Claimant.this_process(world.log.subject.release_id)
+        with claimed(work, claimant, _Waiting(recipe, context.progress)):
+            found = _sealed_before(world.store, recipe) or _make(
+                module, replace(context, work=work, config=recipe.config), recipe, world
+            )
+            shutil.rmtree(work, ignore_errors=True)
+    return found
+
+
+def _sealed_before(store: ArtifactStore, recipe: Recipe) -> tuple[Manifest, Outcome] | None:
+    known = store.find(recipe.address)
+    if known is None:
+        return None
+    store.fetch(known)
+    return known, _known_outcome(store, known)
+
+
+class _Waiting:
+    """Say who makes the artifact that this process was asked for too."""
+
+    def __init__(self, recipe: Recipe, progress: SayProgress) -> None:
+        self._where = str(recipe.address)[:30]
+        self._progress = progress
+
+    def __call__(self, holder: str) -> None:
+        self._progress(f"waits for {self._where}..., which {holder} makes", None)
+
+
+def _make(
+    module: StageModule, context: StageContext, recipe: Recipe, world: World
+) -> tuple[Manifest, Outcome]:
     started = time.time()
-    outcome = module.run(replace(context, work=work, config=recipe.config))
+    outcome = module.run(context)
     facts: dict[str, Json] = {
         **outcome.facts,
         "sentence": outcome.sentence,
@@ -208,13 +265,15 @@ def _seal(
         "cpus": os.cpu_count(),
     }
     manifest = world.store.seal(recipe, context.out, facts)
-    shutil.rmtree(work, ignore_errors=True)
-    return manifest, outcome
+    # Another machine may have sealed first: what it sealed counts, not what was found here.
+    return manifest, replace(outcome, refused=_refused(world.store, manifest))
 
 
-def say_last(sentence: str, environment: Mapping[str, str]) -> None:
+def say_last(
+    sentence: str, log: LineLog, environment: Mapping[str, str], level: Level = Level.ERROR
+) -> None:
     """Put the last sentence where the operator looks, and on the screen."""
-    print(sentence, flush=True)
+    log.say(level, sentence)
     target = environment.get("HEADRACE_TERMINATION_LOG", "/dev/termination-log")
     if "HEADRACE_TERMINATION_LOG" in environment or Path(target).exists():
         Path(target).write_text(bounded(sentence, TERMINATION_BYTES - 1), encoding="utf-8")
@@ -244,18 +303,24 @@ def parse_arguments(arguments: Sequence[str]) -> StageRequest:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the stage and return its exit code."""
+    log = LineLog(subject=Subject(process="stage"))
     try:
         request = parse_arguments(arguments)
-        world = World(request, os.environ)
-        manifest, outcome = run_stage(request, world)
+        folder = work_folder(ObjectStore(request.store_url), os.environ)
+        with storage_faults_told(f"{request.stage.value}: {folder}", folder):
+            world = World(request, os.environ)
+            log = world.log
+            manifest, outcome = run_stage(request, world)
     except HeadraceError as error:
-        say_last(str(error), os.environ)
+        say_last(str(error), log, os.environ)
         return int(error.exit_code)
     except Exception as error:  # noqa: BLE001  the last line of defence names the crash
         traceback.print_exc()
-        say_last(bounded(f"crashed: {type(error).__name__}: {error}"), os.environ)
+        log.note(Level.ERROR, traceback.format_exc())
+        say_last(bounded(f"crashed: {type(error).__name__}: {error}"), log, os.environ)
         return int(ExitCode.CRASHED)
-    say_last(termination_sentence(manifest, outcome.sentence), os.environ)
+    level = Level.ERROR if outcome.refused else Level.INFO
+    say_last(termination_sentence(manifest, outcome.sentence), log, os.environ, level)
     return int(ExitCode.GATE_REFUSED if outcome.refused else ExitCode.DONE)
 
 

@@ -48,12 +48,18 @@ def plan_bake(release: ReleaseRequest, step: int, started_at: str, deployment: D
     return Bake(
         until=(parse_utc(started_at) + timedelta(seconds=seconds)).isoformat(),
         used_up=str(used_up),
-        renewal=(
-            str(deployment.python),
-            *("-m", "tasks.rollout.renew_lease"),
-            *(str(deployment.state_dir), release.model, release.release_id, str(lease)),
-        ),
+        renewal=renewal_command(deployment, release),
         lease_seconds=lease,
+    )
+
+
+def renewal_command(deployment: Deployment, release: ReleaseRequest) -> tuple[str, ...]:
+    """Return the command that renews the lease of a release once."""
+    return (
+        str(deployment.python),
+        *("-m", "tasks.rollout.renew_lease"),
+        *(str(deployment.state_dir), release.model, release.release_id),
+        str(release.plan.lease_seconds),
     )
 
 
@@ -121,24 +127,32 @@ async def _wait(bake: Bake) -> tuple[bool, str]:
         if Path(bake.used_up).exists():  # noqa: ASYNC240  one stat of a local file
             return False, "baked: the replay of this step is used up"
         if loop.time() >= renew_at:
-            refusal = await _renew(bake)
-            if refusal:
-                return True, f"the bake ended early: {refusal}"
+            end = await renewed(bake.renewal)
+            if end.exit_code != 0:
+                return True, f"the bake ended early: {end.sentence}"
             renew_at = loop.time() + pause
         await asyncio.sleep(POLL_SECONDS)
     return False, f"baked until {bake.until}"
 
 
-async def _renew(bake: Bake) -> str:
-    """Renew the lease; return why it could not be, or an empty text."""
+@dataclass(frozen=True, kw_only=True)
+class RenewalEnd:
+    """How one renewal ended: exit code and what it said."""
+
+    exit_code: int
+    sentence: str
+
+
+async def renewed(renewal: tuple[str, ...]) -> RenewalEnd:
+    """Renew the lease once, in a process of its own."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
     process = await asyncio.create_subprocess_exec(
-        *bake.renewal,
+        *renewal,
         env=kept,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
     said, _ = await process.communicate()
-    if process.returncode == 0:
-        return ""
-    return said.decode(errors="replace").strip()[-500:] or f"exit code {process.returncode}"
+    sentence = said.decode(errors="replace").strip()[-500:]
+    code = process.returncode or 0
+    return RenewalEnd(exit_code=code, sentence=sentence or f"exit code {code}")

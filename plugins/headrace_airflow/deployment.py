@@ -32,6 +32,7 @@ class Deployment:
     state_dir: Path  # state records and traffic logs of the models
     python: Path  # interpreter of the stages in the local runtime
     stage_path: Path  # folder that holds the package `tasks`
+    warm_gates: Path | None = None  # socket of `tasks.warm_start`; None or no server: slower
 
 
 def read_deployment(environment: Mapping[str, str]) -> Deployment:
@@ -52,6 +53,7 @@ def read_deployment(environment: Mapping[str, str]) -> Deployment:
         state_dir=Path(_demanded(environment, "HEADRACE_STATE", "the folder of state records")),
         python=Path(environment.get("HEADRACE_PYTHON") or sys.executable),
         stage_path=_package_folder(),
+        warm_gates=Path(warm) if (warm := environment.get("HEADRACE_WARM_GATES")) else None,
     )
 
 

@@ -115,7 +115,12 @@ class LocalStageOperator(BaseOperator):
 
 def stage_command(deployment: Deployment, stage: Stage, asked: Path) -> list[str]:
     """Return the command line of a stage."""
-    return [str(deployment.python), "-u", "-m", "tasks", stage.value, str(asked)]
+    warm = deployment.warm_gates
+    if stage is Stage.GATE_ARTIFACT and warm is not None and warm.is_socket():
+        head = ["-m", "tasks.warm_start", "run", str(warm)]
+    else:
+        head = ["-m", "tasks"]
+    return [str(deployment.python), "-u", *head, stage.value, str(asked)]
 
 
 def stage_environment(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +21,8 @@ from tasks.contracts.artifacts import (
     content_digest,
 )
 from tasks.contracts.errors import BadRequestError, CorruptArtifactError
-from tasks.contracts.json_types import Json, pretty_json
+from tasks.contracts.facts import facts_text
+from tasks.contracts.json_types import Json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -113,21 +115,57 @@ class ArtifactStore:
             verify_payload(folder, manifest)
             return folder
         folder = self.cache / manifest.content
-        if not folder.exists():
-            self._download(manifest, folder)
+        if folder.exists():
+            try:
+                verify_payload(folder, manifest)
+            except CorruptArtifactError:  # the copy, not the artifact: it may be had again
+                shutil.rmtree(folder, ignore_errors=True)
+            else:
+                return folder
+        self._download(manifest, folder)
         verify_payload(folder, manifest)
         return folder
 
+    def check(self, manifest: Manifest) -> None:
+        """Compare the stored payload itself, never a local copy; the first difference is named."""
+        root = self.objects.local_root
+        if root is not None:
+            verify_payload(root / str(manifest.address) / manifest.payload_folder, manifest)
+            return
+        prefix = f"{manifest.address}/{manifest.payload_folder}/"
+        present = {path.removeprefix(prefix) for path in self.objects.list(prefix.rstrip("/"))}
+        _demand_only_listed(present, manifest)
+        for entry in sorted(manifest.files):
+            self._check_stored(prefix, entry, manifest)
+
+    def _check_stored(self, prefix: str, entry: FileEntry, manifest: Manifest) -> None:
+        where = f"{manifest.address}: file {entry.path}"
+        try:
+            size, digest = self.objects.digest(f"{prefix}{entry.path}")
+        except FileNotFoundError:
+            message = f"{where}: expected {entry.size} bytes, found no file"
+            raise CorruptArtifactError(message) from None
+        _demand_equal(where, entry, size, digest)
+
     def _download(self, manifest: Manifest, folder: Path) -> None:
         scratch = self.cache / f".scratch-{uuid.uuid4().hex}"
-        prefix = f"{manifest.address}/{manifest.payload_folder}"
-        for entry in manifest.files:
-            self.objects.download(f"{prefix}/{entry.path}", scratch / entry.path)
-        scratch.mkdir(parents=True, exist_ok=True)
+        scratch.mkdir(parents=True)
         try:
-            scratch.rename(folder)
-        except OSError:  # another reader was first with the same bytes
-            shutil.rmtree(scratch)
+            for entry in manifest.files:
+                self._download_file(manifest, entry, scratch)
+            with suppress(OSError):  # another reader was first with the same bytes
+                scratch.rename(folder)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def _download_file(self, manifest: Manifest, entry: FileEntry, folder: Path) -> None:
+        stored = f"{manifest.address}/{manifest.payload_folder}/{entry.path}"
+        try:
+            self.objects.download(stored, folder / entry.path, entry.size)
+        except FileNotFoundError:
+            where = f"{manifest.address}: file {entry.path}"
+            message = f"{where}: expected {entry.size} bytes, found no file"
+            raise CorruptArtifactError(message) from None
 
     def seal(self, recipe: Recipe, folder: Path, facts: Mapping[str, Json]) -> Manifest:
         """Publish `folder` under the recipe's key; who loses a race gets the winner's manifest."""
@@ -146,23 +184,20 @@ class ArtifactStore:
         for entry in files:
             target = f"{address}/{manifest.payload_folder}/{entry.path}"
             self.objects.upload(folder / entry.path, target)
-        facts_text = pretty_json({"format": "facts/1", **facts})
-        self.objects.replace(f"{address}/{FACTS_NAME}", facts_text.encode())
+        self.objects.replace(f"{address}/{FACTS_NAME}", facts_text(facts).encode())
         if self.objects.put_if_absent(f"{address}/{MANIFEST_NAME}", manifest.to_text().encode()):
             return manifest
         winner = self.manifest(address)
         if winner.content != manifest.content:
-            self.objects.remove_tree(f"{address}/{manifest.payload_folder}")
+            names = [entry.path for entry in files]
+            self.objects.remove_files(f"{address}/{manifest.payload_folder}", names)
         return winner
 
 
 def verify_payload(folder: Path, manifest: Manifest) -> None:
     """Compare every file with the manifest; the first difference is named."""
-    listed = {entry.path for entry in manifest.files}
     present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    for path in sorted(present - listed):
-        message = f"{manifest.address}: expected only the files of the manifest, found {path}"
-        raise CorruptArtifactError(message)
+    _demand_only_listed(present, manifest)
     for entry in sorted(manifest.files):
         _verify_file(folder / entry.path, entry, manifest)
 
@@ -173,10 +208,20 @@ def _verify_file(path: Path, entry: FileEntry, manifest: Manifest) -> None:
         message = f"{where}: expected {entry.size} bytes, found no file"
         raise CorruptArtifactError(message)
     size = path.stat().st_size
+    digest = file_sha256(path) if size == entry.size else ""
+    _demand_equal(where, entry, size, digest)
+
+
+def _demand_only_listed(present: set[str], manifest: Manifest) -> None:
+    for path in sorted(present - {entry.path for entry in manifest.files}):
+        message = f"{manifest.address}: expected only the files of the manifest, found {path}"
+        raise CorruptArtifactError(message)
+
+
+def _demand_equal(where: str, entry: FileEntry, size: int, digest: str) -> None:
     if size != entry.size:
         message = f"{where}: expected {entry.size} bytes, found {size}"
         raise CorruptArtifactError(message)
-    digest = file_sha256(path)
     if digest != entry.sha256:
         message = f"{where}: expected sha256 {entry.sha256}, found {digest}"
         raise CorruptArtifactError(message)

@@ -42,11 +42,35 @@ class TaskRun:
         return self.state in {"success", "failed", "skipped", "upstream_failed", "removed"}
 
 
+@dataclass(frozen=True, kw_only=True)
+class DagRun:
+    """A run of a DAG that has not ended."""
+
+    run_id: str
+    conf: Mapping[str, Json]
+    state: str
+    since: str  # ISO 8601
+    by: str
+
+    @property
+    def words(self) -> str:
+        """Return which run it is, in words."""
+        return f"run {self.run_id} ({self.state}, asked for by {self.by} at {self.since})"
+
+
 class Airflow:
     """One Airflow on one address; logs in when first asked and again when the token is old."""
 
-    def __init__(self, base_url: str, *, user: str, password: str) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        user: str,
+        password: str,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+    ) -> None:
         """Use Airflow at `base_url`; nothing is asked yet."""
+        self._timeout = timeout_seconds
         self.base_url = base_url.rstrip("/")
         self._login = {"username": user, "password": password}
         self._token: str | None = None
@@ -54,9 +78,13 @@ class Airflow:
 
     def unhealthy(self) -> Sequence[str]:
         """Return the components that do not (yet) say that they are healthy."""
-        health = self._open("GET", "/api/v2/monitor/health", None, token=None)
+        health = self.health()
         needed = ("metadatabase", "scheduler", "triggerer", "dag_processor")
         return [name for name in needed if (health.get(name) or {}).get("status") != "healthy"]
+
+    def health(self) -> dict[str, Any]:
+        """Return what Airflow says of its own components."""
+        return self._open("GET", "/api/v2/monitor/health", None, token=None)
 
     def has_dag(self, dag: str) -> bool:
         """Say whether the DAG has been parsed."""
@@ -86,9 +114,13 @@ class Airflow:
 
     def running(self, dag: str) -> Sequence[str]:
         """Return the ids of the DAG's runs that have not ended."""
+        return [run.run_id for run in self.runs(dag)]
+
+    def runs(self, dag: str) -> Sequence[DagRun]:
+        """Return the DAG's runs that have not ended."""
         query = f"state=queued&state=running&limit={PAGE}"
         rows = self._call("GET", f"/api/v2/dags/{dag}/dagRuns?{query}")["dag_runs"]
-        return [str(row["dag_run_id"]) for row in rows]
+        return [_dag_run(row) for row in rows]
 
     def task_order(self, dag: str) -> Sequence[str]:
         """Return the DAG's tasks, each after all that it waits for."""
@@ -146,7 +178,7 @@ class Airflow:
             self.base_url + path, data=data, headers=headers, method=method
         )
         try:
-            with self._opener.open(request, timeout=TIMEOUT_SECONDS) as answer:
+            with self._opener.open(request, timeout=self._timeout) as answer:
                 return cast("dict[str, Any]", json.loads(answer.read() or b"{}"))
         except urllib.error.HTTPError as error:
             raise _refusal(error, f"{method} {path}") from error
@@ -201,6 +233,16 @@ def in_order(downstream: Mapping[str, Sequence[str]]) -> list[str]:
 
 def _run_path(dag: str, run: str) -> str:
     return f"/api/v2/dags/{dag}/dagRuns/{urllib.parse.quote(run, safe='')}"
+
+
+def _dag_run(row: Mapping[str, Any]) -> DagRun:
+    return DagRun(
+        run_id=str(row["dag_run_id"]),
+        conf=row.get("conf") or {},
+        state=str(row["state"]),
+        since=str(row.get("run_after") or "an unknown time"),
+        by=str(row.get("triggering_user_name") or row.get("triggered_by") or "somebody"),
+    )
 
 
 def _task_run(row: Mapping[str, Any]) -> TaskRun:

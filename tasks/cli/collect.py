@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from tasks.adapters.artifact_store import ArtifactStore
+    from tasks.adapters.object_store import Stored
     from tasks.cli.console import Console
 
 RELEASE_DAG = "release_recommender"
@@ -137,18 +138,17 @@ def to_remove(
 
 
 def _folders(store: ArtifactStore, root: str) -> list[Folder]:
-    paths: dict[str, list[str]] = {}
-    for path in store.objects.list(root):
-        parts = path.split("/")
-        paths.setdefault("/".join(parts[:2]), []).append(path)
+    stored: dict[str, list[Stored]] = {}
+    for one in store.objects.entries(root):
+        stored.setdefault("/".join(one.path.split("/")[:2]), []).append(one)
     return [
         Folder(
             path=folder,
-            written=max(store.objects.modified_at(path) for path in inside),
-            size=sum(store.objects.read_size(path) for path in inside),
-            paths=tuple(inside),
+            written=max(one.written for one in inside),
+            size=sum(one.size for one in inside),
+            paths=tuple(one.path for one in inside),
         )
-        for folder, inside in sorted(paths.items())
+        for folder, inside in sorted(stored.items())
     ]
 
 

@@ -8,8 +8,12 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
 
+from tasks.contracts.log_lines import Form, Level
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from tasks.contracts.log_lines import LineLog
 
 PLAIN_SECONDS = 4.0  # between two lines about the same thing on a plain stream
 UNCHANGED_SECONDS = 20.0  # the same, where there is nothing new to say
@@ -21,16 +25,33 @@ class Console:
 
     out: TextIO = field(default_factory=lambda: sys.stdout)
     err: TextIO = field(default_factory=lambda: sys.stderr)
+    lines: LineLog | None = None  # of commands that run long: JSON where HEADRACE_LOG asks for it
     _last: dict[str, tuple[float, str]] = field(default_factory=dict)
 
     @property
     def interactive(self) -> bool:
         """Return whether a person watches a terminal that can redraw."""
+        if self._for_programs is not None:
+            return False
         return self.out.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+
+    @property
+    def _for_programs(self) -> LineLog | None:
+        return self.lines if self.lines is not None and self.lines.form is Form.JSON else None
 
     def say(self, line: str = "") -> None:
         """Print a line."""
-        print(line, file=self.out, flush=True)
+        programs = self._for_programs
+        if programs is None:
+            print(line, file=self.out, flush=True)
+        elif line:
+            print(programs.as_json(Level.INFO, line.strip()), file=self.out, flush=True)
+
+    def note(self, level: Level, line: str, **about: str) -> None:
+        """Add a line to the log file of the commands that run long; print nothing."""
+        if self.lines is not None:
+            self.lines.about(**about)
+            self.lines.note(level, line)
 
     def say_now_and_then(self, topic: str, line: str, news: str = "") -> None:
         """Print a line unless one on this topic was printed a moment ago; without news, later."""
@@ -46,11 +67,17 @@ class Console:
 
     def complain(self, line: str) -> None:
         """Print an error."""
-        print(f"headrace: {line}", file=self.err, flush=True)
+        programs = self._for_programs
+        text = f"headrace: {line}" if programs is None else programs.as_json(Level.ERROR, line)
+        print(text, file=self.err, flush=True)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Print a table: drawn on a terminal, aligned columns elsewhere."""
-        if self.interactive:
+        """Print a table: drawn on a terminal, aligned columns elsewhere, a line a row for programs."""
+        if self._for_programs is not None:
+            for row in rows:
+                cells = (f"{name}: {cell}" for name, cell in zip(columns, row, strict=True) if cell)
+                self.say(f"{title}: {', '.join(cells)}")
+        elif self.interactive:
             self._drawn_table(title, columns, rows)
         else:
             self._plain_table(title, columns, rows)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from tasks.cli.home import Home
 from tasks.cli.processes import marked
-from tasks.cli.stack import StackReport, running, stop_all
+from tasks.cli.stack import readable, stop_all
+from tasks.cli.supervisor import is_held
 from tasks.contracts.errors import HeadraceError
 from tasks.contracts.exit_codes import ExitCode
 
@@ -19,11 +20,11 @@ if TYPE_CHECKING:
 def run(_options: argparse.Namespace, console: Console) -> int:
     """Stop everything this home has started."""
     home = Home.from_environment()
-    was_running = running(home) is not None
+    was_running = is_held(home.lock_file)
     if was_running:
         console.say("stopping the stack")
     leftovers = stop_all(home)
-    report = StackReport.read(home)
+    report = readable(home)
     left = [] if report is None else marked(report.stack_id)
     if left:
         pids = ", ".join(str(process.pid) for process in left[:10])

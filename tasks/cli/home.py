@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.contracts.errors import BadRequestError
+from tasks.contracts.errors import BadRequestError, HeadraceError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 CHECKOUT = Path(__file__).resolve().parents[2]
 PRIVATE_FILE = 0o600
 PRIVATE_FOLDER = 0o700
+LEAST_ROOM_BYTES = 500_000_000  # Airflow's and MLflow's databases, and the first logs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,11 @@ class Home:
         return self.root / "logs"
 
     @property
+    def warm_gates(self) -> Path:
+        """Return the socket of the warm interpreter."""
+        return self.root / "warm-gates"
+
+    @property
     def airflow(self) -> Path:
         """Return `AIRFLOW_HOME`."""
         return self.root / "airflow"
@@ -62,6 +69,11 @@ class Home:
     def cache(self) -> Path:
         """Return the folder of verified local copies of remote artifacts."""
         return self.root / "cache"
+
+    @property
+    def log_file(self) -> Path:
+        """Return the JSON lines of all stages and servers; the parts' own logs lie beside it."""
+        return self.logs / "headrace.jsonl"
 
     @property
     def stack_file(self) -> Path:
@@ -90,6 +102,17 @@ class Home:
                 "set HEADRACE_HOME to another folder"
             )
             raise BadRequestError(message) from error
+
+    def demand_room(self) -> None:
+        """Refuse to start where the disk has no room for a stack's databases and logs."""
+        free = shutil.disk_usage(self.root).free
+        if free < LEAST_ROOM_BYTES:
+            message = (
+                f"{self.root}: expected at least {LEAST_ROOM_BYTES / 1e6:.0f} MB of free disk, "
+                f"found {free / 1e6:.0f} MB; free some space (`headrace gc` removes what no "
+                "release reaches), or set HEADRACE_HOME to another disk"
+            )
+            raise HeadraceError(message)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,14 +30,21 @@ def state_of(home: Home, model: str) -> ModelState:
     return state
 
 
+def known_state(home: Home, model: str) -> ModelState:
+    """Return the state of a model that has a ledger, even where its state record is lost."""
+    state = open_state(home.state, model, ObjectStore(home.store_url))
+    return state if readable_entries(state) else state_of(home, model)
+
+
 def readable_entries(state: ModelState) -> list[LedgerEntry]:
-    """Return the entries that can be read, oldest first; `ModelState.verify` names the others."""
+    """Return the entries that can be read, oldest first; `headrace verify` names the others."""
     objects = {} if state.store is None else read_ledger(state.store, state.model)
     found = {}
     for number, data in objects.items():
         with suppress(BadRequestError):
             found[number] = LedgerEntry.parse(data, entry_path(state.model, number))
-    found |= {entry.sequence: entry for entry in state.peek().entries}
+    with suppress(BadRequestError):
+        found |= {entry.sequence: entry for entry in state.peek().entries}
     return [entry for _, entry in sorted(found.items())]
 
 

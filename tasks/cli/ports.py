@@ -6,6 +6,7 @@ import fcntl
 import getpass
 import socket
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -14,7 +15,7 @@ from typing import IO, TYPE_CHECKING
 from tasks.contracts.errors import BadRequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 LOOPBACK = "127.0.0.1"
 USUAL_PORTS: Mapping[str, int] = MappingProxyType(
@@ -41,6 +42,33 @@ def is_free(port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+def listener_on(port: int) -> str | None:
+    """Return who listens on a port of this machine, in words; None where nobody does."""
+    inodes = {inode for table in _TCP_TABLES for inode in _listening(table, port)}
+    if not inodes:
+        return None
+    for folder in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):
+            if str(folder.readlink()) in inodes:
+                pid = folder.parts[2]
+                command = Path("/proc", pid, "cmdline").read_bytes().replace(b"\0", b" ")
+                return f"process {pid} ({command.decode(errors='replace').strip():.60})"
+    return "a process of another user"
+
+
+_TCP_TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
+_LISTEN, _LOCAL, _STATE, _INODE = "0A", 1, 3, 9  # columns of these tables
+
+
+def _listening(table: Path, port: int) -> Iterator[str]:
+    with suppress(OSError):
+        for line in table.read_text().splitlines()[1:]:
+            columns = line.split()
+            local = int(columns[_LOCAL].rpartition(":")[2], 16)
+            if local == port and columns[_STATE] == _LISTEN:
+                yield f"socket:[{columns[_INODE]}]"
 
 
 @dataclass(kw_only=True)

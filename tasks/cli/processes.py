@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 PROC = Path("/proc")
 POLL_SECONDS = 0.05
 MARKER = "HEADRACE_STACK_ID"  # in the environment of every process that a stack started
+PART_MARKER = "HEADRACE_STACK_PART"  # the same, of every process that a part of it started
 _STATE, _PARENT, _START = 0, 1, 19  # fields 3, 4 and 22 of /proc/PID/stat, after the name
 
 
@@ -113,6 +114,14 @@ def stop(process: Identity, *, polite_seconds: float) -> None:
     wait_gone(family, polite_seconds)
 
 
+def is_suspended(pid: int) -> bool:
+    """Say whether a process was stopped (SIGSTOP) and neither works nor ends."""
+    try:
+        return (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[_STATE] in "Tt"
+    except (OSError, IndexError):
+        return False
+
+
 def descendants(process: Identity) -> list[Identity]:
     """Return the live children, grandchildren and so on of a process."""
     children: dict[int, list[int]] = {}
@@ -135,22 +144,37 @@ def _all_pids() -> list[int]:
     return [int(folder.name) for folder in PROC.iterdir() if folder.name.isdigit()]
 
 
-def marked(stack_id: str) -> list[Identity]:
-    """Return the live processes that carry this stack's mark, the caller not among them."""
-    needle = f"{MARKER}={stack_id}".encode()
+def marked(stack_id: str, part: str | None = None) -> list[Identity]:
+    """Return the live processes with this stack's mark, of one part or all; not the caller."""
+    needles = {f"{MARKER}={stack_id}".encode()}
+    needles |= set() if part is None else {f"{PART_MARKER}={part}".encode()}
+    return _with_environment(needles)
+
+
+def marked_of_home(root: Path) -> list[Identity]:
+    """Return the live processes that any stack of this home has started."""
+    return _with_environment({f"HEADRACE_HOME={root}".encode()}, prefix=f"{MARKER}=".encode())
+
+
+def _with_environment(needed: set[bytes], prefix: bytes = b"") -> list[Identity]:
     found = []
     for pid in _all_pids():
         with suppress(OSError):
-            environment = (PROC / str(pid) / "environ").read_bytes().split(b"\0")
-            if needle in environment and pid != os.getpid():
+            environment = set((PROC / str(pid) / "environ").read_bytes().split(b"\0"))
+            is_marked = any(entry.startswith(prefix) for entry in environment)
+            if needed <= environment and is_marked and pid != os.getpid():
                 identity = Identity.of(pid)
                 found += [] if identity is None else [identity]
     return found
 
 
-def stop_marked(stack_id: str, *, polite_seconds: float) -> int:
+def stop_marked(stack_id: str, *, polite_seconds: float, part: str | None = None) -> int:
     """End every process that carries the mark; return how many there were."""
-    left = marked(stack_id)
+    return end_all(marked(stack_id, part), polite_seconds=polite_seconds)
+
+
+def end_all(left: list[Identity], *, polite_seconds: float) -> int:
+    """End these processes; return how many there were."""
     for process in left:
         with suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGTERM)

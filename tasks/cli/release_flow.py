@@ -8,22 +8,27 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from tasks.adapters.object_store import ObjectStore
 from tasks.cli.conclusion import COLUMNS, Ending, conclude, stage_rows
 from tasks.cli.follow import Follower
 from tasks.cli.home import Home, read_json
 from tasks.cli.screens import screen_for
 from tasks.cli.stack import airflow_of, the_running
 from tasks.cli.stores import open_store
-from tasks.contracts.catalogues import FIRST_RELEASE_RECIPE
+from tasks.contracts.catalogues import DATASETS, FIRST_RELEASE_RECIPE
 from tasks.contracts.errors import BadRequestError, HeadraceError
+from tasks.contracts.state_file import locked
 from tasks.rollout.state import open_state
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from tasks.cli.airflow_api import Airflow
     from tasks.cli.console import Console
     from tasks.contracts.json_types import Json
 
 RELEASE_DAG = "release_recommender"
+DEFAULT_DATASET = "complete-journey"  # of the trigger form
 DAG_SECONDS = 60.0
 POLL_SECONDS = 0.5
 
@@ -72,12 +77,10 @@ def release_one(home: Home, form: Form, console: Console) -> Ending:
     """Trigger one release, show it until it ends, print its table and its verdict."""
     report = the_running(home)
     airflow = airflow_of(home, report)
-    _demand_free(home, form.model)
-    (home.state / form.model).mkdir(exist_ok=True)  # the stack starts the model's slots now
     await_dag(airflow, RELEASE_DAG)
     airflow.unpause(RELEASE_DAG)
     started = time.monotonic()
-    run = airflow.trigger(RELEASE_DAG, form.to_json(), run_id(form))
+    run = trigger_alone(home, airflow, form)
     title = f"release {run}: {form.recipe} on {form.dataset} for {form.model}"
     console.say(f"{title}\n  {airflow.base_url}/dags/{RELEASE_DAG}/runs/{run}")
     with screen_for(console, "") as screen:
@@ -111,14 +114,29 @@ def traffic_words(home: Home, model: str, release_id: str) -> str:
     return "waiting for the first users"
 
 
-def _demand_free(home: Home, model: str) -> None:
-    record = open_state(home.state, model).peek()
-    if record.release_id is not None:
-        message = (
-            f"{model}: release {record.release_id} is in progress (phase {record.status.phase}); "
-            "wait until it ends, or end it with `headrace rollback`"
-        )
-        raise BadRequestError(message)
+def trigger_alone(home: Home, airflow: Airflow, form: Form) -> str:
+    """Trigger the release unless another one of its model is on its way; return the run's id."""
+    folder = home.state / form.model
+    folder.mkdir(exist_ok=True)  # the stack starts the model's slots now
+    with locked(folder / "trigger.lock"):
+        run = run_id(form)
+        open_state(home.state, form.model, ObjectStore(home.store_url)).demand_free(run)
+        for other in airflow.runs(RELEASE_DAG):
+            if model_of(other.conf) == form.model:
+                message = (
+                    f"{form.model}: another release is refused, one release of a model at a time: "
+                    f"{other.words} has not ended; wait for it, or end it in Airflow: "
+                    f"{airflow.base_url}/dags/{RELEASE_DAG}/runs/{other.run_id}"
+                )
+                raise BadRequestError(message)
+        return airflow.trigger(RELEASE_DAG, form.to_json(), run)
+
+
+def model_of(conf: Mapping[str, Json]) -> str:
+    """Return the model that a run of the release DAG is about; what a form leaves out is default."""
+    dataset = str(conf.get("dataset") or DEFAULT_DATASET)
+    named = conf.get("model")
+    return str(named) if named or dataset not in DATASETS else DATASETS[dataset].default_model
 
 
 def run_id(form: Form) -> str:

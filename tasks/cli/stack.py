@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from tasks.cli.airflow_api import Airflow
+from tasks.cli.airflow_api import TIMEOUT_SECONDS, Airflow
 from tasks.cli.home import CHECKOUT, Home, Secrets, read_json, write_private
+from tasks.cli.installed import demand_installed
 from tasks.cli.parts import Status
-from tasks.cli.processes import Identity, stop, wait_gone
+from tasks.cli.processes import Identity, end_all, marked_of_home, stop, wait_gone
 from tasks.cli.stack_plan import AIRFLOW_USER, clean_environment
-from tasks.cli.supervisor import clear_leftovers, is_held, last_line
+from tasks.cli.supervisor import clear_leftovers, holder_of, is_held, last_line
 from tasks.contracts.errors import BadRequestError, HeadraceError
 from tasks.contracts.json_types import Json, pretty_json
+from tasks.contracts.log_lines import FILE_VARIABLE, FORMAT_VARIABLE, Form
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +32,7 @@ POLL_SECONDS = 0.2
 SUPERVISOR_SECONDS = 20.0
 AIRFLOW_SECONDS = 240.0
 STOP_SECONDS = 60.0
-NEEDED_MODULES = ("airflow", "mlflow", "envoy", "tensorflow", "torch", "great_expectations")
+DAMAGED = "run `headrace down`: it ends what runs, by its marks, and sets the file aside"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +44,12 @@ class PartReport:
     restarts: int
     note: str
     log: Path
-    pid: int | None
+    process: Identity | None
+
+    @property
+    def pid(self) -> int | None:
+        """Return the process's pid, None where none runs."""
+        return None if self.process is None else self.process.pid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +62,8 @@ class StackReport:
     notes: tuple[str, ...]
     data_folder: str | None
     parts: tuple[PartReport, ...]
+    ports: Mapping[str, int] = field(default_factory=dict)
+    checkout: str | None = None  # whose code runs; None in records of older versions
 
     @property
     def unwell(self) -> tuple[PartReport, ...]:
@@ -66,7 +75,11 @@ class StackReport:
         """Read the record of the last start, None where there was none."""
         if not home.stack_file.exists():
             return None
-        raw = cast("dict[str, Any]", read_json(home.stack_file))
+        try:
+            raw = cast("dict[str, Any]", read_json(home.stack_file))
+        except (BadRequestError, OSError) as error:
+            message = f"{error}; {DAMAGED}"
+            raise BadRequestError(message) from error
         try:
             return cls(
                 stack_id=raw["stack_id"],
@@ -75,24 +88,25 @@ class StackReport:
                 notes=tuple(raw["notes"]),
                 data_folder=raw["data_folder"],
                 parts=tuple(_part(name, row) for name, row in raw["parts"].items()),
+                ports=raw.get("ports", {}),
+                checkout=raw.get("checkout"),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             message = (
                 f"{home.stack_file}: expected a complete stack/1, found a bad field: {error!r}; "
-                "run `headrace down`, then remove the file"
+                f"{DAMAGED}"
             )
             raise BadRequestError(message) from error
 
 
 def _part(name: str, row: Mapping[str, Any]) -> PartReport:
-    process = Identity.from_record(row["process"])
     return PartReport(
         name=name,
         status=Status(row["status"]),
         restarts=row["restarts"],
         note=row["note"],
         log=Path(row["log"]),
-        pid=None if process is None else process.pid,
+        process=Identity.from_record(row["process"]),
     )
 
 
@@ -113,18 +127,28 @@ def the_running(home: Home) -> StackReport:
     return report
 
 
-def airflow_of(home: Home, report: StackReport) -> Airflow:
+def airflow_of(
+    home: Home, report: StackReport, timeout_seconds: float = TIMEOUT_SECONDS
+) -> Airflow:
     """Return the client of the stack's Airflow."""
     password = Secrets.load_or_make(home).airflow_password
-    return Airflow(report.addresses["airflow"], user=AIRFLOW_USER, password=password)
+    return Airflow(
+        report.addresses["airflow"],
+        user=AIRFLOW_USER,
+        password=password,
+        timeout_seconds=timeout_seconds,
+    )
 
 
 def start(home: Home, console: Console) -> StackReport:
     """Start the stack unless it runs, and wait until Airflow takes requests."""
     report = running(home)
-    if report is None:
+    if report is not None:
+        demand_same_checkout(home, report)
+    else:
         demand_installed()
         home.create()
+        home.demand_room()
         report = _start_supervisor(home)
         for note in report.notes:
             console.say(note)
@@ -135,18 +159,17 @@ def start(home: Home, console: Console) -> StackReport:
     return the_running(home)
 
 
-def demand_installed() -> None:
-    """Refuse a half-installed environment before anything is started."""
-    missing = [name for name in NEEDED_MODULES if importlib.util.find_spec(name) is None]
-    if missing:
-        message = (
-            f"half-installed environment {sys.prefix}: expected the modules "
-            f"{', '.join(NEEDED_MODULES)}, missing {', '.join(missing)}; run `make install`"
-        )
-        raise BadRequestError(message)
-    if not (CHECKOUT / "dags").is_dir():
-        message = f"{CHECKOUT}: expected dags/ beside tasks/, found none; run from a checkout"
-        raise BadRequestError(message)
+def demand_same_checkout(home: Home, report: StackReport) -> None:
+    """Refuse to use a stack that runs another checkout's code."""
+    if report.checkout in {None, str(CHECKOUT)}:
+        return
+    pid = None if report.supervisor is None else report.supervisor.pid
+    message = (
+        f"{home.root}: expected a home of this checkout ({CHECKOUT}), found the running stack of "
+        f"another one, {report.checkout} (supervisor {pid}); set HEADRACE_HOME to another folder, "
+        "or stop that stack first: `headrace down`"
+    )
+    raise BadRequestError(message)
 
 
 def _start_supervisor(home: Home) -> StackReport:
@@ -156,7 +179,12 @@ def _start_supervisor(home: Home) -> StackReport:
         process = subprocess.Popen(
             [sys.executable, "-m", "tasks.cli", "supervise"],
             env=clean_environment(os.environ)
-            | {"PYTHONPATH": str(CHECKOUT), "HEADRACE_HOME": str(home.root)},
+            | {
+                "PYTHONPATH": str(CHECKOUT),
+                "HEADRACE_HOME": str(home.root),
+                FORMAT_VARIABLE: Form.PLAIN.value,
+                FILE_VARIABLE: str(home.log_file),
+            },
             cwd=CHECKOUT,
             stdin=subprocess.DEVNULL,
             stdout=writer,
@@ -225,15 +253,41 @@ def _slow_start(home: Home, seconds: float, waiting_for: list[str]) -> str:
 
 def stop_all(home: Home) -> int:
     """Stop the stack and everything it left running; return how many leftovers were ended."""
-    report = running(home)
-    if report is not None and report.supervisor is not None:
-        os.kill(report.supervisor.pid, signal.SIGTERM)
-        if wait_gone([report.supervisor], STOP_SECONDS):
-            stop(report.supervisor, polite_seconds=1.0)
+    supervisor = _the_supervisor(home)
+    if supervisor is not None:
+        os.kill(supervisor.pid, signal.SIGTERM)
+        if wait_gone([supervisor], STOP_SECONDS):
+            stop(supervisor, polite_seconds=1.0)
     elif is_held(home.lock_file):
         message = (
             f"{home.lock_file}: held by a supervisor that {home.stack_file} does not name; "
             "it is starting or stopping: try again in a few seconds"
         )
         raise HeadraceError(message)
+    if readable(home) is None:
+        return _set_aside(home)
     return clear_leftovers(home.stack_file)
+
+
+def _the_supervisor(home: Home) -> Identity | None:
+    """Return the supervisor that runs: the record names it, or the lock where that is damaged."""
+    report = readable(home)
+    if report is not None and report.supervisor is not None and report.supervisor.alive:
+        return report.supervisor
+    return holder_of(home.lock_file)
+
+
+def readable(home: Home) -> StackReport | None:
+    """Return the record of the last start, None where there is none that can be read."""
+    try:
+        return StackReport.read(home)
+    except BadRequestError:
+        return None
+
+
+def _set_aside(home: Home) -> int:
+    """End what carries the mark of this home; a record that cannot be read makes way."""
+    ended = end_all(marked_of_home(home.root), polite_seconds=2.0)
+    with suppress(FileNotFoundError):
+        home.stack_file.replace(home.stack_file.with_name("stack.damaged.json"))
+    return ended

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,13 +13,16 @@ from tasks.cli.home import CHECKOUT, Home, Secrets
 from tasks.cli.parts import Part
 from tasks.cli.ports import LOOPBACK
 from tasks.cli.slots import SlotBoard, slot_part
+from tasks.contracts.log_lines import FILE_VARIABLE, FORMAT_VARIABLE, Form
 from tasks.rollout.envoy import envoy_command, router_files
+from tasks.warm_start import LONGEST_PATH
 
 AIRFLOW_API = "airflow-api-server"
 AIRFLOW_USER = "admin"
 AIRFLOW_SCHEDULER = "airflow-scheduler"
 KEEPER = "keeper"
 MIGRATE = "airflow-migrate"
+WARM_PACKAGES = ("great_expectations", "great_expectations.expectations")
 PARALLEL_TASKS = 4  # two models side by side, a renewer of the lease each; bakes hold none
 # Others are never handed to the stack: another Airflow's settings, a proxy between its own parts.
 STRANGERS = ("AIRFLOW__", "AIRFLOW_", "MLFLOW_", "OTEL_")
@@ -63,6 +67,10 @@ def headrace_environment(stack: Stack) -> dict[str, str]:
         "HEADRACE_MLFLOW": stack.url("mlflow"),
         "HEADRACE_ROUTER": stack.url("router"),
         "HEADRACE_PYTHON": sys.executable,
+        "HEADRACE_WARM_GATES": str(stack.home.warm_gates),
+        # Plain lines go to the part's own log, where people and `headrace release` read them.
+        FORMAT_VARIABLE: Form.PLAIN.value,
+        FILE_VARIABLE: str(stack.home.log_file),
         "PYTHONPATH": path,
         "PYTHONUNBUFFERED": "1",
         "OMP_WAIT_POLICY": "PASSIVE",
@@ -101,7 +109,11 @@ def airflow_environment(stack: Stack) -> dict[str, str]:
             "secret_key": stack.secrets.api_secret_key,
         },
         "api_auth": {"jwt_secret": stack.secrets.jwt_secret * 2},
-        "scheduler": {"scheduler_idle_sleep_time": 0.1},
+        "scheduler": {
+            "scheduler_idle_sleep_time": 0.1,
+            # What a killed scheduler was running is seen this soon; the usual 300 s is for fleets.
+            "orphaned_tasks_check_interval": 20,
+        },
         "workers": {"min_heartbeat_interval": 1},  # a skipped or failed task is seen this soon
         "dag_processor": {
             "parsing_processes": 1,
@@ -164,7 +176,29 @@ def parts_of(stack: Stack, board: SlotBoard, data_folder: str | None) -> list[Pa
     """Return every part that should run now; models that appear add their slots."""
     environment = headrace_environment(stack)
     slots = [slot_part(slot, environment) for slot in board.slots()]
-    return [*airflow_parts(stack, data_folder), *router_parts(stack), *slots, mlflow_part(stack)]
+    return [
+        *airflow_parts(stack, data_folder),
+        *router_parts(stack),
+        *slots,
+        *warm_parts(stack),
+        mlflow_part(stack),
+    ]
+
+
+def warm_parts(stack: Stack) -> list[Part]:
+    """Return the warm interpreter that gates are forked from; none where its path is too long."""
+    warm = stack.home.warm_gates
+    if len(os.fsencode(warm)) > LONGEST_PATH:
+        return []
+    part = Part(
+        name="warm-gates",
+        command=(sys.executable, "-m", "tasks.warm_start", "serve", str(warm), *WARM_PACKAGES),
+        environment=headrace_environment(stack),
+        after=(AIRFLOW_API,),  # until then both cores are wanted elsewhere
+        ready_file=warm,
+        stop_rank=3,
+    )
+    return [part]
 
 
 def router_parts(stack: Stack) -> list[Part]:

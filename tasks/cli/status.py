@@ -6,45 +6,62 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tasks.cli.health import problems_of, read_models, room
 from tasks.cli.home import Home
-from tasks.cli.ledgers import state_of
 from tasks.cli.parts import Status
 from tasks.cli.processes import marked
-from tasks.cli.stack import StackReport, airflow_of, running
+from tasks.cli.stack import StackReport, running
 from tasks.cli.stack_plan import AIRFLOW_USER
-from tasks.contracts.errors import HeadraceError
+from tasks.contracts.errors import BadRequestError
 from tasks.contracts.exit_codes import ExitCode
-from tasks.rollout.state import models_with_state
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
-    from tasks.cli.airflow_api import Airflow
     from tasks.cli.console import Console
+    from tasks.cli.health import ServedModel
 
 MAX_NOTE = 110
 
 
 @dataclass(frozen=True, kw_only=True)
 class Situation:
-    """How the stack is: the line about what is wrong, and whether something is."""
+    """How the stack is: one line, the worst problem first, and whether something is wrong."""
 
     line: str
-    well: bool
+    problems: tuple[str, ...] = ()
+
+    @property
+    def well(self) -> bool:
+        """Return whether nothing is wrong."""
+        return not self.problems
+
+    @classmethod
+    def bad(cls, *problems: str) -> Situation:
+        """Return a situation in which at least one thing is wrong."""
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        return cls(line=" ".join(problems[0].split()) + more, problems=problems)
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Say how the stack and its models are; exit 1 when something is wrong."""
     home = Home.from_environment()
-    report = running(home)
-    situation = assess(home, report)
+    try:
+        report = running(home)
+        situation = assess(home, report)
+    except BadRequestError as error:  # a record that cannot be read is what is wrong
+        report, situation = None, Situation.bad(str(error))
+    models = read_models(home.state)
     if options.json:
-        console.say(json.dumps(_record(home, report, situation), indent=2))
+        console.say(json.dumps(_record(home, report, situation, models), indent=2))
     else:
         console.say(situation.line)
+        for problem in situation.problems[1:]:
+            console.say(f"also: {problem}")
         if report is not None:
             _show_parts(home, report, console)
-        _show_models(home, console)
+        _show_models(models, console)
     return int(ExitCode.DONE if situation.well else ExitCode.CRASHED)
 
 
@@ -52,24 +69,11 @@ def assess(home: Home, report: StackReport | None) -> Situation:
     """Return the one line: the worst thing first."""
     if report is None:
         return _not_running(home)
-    for part in report.unwell:
-        line = f"{part.name} {part.note}; started again {part.restarts} times; see {part.log}"
-        return Situation(line=line, well=False)
+    problems = problems_of(home, report)
     starting = [part.name for part in report.parts if not part.status.settled]
-    if starting:
-        return Situation(line=f"starting: {', '.join(starting)}", well=True)
-    wrong = _wrong_with_airflow(airflow_of(home, report))
-    return Situation(line=wrong or "all well", well=wrong is None)
-
-
-def _wrong_with_airflow(airflow: Airflow) -> str | None:
-    try:
-        unhealthy, errors = airflow.unhealthy(), airflow.import_errors()
-    except HeadraceError as error:
-        return str(error)
-    if unhealthy:
-        return f"Airflow is not healthy: {', '.join(unhealthy)}"
-    return f"a DAG cannot be read: {errors[0]}" if errors else None
+    if starting and not report.unwell:
+        return Situation(line=f"starting: {', '.join(starting)}")
+    return Situation.bad(*problems) if problems else Situation(line="all well")
 
 
 def _not_running(home: Home) -> Situation:
@@ -80,8 +84,8 @@ def _not_running(home: Home) -> Situation:
             f"the supervisor has ended but left {len(left)} processes running; "
             "`headrace down` ends them, `headrace up` starts anew"
         )
-        return Situation(line=line, well=False)
-    return Situation(line=f"not running ({home.root}); `headrace up` starts it", well=False)
+        return Situation.bad(line)
+    return Situation.bad(f"not running ({home.root}); `headrace up` starts it", *room(home))
 
 
 def _show_parts(home: Home, report: StackReport, console: Console) -> None:
@@ -99,17 +103,21 @@ def _show_parts(home: Home, report: StackReport, console: Console) -> None:
     console.table("parts", ("part", "status", "pid", "restarts", "note"), rows)
     addresses = list(report.addresses.items())
     console.table("addresses", ("what", "where"), addresses)
+    console.say(f"logs: {home.logs}/PART.log; of all, as JSON lines: {home.log_file}")
     console.say(f"Airflow's user is {AIRFLOW_USER}; the password is in {home.secrets_file}")
 
 
-def _show_models(home: Home, console: Console) -> None:
+def _show_models(models: Sequence[ServedModel], console: Console) -> None:
     rows = []
-    for model in models_with_state(home.state):
-        record = state_of(home, model).peek()
+    for model in models:
+        record = model.record
+        if record is None:
+            rows.append((model.name, "cannot be read", "", "", ""))
+            continue
         stable, candidate = record.stable, record.candidate
         rows.append(
             (
-                model,
+                model.name,
                 record.status.phase.value,
                 "" if stable is None else f"{stable.release_number} {stable.release_id}",
                 "" if candidate is None else f"{candidate.release_number} {candidate.release_id}",
@@ -121,17 +129,21 @@ def _show_models(home: Home, console: Console) -> None:
         console.table("releases", columns, rows)
 
 
-def _record(home: Home, report: StackReport | None, situation: Situation) -> dict[str, object]:
+def _record(
+    home: Home, report: StackReport | None, situation: Situation, models: Sequence[ServedModel]
+) -> dict[str, object]:
     parts = () if report is None else report.parts
     return {
         "format": "status/1",
         "well": situation.well,
         "line": situation.line,
+        "problems": list(situation.problems),
         "home": str(home.root),
+        "log": str(home.log_file),
         "addresses": {} if report is None else dict(report.addresses),
         "parts": {part.name: part.status.value for part in parts},
         "models": {
-            model: state_of(home, model).peek().status.phase.value
-            for model in models_with_state(home.state)
+            model.name: None if model.record is None else model.record.status.phase.value
+            for model in models
         },
     }

@@ -7,7 +7,7 @@ import os
 import uuid
 from typing import TYPE_CHECKING
 
-from tasks.cli.home import Home, Secrets, write_private
+from tasks.cli.home import CHECKOUT, Home, Secrets, write_private
 from tasks.cli.ports import LOOPBACK, USUAL_PORTS, PortBook, default_folder
 from tasks.cli.processes import Identity
 from tasks.cli.slots import SlotBoard
@@ -15,11 +15,12 @@ from tasks.cli.stack import settings
 from tasks.cli.stack_plan import AIRFLOW_USER, Stack, parts_of, passwords_file
 from tasks.cli.supervisor import Supervisor, clear_leftovers, held
 from tasks.contracts.exit_codes import ExitCode
+from tasks.contracts.log_lines import Level
 from tasks.rollout.envoy import router_files, write_bootstrap
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from tasks.cli.console import Console
     from tasks.cli.parts import Part
@@ -34,11 +35,19 @@ def run(_options: argparse.Namespace, console: Console) -> int:
         ended = clear_leftovers(home.stack_file)
         if ended:
             console.say(f"ended {ended} processes that an earlier stack had left running")
-        _supervise(home)
+        _supervise(home, _said(console))
     return int(ExitCode.DONE)
 
 
-def _supervise(home: Home) -> None:
+def _said(console: Console) -> Callable[[str], None]:
+    def say(line: str) -> None:
+        console.say(line)
+        console.note(Level.INFO, line)
+
+    return say
+
+
+def _supervise(home: Home, say: Callable[[str], None]) -> None:
     book = PortBook(folder=default_folder())
     chosen = book.choose(USUAL_PORTS)
     secrets = Secrets.load_or_make(home)
@@ -66,11 +75,18 @@ def _supervise(home: Home) -> None:
         return {
             "stack_id": stack_id,
             "supervisor": None if me is None else me.to_record(),
+            "checkout": str(CHECKOUT),
+            "ports": dict(stack.ports),
             "addresses": dict(stack.addresses),
             "notes": list(chosen.notes),
             "data_folder": data_folder(),
         }
 
     Supervisor(
-        plan=plan, logs=home.logs, record=home.stack_file, about=about, stack_id=stack_id
+        plan=plan,
+        logs=home.logs,
+        record=home.stack_file,
+        about=about,
+        stack_id=stack_id,
+        say=say,
     ).run()

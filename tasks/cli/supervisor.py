@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import signal
 import subprocess
@@ -13,8 +14,8 @@ from typing import IO, TYPE_CHECKING
 
 from tasks.cli.home import read_json, write_private
 from tasks.cli.parts import Part, Status
-from tasks.cli.processes import MARKER, Identity, stop, stop_marked
-from tasks.contracts.errors import BadRequestError, ConflictError
+from tasks.cli.processes import MARKER, PART_MARKER, Identity, stop, stop_marked
+from tasks.contracts.errors import BadRequestError, ConflictError, HeadraceError
 from tasks.contracts.json_types import Json, pretty_json
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ START_SECONDS = 180.0  # longer than this without an answer is a failed start
 FIRST_BACKOFF_SECONDS = 0.5
 LONGEST_BACKOFF_SECONDS = 30.0
 HEALTHY_SECONDS = 60.0  # a part that ran this long starts again without delay
+ORPHAN_SECONDS = 0.2  # stages and servers may be killed at any moment
 MAX_LOG_BYTES = 32 * 1024 * 1024
 TAIL_BYTES = 4096
 
@@ -68,8 +70,11 @@ class Supervisor:
         record: Path,
         about: Callable[[], Mapping[str, Json]],
         stack_id: str,
+        say: Callable[[str], None] = lambda _line: None,
     ) -> None:
-        """Prepare; `about` gives what `record` says beside the parts."""
+        """Prepare; `about` gives what `record` says beside the parts, `say` hears each change."""
+        self._say = say
+        self._said: dict[str, str] = {}
         self._plan = plan
         self._logs = logs
         self._record = record
@@ -77,7 +82,7 @@ class Supervisor:
         self._stack_id = stack_id
         self._children: dict[str, Child] = {}
         self._stopping = False
-        self._written = ""
+        self._written: tuple[str, tuple[int, int] | None] = ("", None)
         self._replan_at = 0.0
 
     def run(self) -> None:
@@ -100,11 +105,25 @@ class Supervisor:
 
     def _tick(self) -> None:
         if time.monotonic() >= self._replan_at:
-            self._follow_plan()
+            self._whatever_happens("plan", self._follow_plan)
             self._replan_at = time.monotonic() + REPLAN_SECONDS
         for child in list(self._children.values()):
             self._look_after(child)
-        self._write_record()
+        self._whatever_happens("record", self._write_record)
+
+    def _whatever_happens(self, topic: str, act: Callable[[], None]) -> None:
+        """Act; a full disk or a damaged file is said, and must not end what serves users."""
+        try:
+            act()
+        except (HeadraceError, OSError) as error:
+            self._say_news(topic, f"{topic}: {error}")
+        else:
+            self._said.pop(topic, None)
+
+    def _say_news(self, topic: str, line: str) -> None:
+        if self._said.get(topic) != line:
+            self._said[topic] = line
+            self._say(line)
 
     def _follow_plan(self) -> None:
         planned = {part.name: part for part in self._plan()}
@@ -141,10 +160,11 @@ class Supervisor:
             child.status = Status.FINISHED
             return
         log = self._log_of(child)
-        _rotate(log)
-        environment = {**os.environ, **child.part.environment, MARKER: self._stack_id}
+        marks = {MARKER: self._stack_id, PART_MARKER: child.part.name}
+        environment = {**os.environ, **child.part.environment, **marks}
         child.since = time.monotonic()
         try:
+            _rotate(log)
             with log.open("ab") as writer:
                 child.process = _spawn(child.part.command, environment, writer)
         except OSError as error:
@@ -166,6 +186,8 @@ class Supervisor:
 
     def _ended(self, child: Child, code: int) -> None:
         child.process, child.identity = None, None
+        # A killed scheduler leaves stages in sessions of their own: its next one starts them anew.
+        stop_marked(self._stack_id, polite_seconds=ORPHAN_SECONDS, part=child.part.name)
         stamp = child.part.stamp
         if stamp is not None and code == 0:
             stamp.write_text(child.part.stamp_text)
@@ -198,7 +220,7 @@ class Supervisor:
                     child.identity.signal_group(signal.SIGTERM)
             for child in together:
                 self._stop(child)
-            self._write_record()
+            self._whatever_happens("record", self._write_record)
         stop_marked(self._stack_id, polite_seconds=2.0)
 
     def _log_of(self, child: Child) -> Path:
@@ -208,10 +230,14 @@ class Supervisor:
         parts: dict[str, Json] = {
             name: child.to_record(self._log_of(child)) for name, child in self._children.items()
         }
+        for name, child in self._children.items():
+            process = "" if child.identity is None else f", process {child.identity.pid}"
+            note = f": {child.note}" if child.note else ""
+            self._say_news(f"part {name}", f"{name} is {child.status.value}{process}{note}")
         text = pretty_json({"format": "stack/1", **self._about(), "parts": parts})
-        if text != self._written:
+        if (text, _stamp_of(self._record)) != self._written:  # ours, or damaged by somebody
             write_private(self._record, text)
-            self._written = text
+            self._written = (text, _stamp_of(self._record))
 
 
 def _has_ended(process: subprocess.Popen[bytes]) -> bool:
@@ -261,6 +287,15 @@ def last_line(log: Path) -> str:
     return lines[-1][:300] if lines else "nothing logged"
 
 
+def _stamp_of(path: Path) -> tuple[int, int] | None:
+    """Return what changes when somebody writes the file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
+
+
 def _rotate(log: Path) -> None:
     if log.exists() and log.stat().st_size > MAX_LOG_BYTES:
         log.replace(log.with_suffix(".log.1"))
@@ -268,25 +303,41 @@ def _rotate(log: Path) -> None:
 
 @contextmanager
 def held(lock: Path) -> Iterator[None]:
-    """Hold the lock of a home; a second supervisor is refused."""
+    """Hold the lock of a home and say in it who does; a second supervisor is refused."""
     with lock.open("a") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             message = f"{lock}: expected nobody to hold it, found a running supervisor"
             raise ConflictError(message) from error
+        me = Identity.of(os.getpid())
+        handle.truncate(0)
+        handle.write(json.dumps(None if me is None else me.to_record()))
+        handle.flush()
         yield
 
 
 def is_held(lock: Path) -> bool:
     """Say whether a supervisor runs for this home."""
     try:
-        with held(lock):
-            return False
-    except ConflictError:
+        with lock.open() as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         return True
     except OSError:
         return False
+    return False
+
+
+def holder_of(lock: Path) -> Identity | None:
+    """Return the supervisor that holds the lock of a home; None where nobody does, or is said to."""
+    if not is_held(lock):
+        return None
+    try:
+        found = Identity.from_record(json.loads(lock.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return None
+    return found if found is not None and found.alive else None
 
 
 def clear_leftovers(record_file: Path) -> int:

@@ -1,4 +1,4 @@
-"""`headrace verify`: recompute digests, gates, references and the ledger of a release, offline."""
+"""`headrace verify`: recompute digests, gates, decisions and the ledger of a release, offline."""
 
 from __future__ import annotations
 
@@ -6,22 +6,29 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tasks.adapters.artifact_store import verify_payload
 from tasks.adapters.chain import (
-    SealedReport,
-    inputs_of,
     mentions,
     read_payload,
     read_request,
-    reference_problems,
     reports_by_content,
     sealed,
     walk,
 )
+from tasks.cli.artifact_proof import (
+    artifact_problems,
+    gate_problems,
+    report_problems,
+    unsealed_problems,
+)
 from tasks.cli.home import Home
-from tasks.cli.ledgers import named, readable_entries, state_of
+from tasks.cli.ledgers import known_state, named, readable_entries
+from tasks.cli.rollout_proof import (
+    record_against_ledger,
+    state_and_ledger_problems,
+    unproved_decisions,
+    verdict_problems,
+)
 from tasks.cli.stores import open_store
-from tasks.contracts.artifacts import FACTS_NAME, MANIFEST_NAME, Address, Manifest
 from tasks.contracts.errors import BadRequestError, HeadraceError
 from tasks.contracts.exit_codes import ExitCode
 from tasks.contracts.stages import STAGE_FACTS, ArtifactKind
@@ -33,17 +40,20 @@ if TYPE_CHECKING:
     from tasks.adapters.artifact_store import ArtifactStore
     from tasks.cli.console import Console
     from tasks.cli.ledgers import ReleaseName
+    from tasks.contracts.artifacts import Address, Manifest
     from tasks.rollout.ledger import LedgerEntry
     from tasks.rollout.state import ModelState
 
 MAX_SHOWN = 20
 STABLE = "stable"
 GATED_KINDS = frozenset(facts.produces for facts in STAGE_FACTS.values() if facts.gated)
-# Each of these seals who was released or rolled back under this name.
-ENDS: Mapping[ArtifactKind, str] = {
+# Each of these says in whose name it was sealed; they are found by a listing of their kind.
+SEALED_IN_THE_NAME: Mapping[ArtifactKind, str] = {
+    ArtifactKind.STEP_VERDICT: "verdict.json",
     ArtifactKind.RELEASE: "release.json",
     ArtifactKind.ROLLBACK: "rollback.json",
 }
+LISTED_KINDS = (*SEALED_IN_THE_NAME, ArtifactKind.RELEASE_REQUEST)
 
 
 @dataclass(kw_only=True)
@@ -61,7 +71,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     """Verify one release and say what was found."""
     started = time.monotonic()
     home = Home.from_environment()
-    state = state_of(home, options.model)
+    state = known_state(home, options.model)
     release = _release(state, options.release)
     verdict = verify_release(open_store(home), state, release)
     seconds = time.monotonic() - started
@@ -97,23 +107,52 @@ def verify_release(store: ArtifactStore, state: ModelState, release: ReleaseName
     verdict = Verdict()
     entries = readable_entries(state)
     verdict.entries = len(entries)
-    verdict.problems += state.verify()
+    verdict.problems += state_and_ledger_problems(store, state, entries)
     about = [entry for entry in entries if entry.release_id == release.release_id]
     starts, problems = _starts(store, release, about)
     seen = walk(store, starts)
     verdict.problems += problems + seen.problems
+    _verify_artifacts(store, seen.found, about, verdict)
+    steps = _steps(store, seen.found)
+    verdict.problems += unproved_decisions(about, seen.found.values(), steps)
+    verdict.problems = list(dict.fromkeys(verdict.problems))
+    return verdict
+
+
+def _verify_artifacts(
+    store: ArtifactStore,
+    found: Mapping[Address, Manifest],
+    about: Sequence[LedgerEntry],
+    verdict: Verdict,
+) -> None:
     reports, unreadable = reports_by_content(store)
     verdict.problems += unreadable
-    for manifest in seen.found.values():
-        verdict.problems += payload_problems(store, manifest)
+    promoted = any(entry.kind == "promoted" for entry in about)
+    for manifest in found.values():
+        verdict.problems += artifact_problems(store, manifest)
+        verdict.problems += record_against_ledger(store, manifest, about)
+        verdict.problems += verdict_problems(store, manifest, about)
         verdict.artifacts += 1
         verdict.size += manifest.size
         if manifest.kind in GATED_KINDS:
-            found = reports.get(manifest.content, [])
-            verdict.problems += _gate_problems(manifest, found, about)
-            verdict.problems += [p for one in found for p in _report_problems(store, one)]
+            on_it = reports.get(manifest.content, [])
+            verdict.problems += gate_problems(manifest, on_it, promoted=promoted)
+            verdict.problems += [p for one in on_it for p in report_problems(store, one)]
             verdict.gates += 1
-    return verdict
+    contents = {one.content for one in found.values() if one.kind in GATED_KINDS}
+    verdict.problems += unsealed_problems(store, (ArtifactKind.GATE_REPORT,), contents)
+
+
+def _steps(store: ArtifactStore, found: Mapping[Address, Manifest]) -> dict[str, int]:
+    """Return which step each sealed verdict judged; the unreadable are named elsewhere."""
+    steps = {}
+    for address in found:
+        if address.kind is ArtifactKind.STEP_VERDICT:
+            try:
+                steps[str(address)] = int(str(read_payload(store, address, "verdict.json")["step"]))
+            except (HeadraceError, OSError, KeyError, ValueError):
+                continue
+    return steps
 
 
 def _starts(
@@ -122,23 +161,25 @@ def _starts(
     """Return where to walk from: what the ledger mentions and what was sealed in its name."""
     mentioned = {address for entry in about for address in mentions(dict(entry.details))}
     starts, problems = sorted(mentioned, key=str), []
-    ends = []
-    for kind, name in ENDS.items():
+    ours = []
+    for kind, name in SEALED_IN_THE_NAME.items():
         for address in sealed(store, kind):
             try:
                 record = read_payload(store, address, name)
-            except HeadraceError as error:
-                problems.append(str(error))
+            except (HeadraceError, OSError) as error:
+                problems.append(f"{address}: {error}")
                 continue
-            ends += [address] if record.get("release_id") == release.release_id else []
+            ours += [address] if record.get("release_id") == release.release_id else []
     requests, unreadable = _requests(store, release)
     promoted = any(entry.kind == "promoted" for entry in about)
-    if promoted and not any(address.kind is ArtifactKind.RELEASE for address in ends):
+    if promoted and not any(address.kind is ArtifactKind.RELEASE for address in ours):
         problems.append(
             f"{release.release_id}: expected a sealed {ArtifactKind.RELEASE.value} for what the "
             "ledger calls promoted, found none"
         )
-    return [*starts, *ends, *requests], problems + unreadable
+    quoted = f'"{release.release_id}"'
+    problems += unsealed_problems(store, LISTED_KINDS, (quoted,))
+    return [*starts, *ours, *requests], problems + unreadable
 
 
 def _requests(store: ArtifactStore, release: ReleaseName) -> tuple[list[Address], list[str]]:
@@ -146,57 +187,10 @@ def _requests(store: ArtifactStore, release: ReleaseName) -> tuple[list[Address]
     for address in sealed(store, ArtifactKind.RELEASE_REQUEST):
         try:
             request = read_request(store, address)
-        except HeadraceError as error:
-            problems.append(str(error))
+        except (HeadraceError, OSError) as error:
+            problems.append(f"{address}: {error}")
             continue
         found += [address] if request.release_id == release.release_id else []
     if not found:
         problems.append(f"{release.release_id}: expected its sealed release request, found none")
     return found, problems
-
-
-def payload_problems(store: ArtifactStore, manifest: Manifest) -> list[str]:
-    """Return what differs between an artifact's files and its manifest."""
-    problems = []
-    try:
-        verify_payload(store.fetch(manifest), manifest)
-    except HeadraceError as error:
-        problems.append(str(error))
-    known = {f"{manifest.address}/{MANIFEST_NAME}", f"{manifest.address}/{FACTS_NAME}"}
-    payload = f"{manifest.address}/{manifest.payload_folder}/"
-    problems += [
-        f"{manifest.address}: expected nothing beside manifest, facts and payload, found {path}"
-        for path in store.objects.list(str(manifest.address))
-        if path not in known and not path.startswith(payload)
-    ]
-    stored = store.objects.read(f"{manifest.address}/{MANIFEST_NAME}")
-    if stored.decode(errors="replace") != manifest.to_text():
-        problems.append(f"{manifest.address}/{MANIFEST_NAME}: is not the one text of its fields")
-    return problems
-
-
-def _report_problems(store: ArtifactStore, one: SealedReport) -> list[str]:
-    """Return what is wrong with a report itself and with what it says it looked at."""
-    manifest = store.manifest(one.address)
-    looked_at, problems = inputs_of(manifest)
-    found = {}
-    for address, holder in looked_at:
-        try:
-            found[str(address)] = store.manifest(address)
-        except HeadraceError as error:
-            problems.append(f"{holder}{error}")
-    return [*payload_problems(store, manifest), *problems, *reference_problems(manifest, found)]
-
-
-def _gate_problems(
-    manifest: Manifest, reports: Sequence[SealedReport], about: Sequence[LedgerEntry]
-) -> list[str]:
-    """Say that a gate is missing, or that it refused what was promoted all the same."""
-    if not reports:
-        return [f"{manifest.address}: expected a gate report on its content, found none"]
-    promoted = any(entry.kind == "promoted" for entry in about)
-    if promoted and not any(sealed_report.report.passed for sealed_report in reports):
-        failures = reports[-1].report.failures
-        expected = f"{manifest.address}: expected a passing gate report"
-        return [f"{expected}, found {reports[-1].address}: {failures[0].sentence}"]
-    return []

@@ -1,4 +1,4 @@
-"""What a gate found (format `gate_report/1`), and the check that a stage makes before it reads."""
+"""What a gate found (format `gate_report/2`), and the check that a stage makes before it reads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any, Literal, cast
 
 from tasks.contracts.artifacts import InputReference
 from tasks.contracts.errors import BadRequestError, GateRefusedError, bounded
-from tasks.contracts.json_types import check_format, parse_object, pretty_json
+from tasks.contracts.gate_verdicts import verdict_of
+from tasks.contracts.json_types import Json, check_format, parse_object, pretty_json
 from tasks.contracts.stages import ArtifactKind
 
 REPORT_NAME = "report.json"
@@ -31,6 +32,8 @@ class GateCheck:
     expectation: str  # Great Expectations' name of it
     where: str = ""  # "in 118 of 2.1M rows (e.g. item 88121)"
     why: str = ""  # one sentence for who has to act
+    limits: Mapping[str, Json] | None = None  # the expectation's arguments; None before format 2
+    measured: Mapping[str, Json] | None = None  # what was compared with them
 
     def __post_init__(self) -> None:
         """Refuse a severity that nobody would act on."""
@@ -48,6 +51,13 @@ class GateCheck:
     def advice(self) -> str:
         """Return the sentence, and after it why that is bad and what to do."""
         return bounded(f"{self.sentence} - {self.why}", 700) if self.why else self.sentence
+
+    @property
+    def recomputed(self) -> bool | None:
+        """Return the verdict that follows from the numbers, None where the report keeps none."""
+        if self.limits is None or self.measured is None:
+            return None
+        return verdict_of(self.expectation, self.limits, self.measured)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +144,7 @@ class GateReport:
         """Return `report.json` as text."""
         return pretty_json(
             {
-                "format": "gate_report/1",
+                "format": "gate_report/2",
                 "artifact": self.artifact,
                 "content": self.content,
                 "kind": self.kind.value,
@@ -151,11 +161,13 @@ class GateReport:
     def parse(cls, text: str | bytes, where: str) -> GateReport:
         """Read a report; refuse one whose verdict does not follow from its checks."""
         record = parse_object(text, where)
-        check_format(record, "gate_report", 1, where)
+        number = check_format(record, "gate_report", 2, where)
         try:
             report = cls._from_record(cast("Mapping[str, Any]", record))
         except (KeyError, TypeError, ValueError) as error:
-            message = f"{where}: expected a complete gate_report/1, found a bad field: {error!r}"
+            message = (
+                f"{where}: expected a complete gate_report/{number}, found a bad field: {error!r}"
+            )
             raise BadRequestError(message) from error
         if record.get("passed") is not report.passed:
             message = (

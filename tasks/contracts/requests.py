@@ -16,7 +16,7 @@ from tasks.contracts.json_types import Json, check_format, parse_object, pretty_
 from tasks.contracts.stages import ArtifactKind
 
 MAX_STEPS = 8
-MODEL_NAME = re.compile(r"[a-z][a-z0-9-]{0,39}")
+MODEL_NAME = re.compile(r"(?!router$)[a-z][a-z0-9-]{0,39}")  # state/router is the router's own
 RELEASE_ID = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,119}")
 
 Judgement = Literal["guardrails", "ship"]

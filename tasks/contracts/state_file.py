@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+LEFT_SECONDS = 60.0  # no writer takes this long: an older scratch file is of a killed one
 
 
 @contextmanager
@@ -21,6 +24,7 @@ def locked(path: Path) -> Iterator[None]:
 def replace_text(path: Path, text: str, *, durable: bool = True) -> None:
     """Replace a file in one step: a reader sees the old text or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path)
     scratch = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
     try:
         with scratch.open("w", encoding="utf-8") as writer:
@@ -33,6 +37,14 @@ def replace_text(path: Path, text: str, *, durable: bool = True) -> None:
         scratch.unlink(missing_ok=True)
     if durable:
         _sync_folder(path.parent)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what killed writers of this file left."""
+    for left in path.parent.glob(f".{path.name}.*"):
+        with suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > LEFT_SECONDS:
+                left.unlink()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import warnings
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from tasks.contracts.gate_reports import GateCheck
+from tasks.contracts.json_types import Json
 from tasks.gates.checks import Batch, Check, Suite
 from tasks.gates.wording import in_words
 
@@ -87,7 +89,33 @@ def _check(batch: Batch, check: Check, outcome: Any) -> GateCheck:
         passed=bool(outcome.success),
         expectation=check.expectation,
         why=check.why,
+        limits={name: value for name, value in check.arguments.items() if name != "column"},
+        measured=_measured(batch, check, outcome.result or {}),
     )
+
+
+def _measured(batch: Batch, check: Check, result: Mapping[str, Any]) -> dict[str, Json]:
+    """Return the numbers that the verdict follows from (`tasks.contracts.gate_verdicts`)."""
+    column = str(check.arguments["column"])
+    if column not in batch.frame.columns:
+        return {"error": "no such column"}
+    if "unexpected_count" not in result:
+        return {"value": _as_json(result.get("observed_value"))}
+    counts: dict[str, Json] = {
+        "rows": int(result["element_count"]),
+        "unexpected": int(result["unexpected_count"]),
+        "missing": int(result.get("missing_count") or 0),
+    }
+    if len(batch.frame) == 1 and isinstance(word := batch.frame[column].iloc[0], str):
+        counts["value"] = word
+    return counts
+
+
+def _as_json(value: Any) -> Json:
+    number = _plain(value)
+    if isinstance(number, float) and not math.isfinite(number):
+        return None if math.isnan(number) else f"{number:g}"
+    return number
 
 
 def _finding(

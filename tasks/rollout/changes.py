@@ -62,7 +62,11 @@ def reserved(staged: StateRecord, content: SlotContent) -> Change:
         plan=None,
         next_release_number=content.release_number + 1,
     )
-    details: dict[str, Json] = {"colour": colour.value, "bundle": content.bundle}
+    details: dict[str, Json] = {
+        "colour": colour.value,
+        "bundle": content.bundle,
+        "events": content.events,
+    }
     return Change(record=record, kind="slot_reserved", about=content, details=details)
 
 

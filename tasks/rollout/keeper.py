@@ -17,6 +17,7 @@ from pathlib import Path
 from tasks.contracts.errors import HeadraceError
 from tasks.contracts.exit_codes import ExitCode
 from tasks.contracts.json_types import pretty_json
+from tasks.contracts.log_lines import Level, LineLog, Subject
 from tasks.contracts.state_file import replace_text
 from tasks.rollout.envoy import RouterFiles, reopen_log, router_files
 from tasks.rollout.exposures import ExposureLander, user_key
@@ -74,6 +75,7 @@ class Keeper:
     state_dir: Path
     watch: LeaseWatch = field(default_factory=LeaseWatch)
     say: Callable[[str], None] = print
+    about: Callable[[str, str | None], None] = lambda _model, _release_id: None
     _models: dict[str, RoutedModel] = field(default_factory=dict)
     _said: set[str] = field(default_factory=set)
 
@@ -85,6 +87,7 @@ class Keeper:
     def turn(self) -> bool:
         """Look at every model once; return whether Envoy was told something new."""
         for model in models_with_state(self.state_dir):
+            self.about(model, None)
             try:
                 self._look_at(model)
             except (HeadraceError, OSError) as error:  # the model keeps its last routes
@@ -96,6 +99,7 @@ class Keeper:
         state = open_state(self.state_dir, model)
         record = state.peek()
         release_id = record.release_id
+        self.about(model, release_id)
         if release_id is not None and self.watch.lapsed(record):
             state.lapse(release_id, record.lease.renewals, note=KEEPER)
             self._say_once(f"{model}: lease {record.lease.renewals} of {release_id} has lapsed")
@@ -129,9 +133,15 @@ def _replace_if_new(path: Path, config: Config) -> bool:
     return True
 
 
-def run(state_dir: Path, stop: threading.Event, turn_seconds: float = TURN_SECONDS) -> None:
+def run(
+    state_dir: Path,
+    stop: threading.Event,
+    turn_seconds: float = TURN_SECONDS,
+    log: LineLog | None = None,
+) -> None:
     """Turn until told to stop; a failed turn is said and tried again."""
-    keeper = Keeper(state_dir=state_dir, say=_print)
+    log = log or LineLog(subject=Subject(process="keeper"))
+    keeper = Keeper(state_dir=state_dir, say=log.info, about=log.about_release)
     files = router_files(state_dir)
     lander = ExposureLander(
         state_dir=state_dir, key=user_key(state_dir), reopen=lambda: reopen_log(files)
@@ -144,12 +154,8 @@ def run(state_dir: Path, stop: threading.Event, turn_seconds: float = TURN_SECON
             except Exception as error:  # noqa: BLE001  no trouble may end the watch over leases
                 sentence = f"keeper: {type(error).__name__}: {error}"
                 if sentence != last_said:
-                    _print(sentence)
+                    log.say(Level.ERROR, sentence)
                 last_said = sentence
-
-
-def _print(sentence: str) -> None:
-    print(sentence, flush=True)
 
 
 def stop_on_signals(signals: Iterable[signal.Signals]) -> threading.Event:
@@ -165,7 +171,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="headrace keeper", description=__doc__)
     parser.add_argument("--state-dir", type=Path, required=True, help="folder of state records")
     options = parser.parse_args(sys.argv[1:] if argv is None else argv)
-    run(options.state_dir, stop_on_signals((signal.SIGTERM, signal.SIGINT)))
+    log = LineLog.from_environment(Subject(process="keeper"))
+    log.note(Level.INFO, f"keeper: watches {options.state_dir}")
+    run(options.state_dir, stop_on_signals((signal.SIGTERM, signal.SIGINT)), log=log)
+    log.note(Level.INFO, "keeper: stopped")
     return int(ExitCode.DONE)
 
 

@@ -100,6 +100,15 @@ def read_ledger(store: LedgerStore, model: str) -> dict[int, bytes]:
     return found
 
 
+def read_entry(store: LedgerStore, model: str, sequence: int) -> LedgerEntry | None:
+    """Return one entry, None where its object is missing: no listing, so cheap at any length."""
+    path = entry_path(model, sequence)
+    try:
+        return LedgerEntry.parse(store.read(path), path)
+    except FileNotFoundError:
+        return None
+
+
 def verify_chain(model: str, objects: Mapping[int, bytes], sequence: int, head: str) -> list[str]:
     """Return what is wrong with the ledger, given the state record's sequence and head.
 

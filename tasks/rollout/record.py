@@ -1,4 +1,4 @@
-"""The state record of one model (`rollout_state/1`): everything that decides who serves whom."""
+"""The state record of one model (`rollout_state/2`): everything that decides who serves whom."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any, cast
 
 from tasks.contracts.errors import BadRequestError
+from tasks.contracts.facts import FIRST_WITH_DIGEST, self_digest_problems, with_digest
 from tasks.contracts.json_types import Json, check_format, parse_object, pretty_json
 from tasks.contracts.requests import TrafficPlan, plan_from_record
 from tasks.rollout.decide import RolloutStatus
@@ -129,22 +130,35 @@ class StateRecord:
         slots = {colour.value: asdict(content) for colour, content in self.slots.items()}
         derived = {"salt": self.salt, "rollout": self.rollout}
         return pretty_json(
-            {"format": "rollout_state/1"}
-            | record
-            | {"entries": entries, "status": status, "plan": plan, "slots": slots}
-            | derived
+            with_digest(
+                {"format": "rollout_state/2"}
+                | record
+                | {"entries": entries, "status": status, "plan": plan, "slots": slots}
+                | derived
+            )
         )
 
     @classmethod
     def parse(cls, text: str | bytes, where: str) -> StateRecord:
         """Read a state record; errors name `where`."""
         record = parse_object(text, where)
-        check_format(record, "rollout_state", 1, where)
+        number = check_format(record, "rollout_state", 2, where)
         try:
             return _from_record(cast("dict[str, Any]", record), where)
         except (KeyError, TypeError, ValueError) as error:
-            message = f"{where}: expected a complete rollout_state/1, found: {error!r}"
+            message = f"{where}: expected a complete rollout_state/{number}, found: {error!r}"
             raise BadRequestError(message) from error
+
+
+def record_problems(text: bytes, where: str) -> list[str]:
+    """Return why a state record is not as it was written; one of format 1 keeps no digest."""
+    try:
+        record = parse_object(text, where)
+        number = check_format(record, "rollout_state", 2, where)
+        StateRecord.parse(text, where)
+    except BadRequestError as error:
+        return [str(error)]
+    return self_digest_problems(record, text, where, demanded=number >= FIRST_WITH_DIGEST)
 
 
 def _from_record(raw: dict[str, Any], where: str) -> StateRecord:

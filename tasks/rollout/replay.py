@@ -21,6 +21,7 @@ from tasks.contracts.bake import used_up_path
 from tasks.contracts.errors import HeadraceError
 from tasks.contracts.exit_codes import ExitCode
 from tasks.contracts.json_types import pretty_json
+from tasks.contracts.log_lines import Level, LineLog, Subject
 from tasks.contracts.state_file import replace_text
 from tasks.rollout.exposures import (
     append_outcomes,
@@ -136,16 +137,30 @@ class Shoppers:
     pool: ThreadPoolExecutor
     client: httpx.Client
     say: Callable[[str], None] = print
+    about: Callable[[str, str | None], None] = lambda _model, _release_id: None
     clock: Callable[[], float] = time.time
     _key: bytes = b""
     _replays: dict[str, RolloutReplay] = field(default_factory=dict)
+    _wrong: dict[str, str] = field(default_factory=dict)
 
     def turn(self) -> int:
         """Ask one chunk per model; return how many requests were asked."""
-        return sum(self._turn_of(model) for model in models_with_state(self.state_dir))
+        return sum(self._careful_turn_of(model) for model in models_with_state(self.state_dir))
+
+    def _careful_turn_of(self, model: str) -> int:
+        """Turn for one model; what is wrong with it is said and holds up no other model."""
+        try:
+            return self._turn_of(model)
+        except (HeadraceError, OSError) as error:  # the next turn reads everything again
+            if self._wrong.get(model) != str(error):
+                self.about(model, None)
+                self.say(f"shoppers: {model}: {error}")
+            self._wrong[model] = str(error)
+            return 0
 
     def _turn_of(self, model: str) -> int:
         record = open_state(self.state_dir, model).peek()
+        self.about(model, record.release_id)
         replay = self._replay_of(record)
         if replay is None:
             return 0
@@ -264,8 +279,15 @@ class Shoppers:
         replace_text(replay.folder.parent / "progress.json", text, durable=False)
 
 
-def run(state_dir: Path, router_url: str, stop: threading.Event, workers: int) -> None:
+def run(
+    state_dir: Path,
+    router_url: str,
+    stop: threading.Event,
+    workers: int,
+    log: LineLog | None = None,
+) -> None:
     """Replay whatever step is in progress until told to stop."""
+    log = log or LineLog(subject=Subject(process="shoppers"))
     limits = httpx.Limits(max_connections=workers, max_keepalive_connections=workers)
     timeout = httpx.Timeout(REQUEST_TIMEOUT_SECONDS)
     with (
@@ -273,20 +295,21 @@ def run(state_dir: Path, router_url: str, stop: threading.Event, workers: int) -
         httpx.Client(limits=limits, timeout=timeout, trust_env=False) as client,
     ):
         shoppers = Shoppers(
-            state_dir=state_dir, router_url=router_url, pool=pool, client=client, say=_print
+            state_dir=state_dir,
+            router_url=router_url,
+            pool=pool,
+            client=client,
+            say=log.info,
+            about=log.about_release,
         )
         while not stop.is_set():
             try:
                 asked = shoppers.turn()
-            except (HeadraceError, OSError) as error:  # the next turn reads everything again
-                _print(f"shoppers: {error}")
+            except OSError as error:  # the folder of all models; the next turn looks again
+                log.say(Level.ERROR, f"shoppers: {error}")
                 asked = 0
             if not asked:
                 stop.wait(TURN_SECONDS)
-
-
-def _print(sentence: str) -> None:
-    print(sentence, flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -299,7 +322,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    run(options.state_dir, options.router_url, stop, options.workers)
+    log = LineLog.from_environment(Subject(process="shoppers"))
+    run(options.state_dir, options.router_url, stop, options.workers, log)
     return int(ExitCode.DONE)
 
 

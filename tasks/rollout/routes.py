@@ -97,9 +97,6 @@ def _slot_cluster(
 ) -> Config:
     name = cluster_name(model, colour, protocol, candidate=candidate)
     address = {"address": slot.host, "port_value": slot.grpc if protocol == "grpc" else slot.rest}
-    options: Config = {"@type": f"{_TYPE}.extensions.upstreams.http.v3.HttpProtocolOptions"}
-    http: Config = {"http2_protocol_options": {}} if protocol == "grpc" else {}
-    options["explicit_http_config"] = http or {"http_protocol_options": {}}
     endpoint: Config = {
         "endpoint": {"address": {"socket_address": address}},
         # An aggregate hides which of its clusters answered; the access log reads it from here.
@@ -113,14 +110,23 @@ def _slot_cluster(
             "cluster_name": name,
             "endpoints": [{"lb_endpoints": [endpoint]}],
         },
-        "typed_extension_protocol_options": {
-            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options
-        },
+        **_http_options(protocol),
         "circuit_breakers": _NO_BREAKERS,
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
         # Stable is never ejected: it is what everybody falls back to.
         **({"outlier_detection": _EJECTION} if candidate else {}),
     }
+
+
+def _http_options(protocol: Protocol, **more: Any) -> Config:
+    kind = "http2_protocol_options" if protocol == "grpc" else "http_protocol_options"
+    options = {
+        "@type": f"{_TYPE}.extensions.upstreams.http.v3.HttpProtocolOptions",
+        "explicit_http_config": {kind: {}},
+        **more,
+    }
+    name = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+    return {"typed_extension_protocol_options": {name: options}}
 
 
 def _is_address(host: str) -> bool:
@@ -150,6 +156,41 @@ _EJECTION: Config = {
 }
 
 
+# Envoy can ask stable only as long as nothing of the candidate's answer went to the user: a
+# candidate that dies or hangs between its headers and its last byte would cost that user. So an
+# answer is held until it is whole, unless it says that it is longer than is worth holding.
+WHOLE_ANSWER_BYTES = 4 * 1024 * 1024
+MOST_HELD_BYTES = 64 * 1024 * 1024  # of an answer that does not say its length
+LATE_STATUS_HEADER = "x-headrace-grpc-status"
+# CANCELLED, UNKNOWN, DEADLINE_EXCEEDED, NOT_FOUND, RESOURCE_EXHAUSTED, FAILED_PRECONDITION,
+# UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS; the others are the caller's own doing.
+_CANDIDATES_FAULTS = ("1", "2", "4", "5", "8", "9", "12", "13", "14", "15")
+_LUA_WHOLE_ANSWER = f"""
+function envoy_on_response(handle)
+  local length = tonumber(handle:headers():get("content-length") or "0")
+  if length == nil or length > {WHOLE_ANSWER_BYTES} then return end
+  handle:body()
+  local trailers = handle:trailers()
+  local status = trailers and trailers:get("grpc-status")
+  if status and status ~= "0" then handle:headers():replace("{LATE_STATUS_HEADER}", status) end
+end
+"""
+_HTTP_FILTERS = f"{_TYPE}.extensions.filters.http"
+_WHOLE_ANSWERS: list[Config] = [
+    {
+        "name": "envoy.filters.http.lua",
+        "typed_config": {
+            "@type": f"{_HTTP_FILTERS}.lua.v3.Lua",
+            "default_source_code": {"inline_string": _LUA_WHOLE_ANSWER},
+        },
+    },
+    {
+        "name": "envoy.filters.http.upstream_codec",
+        "typed_config": {"@type": f"{_HTTP_FILTERS}.upstream_codec.v3.UpstreamCodec"},
+    },
+]
+
+
 def _fallback_name(model: str, candidate: Colour, stable: Colour, protocol: Protocol) -> str:
     return f"{model}.{candidate}-then-{stable}.{protocol}"
 
@@ -168,6 +209,9 @@ def _fallback_cluster(model: str, candidate: Colour, stable: Colour, protocol: P
         "connect_timeout": "1s",
         "lb_policy": "CLUSTER_PROVIDED",
         "cluster_type": {"name": "envoy.clusters.aggregate", "typed_config": kind},
+        # Filters of the clusters below an aggregate are not run: they belong here.
+        **_http_options(protocol, http_filters=_WHOLE_ANSWERS),
+        "per_connection_buffer_limit_bytes": MOST_HELD_BYTES,
         "circuit_breakers": _NO_BREAKERS,
     }
 
@@ -282,7 +326,10 @@ def _fallback_policy(per_try_timeout_ms: float) -> Config:
         ),
         # A candidate that does not know the model, or throws: stable may well answer.
         "retriable_status_codes": [404, 408, 429],
-        "retriable_headers": [_exact("grpc-status", code) for code in ("2", "5", "9", "12", "15")],
+        "retriable_headers": [
+            *(_exact("grpc-status", code) for code in ("2", "5", "9", "12", "15")),
+            *(_exact(LATE_STATUS_HEADER, code) for code in _CANDIDATES_FAULTS),
+        ],
         "num_retries": 2,
         "per_try_timeout": f"{timeout / 1000:.3f}s",
         "retry_back_off": {"base_interval": "0.001s", "max_interval": "0.002s"},
@@ -315,4 +362,5 @@ def _labels(model: RoutedModel, variant: str) -> Config:
             }
             for key, value in answer.items()
         ],
+        "response_headers_to_remove": [LATE_STATUS_HEADER],
     }

@@ -13,12 +13,13 @@ state.history() -> list[LedgerEntry]           state.verify() -> list[str]
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
+from tasks.contracts.bake import STATE_FILE
 from tasks.contracts.errors import (
     BadRequestError,
     CorruptArtifactError,
@@ -33,15 +34,14 @@ from tasks.rollout.decide import Observation
 from tasks.rollout.ledger import (
     LedgerEntry,
     LedgerStore,
-    entry_path,
+    read_entry,
     read_ledger,
     verify_chain,
     write_entry,
 )
+from tasks.rollout.occupied import occupied_sentence
 from tasks.rollout.phases import Ask, Decision, Phase
 from tasks.rollout.record import Colour, SlotContent, StateRecord
-
-STATE_FILE = "state.json"
 
 
 class Reservation(NamedTuple):
@@ -123,6 +123,10 @@ class ModelState:
             bundle=stable.bundle,
             events=stable.events,
         )
+
+    def demand_free(self, release_id: str) -> None:
+        """Refuse a release while another of this model is in progress; nothing is changed."""
+        self._refuse_other(self.peek(), release_id)
 
     def reserve_slot(
         self,
@@ -273,15 +277,17 @@ class ModelState:
 
     def history(self) -> list[LedgerEntry]:
         """Return all entries, oldest first; without a store only those the record still holds."""
+        return list(self._newest_first())[::-1]
+
+    def _newest_first(self) -> Iterator[LedgerEntry]:
         record = self.read()
         if self.store is None:
-            return list(record.entries)
-        objects = read_ledger(self.store, self.model)
-        return [
-            LedgerEntry.parse(data, entry_path(self.model, number))
-            for number, data in sorted(objects.items())
-            if number <= record.sequence
-        ]
+            yield from reversed(record.entries)
+            return
+        for number in range(record.sequence, 0, -1):
+            entry = read_entry(self.store, self.model, number)
+            if entry is not None:
+                yield entry
 
     def verify(self) -> list[str]:
         """Return what is wrong with the ledger, in sentences; empty when the chain holds."""
@@ -314,6 +320,7 @@ class ModelState:
             now = self.peek()
             change = decide(now)
             if change.record == now:
+                self._flushed(now.entries)  # of a try that was killed between record and ledger
                 return now
             record = change.record
             if change.kind is not None:
@@ -372,7 +379,7 @@ class ModelState:
         for entry in reversed(self.peek().entries):
             if (entry.kind, entry.release_id, entry.step) == (kind, release_id, step):
                 return entry
-        for entry in reversed(self.history()):
+        for entry in self._newest_first():
             if (entry.kind, entry.release_id, entry.step) == (kind, release_id, step):
                 return entry
         return None
@@ -397,11 +404,8 @@ class ModelState:
 
     def _refuse_other(self, now: StateRecord, release_id: str) -> None:
         if now.release_id is not None and now.release_id != release_id:
-            message = (
-                f"{self.model}: release {now.release_id} is in progress (phase "
-                f"{now.status.phase}); {release_id} must wait until it is promoted or rolled back"
-            )
-            raise BadRequestError(message)
+            staged = self._find("slot_reserved", now.release_id)
+            raise BadRequestError(occupied_sentence(now, f"release {release_id}", staged))
 
     def _refuse_ended(self, now: StateRecord, release_id: str) -> None:
         ends = [

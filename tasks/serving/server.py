@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
@@ -20,6 +19,7 @@ import grpc
 
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.exit_codes import ExitCode
+from tasks.contracts.log_lines import LineHandler, LineLog, Subject, to_stderr
 from tasks.serving import model_config
 from tasks.serving.flags import ServerOptions, channel_arguments, parse_flags, usage
 from tasks.serving.grpc_service import GrpcOptions, GrpcService, grpc_server
@@ -34,18 +34,6 @@ from tasks.serving.version_states import VersionId
 from tasks.serving.warmup import warm_up
 
 log = logging.getLogger("headrace.serve")
-
-
-class _JsonLines(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        line = {
-            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
-            "level": record.levelname.lower(),
-            "message": record.getMessage(),
-        }
-        if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,18 +63,18 @@ def main(argv: Sequence[str]) -> int:
             sys.stdout.write(usage())
             return ExitCode.DONE
         _check_ports_free(options)
+        lines = LineLog.from_environment(Subject(process="serve", model=options.model_name))
     except BadRequestError as error:
         sys.stderr.write(f"headrace serve: {error}\n")
         return ExitCode.BAD_REQUEST
-    _prepare_process()
+    _prepare_process(lines)
     return _Server(options).run()
 
 
-def _prepare_process() -> None:
+def _prepare_process(lines: LineLog) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # errors come back as statuses anyway
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonLines())
-    log.handlers, log.propagate = [handler], False
+    lines.speak = to_stderr
+    log.handlers, log.propagate = [LineHandler(lines)], False
     log.setLevel(logging.INFO)
 
 

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 
 from tasks.adapters.object_store import ObjectStore
 from tasks.contracts.json_types import Json
 from tasks.contracts.stage_io import Outcome, StageContext
 from tasks.contracts.stages import ArtifactKind
+from tasks.contracts.state_file import replace_text
 from tasks.rollout.exposures import read_lines, rollout_folder
 from tasks.rollout.judge import judge, verdict_numbers
-from tasks.rollout.observation import observe
+from tasks.rollout.observation import StepObservation, observe
 from tasks.rollout.state import Note, open_state
 from tasks.rollout.traffic_step import TrafficStepBegun
 
 READS: Mapping[str, ArtifactKind] = MappingProxyType({"step": ArtifactKind.TRAFFIC_STEP})
 GATED: frozenset[str] = frozenset()
 PRODUCES = ArtifactKind.STEP_VERDICT
+OBSERVATION = "observation.json"
 
 
 def configure(context: StageContext) -> dict[str, Json]:
@@ -30,14 +33,13 @@ def run(context: StageContext) -> Outcome:
     path = context.inputs["step"].path / "step.json"
     begun = TrafficStepBegun.parse(path.read_bytes(), str(path))
     state_dir = context.the_state_dir()
-    folder = rollout_folder(state_dir, begun.model, begun.rollout)
-    seen = observe(
-        begun.facts(),
-        read_lines(folder / "exposures.jsonl"),
-        read_lines(folder / "outcomes.jsonl"),
+    seen = _seen_once(
+        context.work / OBSERVATION,
+        begun,
+        rollout_folder(state_dir, begun.model, begun.rollout),
     )
     verdict = judge(seen)
-    (context.out / "observation.json").write_text(seen.to_text(), encoding="utf-8")
+    (context.out / OBSERVATION).write_text(seen.to_text(), encoding="utf-8")
     (context.out / "verdict.json").write_text(verdict.to_text(), encoding="utf-8")
     state = open_state(state_dir, begun.model, ObjectStore(context.store_url))
     state.record_verdict(
@@ -48,3 +50,16 @@ def run(context: StageContext) -> Outcome:
         note=Note(why=verdict.sentences[0]),
     )
     return Outcome(sentence=verdict.sentences[0], facts={"sentences": list(verdict.sentences)})
+
+
+def _seen_once(kept: Path, begun: TrafficStepBegun, traffic: Path) -> StepObservation:
+    """Observe, or return what a killed try saw: its verdict may stand in the ledger already."""
+    if kept.exists():
+        return StepObservation.parse(kept.read_bytes(), str(kept))
+    seen = observe(
+        begun.facts(),
+        read_lines(traffic / "exposures.jsonl"),
+        read_lines(traffic / "outcomes.jsonl"),
+    )
+    replace_text(kept, seen.to_text())
+    return seen

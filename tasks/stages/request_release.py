@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from tasks.adapters.object_store import ObjectStore
 from tasks.contracts.catalogues import DATASETS
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import Json
@@ -46,8 +47,10 @@ def configure(context: StageContext) -> dict[str, Json]:
 
 
 def run(context: StageContext) -> Outcome:
-    """Check the form and seal it."""
+    """Check the form and seal it; a model takes one release at a time."""
     request = request_from_form(context.settings, _champion(context))
+    state = open_state(context.the_state_dir(), request.model, ObjectStore(context.store_url))
+    state.demand_free(request.release_id)
     (context.out / "request.json").write_text(request.to_text(), encoding="utf-8")
     against = (
         f"against release {request.champion.release_number}"

@@ -54,7 +54,11 @@ def run(context: StageContext) -> Outcome:
     return Outcome(
         sentence=f"{recipe.name}: select NDCG@10 {scores['model']:.4f} against popularity "
         f"{scores['popularity']:.4f}, {len(curve)} epochs",
-        facts={"threads": recipe.threads, "epochs": len(curve)},
+        facts={
+            "threads": recipe.threads,
+            "epochs": len(curve),
+            "resumed_from": model.resumed_from,
+        },
     )
 
 

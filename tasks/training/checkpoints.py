@@ -1,4 +1,4 @@
-"""Atomic checkpoints: a killed fit goes on after its last whole epoch, with the same result."""
+"""Atomic checkpoints: a killed fit goes on after its last one, with the same result."""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,10 @@ from tasks.models.transformer import Transformer
 from tasks.training.checkpoints import load_checkpoint, save_checkpoint
 from tasks.training.losses import sampled_softmax
 from tasks.training.metrics import evaluate
+from tasks.training.random_states import random_states, restore_random_states, seed_all
 from tasks.training.windows import Windows, training_windows
+
+CHECKPOINT_SECONDS = 30.0  # at most this much work is lost to a kill, and a batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +48,51 @@ class Epoch:
     select_ndcg10: float
 
 
+@dataclass(kw_only=True)
+class EpochInProgress:
+    """Where an epoch is: the order of its windows, the sampler, the batches done, their losses."""
+
+    number: int
+    order: torch.Tensor  # [W] windows in the order of this epoch
+    sampler: torch.Generator  # draws the negatives
+    batches_done: int = 0
+    total_loss: float = 0.0
+
+    @classmethod
+    def start(cls, number: int, windows: int, seed: int) -> EpochInProgress:
+        """Draw the order of an epoch; everything drawn in it starts from the seed and its number."""
+        own_seed = seed * 100_003 + number
+        sampler = torch.Generator().manual_seed(own_seed)
+        seed_all(own_seed)  # dropout draws from torch's global generator
+        order = torch.randperm(windows, generator=sampler)
+        return cls(number=number, order=order, sampler=sampler)
+
+    def state(self) -> dict[str, Any]:
+        """Return all that the rest of the epoch depends on besides the weights."""
+        return {
+            "number": self.number,
+            "order": self.order,
+            "sampler": self.sampler.get_state(),
+            "batches_done": self.batches_done,
+            "total_loss": self.total_loss,
+            "random": random_states(),
+        }
+
+    @classmethod
+    def restore(cls, state: dict[str, Any]) -> EpochInProgress:
+        """Go on where `state` was taken: the process draws what the killed one would have."""
+        sampler = torch.Generator()
+        sampler.set_state(state["sampler"])
+        restore_random_states(state["random"])
+        return cls(
+            number=state["number"],
+            order=state["order"],
+            sampler=sampler,
+            batches_done=state["batches_done"],
+            total_loss=state["total_loss"],
+        )
+
+
 def train_shares(interactions: Interactions) -> torch.Tensor:
     """Return [I + 1]: each item's share of the interactions of the train period."""
     train = interactions.items[interactions.period == 0]
@@ -60,9 +110,13 @@ class Fit:
         interactions: Interactions,
         select: Examples,
         settings: FitSettings,
+        *,
+        checkpoint_seconds: float = CHECKPOINT_SECONDS,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.model, self.interactions, self.select = model, interactions, select
         self.settings = settings
+        self.checkpoint_seconds, self.monotonic = checkpoint_seconds, monotonic
         self.windows: Windows = training_windows(interactions, model.steps, settings.max_length)
         shares = train_shares(interactions)
         self.draw = shares.sqrt() / shares.sqrt().sum()
@@ -74,18 +128,24 @@ class Fit:
         )
         self.curve: list[Epoch] = []
         self.best: dict[str, Any] = copy.deepcopy(model.state_dict())
+        self.epoch: EpochInProgress | None = None
+        self.resumed_from: str | None = None  # the place in words, for facts and people
+        self._saved_at = monotonic()
 
     def run(self, checkpoints: Path, progress: SayProgress) -> list[Epoch]:
         """Train until the select NDCG@10 has not grown for `patience` epochs."""
         self._resume(checkpoints)
+        if self.resumed_from is not None:
+            progress(f"goes on after {self.resumed_from}, from a checkpoint", 0.0)
         while len(self.curve) < self.settings.max_epochs and not self._stale():
             number = len(self.curve) + 1
-            loss = self._train_epoch(number, progress)
+            loss = self._train_epoch(number, checkpoints, progress)
             score = self._select_score()
             if score > max((point.select_ndcg10 for point in self.curve), default=-1.0):
                 self.best = copy.deepcopy(self.model.state_dict())
             self.curve.append(Epoch(epoch=number, loss=loss, select_ndcg10=score))
-            save_checkpoint(checkpoints, self._state())
+            self.epoch = None
+            self._save(checkpoints)
             fraction = number / self.settings.max_epochs
             progress(f"epoch {number}: loss {loss:.4f}, select NDCG@10 {score:.4f}", fraction)
         self.model.load_state_dict(self.best)
@@ -103,24 +163,27 @@ class Fit:
         length = self.settings.max_length
         return evaluate(self.model, self.interactions, self.select, length).mean_ndcg
 
-    def _train_epoch(self, number: int, progress: SayProgress) -> float:
-        generator = torch.Generator().manual_seed(self.settings.seed * 100_003 + number)
-        torch.manual_seed(self.settings.seed * 100_003 + number)  # dropout
-        order = torch.randperm(len(self.windows), generator=generator).numpy()
-        batches = range(0, len(order), self.settings.batch_windows)
-        total = 0.0
+    def _train_epoch(self, number: int, checkpoints: Path, progress: SayProgress) -> float:
+        size = self.settings.batch_windows
+        if self.epoch is None:
+            self.epoch = EpochInProgress.start(number, len(self.windows), self.settings.seed)
+        epoch = self.epoch
+        order = epoch.order.numpy()
+        batches = range(0, len(order), size)
         self.model.train()
-        for place, start in enumerate(batches):
-            rows = np.sort(order[start : start + self.settings.batch_windows])
-            loss = self._loss(rows, generator)
+        for place, start in list(enumerate(batches))[epoch.batches_done :]:
+            loss = self._loss(np.sort(order[start : start + size]), epoch.sampler)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             self.optimizer.step()
-            total += loss.item()
+            epoch.total_loss += loss.item()
+            epoch.batches_done = place + 1
+            if self.monotonic() - self._saved_at >= self.checkpoint_seconds:
+                self._save(checkpoints)
             done = (number - 1 + place / len(batches)) / self.settings.max_epochs
             progress(f"epoch {number}, batch {place + 1} of {len(batches)}", done)
-        return total / max(len(batches), 1)
+        return epoch.total_loss / max(len(batches), 1)
 
     def _loss(self, rows: np.ndarray[Any, Any], generator: torch.Generator) -> torch.Tensor:
         windows = self.windows
@@ -147,13 +210,16 @@ class Fit:
             log_q=self.log_q,
         )
 
-    def _state(self) -> dict[str, Any]:
-        return {
+    def _save(self, checkpoints: Path) -> None:
+        state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "best": self.best,
             "curve": [vars(point) for point in self.curve],
+            "epoch": None if self.epoch is None else self.epoch.state(),
         }
+        save_checkpoint(checkpoints, state)
+        self._saved_at = self.monotonic()
 
     def _resume(self, checkpoints: Path) -> None:
         state = load_checkpoint(checkpoints)
@@ -163,3 +229,7 @@ class Fit:
         self.optimizer.load_state_dict(state["optimizer"])
         self.best = state["best"]
         self.curve = [Epoch(**point) for point in state["curve"]]
+        self.resumed_from = f"epoch {len(self.curve)}"
+        if state["epoch"] is not None:
+            self.epoch = EpochInProgress.restore(state["epoch"])
+            self.resumed_from += f" and batch {self.epoch.batches_done}"

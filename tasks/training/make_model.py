@@ -30,6 +30,7 @@ class Made:
     architecture: str
     arguments: Arguments
     model: nn.Module
+    resumed_from: str | None = None  # where a killed fit went on, in words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +109,13 @@ def _train(shop: Workshop) -> tuple[Made, list[Epoch]]:
         ),
     )
     curve = fit.run(shop.checkpoints, shop.progress)
-    return Made(architecture="transformer", arguments=arguments, model=model), curve
+    made = Made(
+        architecture="transformer",
+        arguments=arguments,
+        model=model,
+        resumed_from=fit.resumed_from,
+    )
+    return made, curve
 
 
 def _blend(shop: Workshop, baselines: dict[str, Made], network: Made) -> Made:
@@ -129,7 +136,12 @@ def _blend(shop: Workshop, baselines: dict[str, Made], network: Made) -> Made:
         "markov": _without_items(markov.arguments),
         "transformer": _without_items(network.arguments),
     }
-    return Made(architecture="blend", arguments=arguments, model=model)
+    return Made(
+        architecture="blend",
+        arguments=arguments,
+        model=model,
+        resumed_from=network.resumed_from,
+    )
 
 
 def _without_items(arguments: Arguments) -> Arguments:

@@ -176,6 +176,7 @@ def test_a_first_release_waits_for_its_approval_and_the_same_bytes_serve_already
         "skipped",
     )
     assert states["step_1.shift_traffic"] == "skipped"  # nobody to compare with
+    assert states["hold_share"] == "success"
 
     champion = {"release_number": 1, "release_id": "first"}
     champion["bundle"] = address(airflow, run, "bundle_model")

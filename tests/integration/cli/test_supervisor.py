@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,13 @@ class RunningSupervisor:
         self.process.wait(timeout=30)
 
 
+def wait_until(met: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not met():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 @pytest.fixture
 def supervisor(tmp_path: Path):
     running = RunningSupervisor(tmp_path, f"test-{os.getpid()}-{tmp_path.name}")
@@ -139,6 +147,25 @@ def test_stopping_leaves_nothing_neither_the_stubborn_nor_grandchildren_of_their
     assert len(marked(supervisor.stack_id)) == 3
     supervisor.terminate()
     assert marked(supervisor.stack_id) == []
+
+
+def test_a_part_killed_with_9_takes_what_it_started_with_it_and_nothing_of_other_parts(
+    supervisor: RunningSupervisor,
+) -> None:
+    supervisor.plan({"name": "parent", "command": PARENT}, {"name": "other", "command": PARENT})
+    supervisor.start()
+    first = supervisor.wait_for("parent", "ready")
+    other = supervisor.wait_for("other", "ready")
+    assert first is not None
+    wait_until(lambda: len(marked(supervisor.stack_id)) == 4)
+    orphans = {process.pid for process in marked(supervisor.stack_id, "parent")} - {first}
+    untouched = {process.pid for process in marked(supervisor.stack_id, "other")}
+    os.kill(first, signal.SIGKILL)
+    supervisor.wait_for("parent", "ready", other_than=first)
+    wait_until(lambda: len(marked(supervisor.stack_id)) == 4)
+    assert not orphans & {process.pid for process in marked(supervisor.stack_id)}
+    assert {process.pid for process in marked(supervisor.stack_id, "other")} == untouched
+    assert supervisor.pid("other") == other
 
 
 def test_a_killed_supervisor_leaves_children_that_the_next_one_ends(

@@ -15,6 +15,7 @@ from tasks.rollout.assignment import bucket_of
 from tasks.rollout.envoy import reopen_log
 from tasks.rollout.exposures import ExposureLander, read_lines
 from tasks.rollout.phases import Decision, Phase
+from tasks.rollout.routes import WHOLE_ANSWER_BYTES
 from tests.integration.rollout.conftest import PLAN, Deployment, eventually
 from tests.integration.rollout.upstreams import METHOD, Mood
 
@@ -190,7 +191,24 @@ def _talks_garbage(mood: Mood) -> None:
     mood.garbage, mood.grpc_status = True, grpc.StatusCode.DATA_LOSS
 
 
-ILLS = (_unavailable, _throws, _lost_the_model, _hangs, _resets, _talks_garbage)
+def _dies_in_the_middle_of_its_answer(mood: Mood) -> None:
+    mood.half = True
+
+
+def _hangs_in_the_middle_of_its_answer(mood: Mood) -> None:
+    mood.half, mood.half_seconds = True, 30
+
+
+ILLS = (
+    _unavailable,
+    _throws,
+    _lost_the_model,
+    _hangs,
+    _resets,
+    _talks_garbage,
+    _dies_in_the_middle_of_its_answer,
+    _hangs_in_the_middle_of_its_answer,
+)
 
 
 @pytest.mark.parametrize("ill", ILLS, ids=lambda ill: ill.__name__.strip("_").replace("_", " "))
@@ -290,6 +308,32 @@ def test_a_large_body_is_repeated_whole_and_a_larger_one_meets_stable(
     larger = deployment.client.post(url, content=b"x" * 5_000_000, headers=headers)
     assert name_of(larger) == "blue"
     assert larger.headers["x-headrace-variant"] == "stable"
+
+
+def test_a_long_answer_reaches_its_user_whole_held_or_not(deployment: Deployment) -> None:
+    deployment.first_release()
+    deployment.begin(3)
+    (user,) = users_of_candidate(deployment, 1)
+    for number_of_bytes in (3_000_000, 2 * WHOLE_ANSWER_BYTES):
+        deployment.candidate.mood.padding_bytes = number_of_bytes
+        answer = deployment.ask(user)
+        assert name_of(answer) == "green"
+        assert len(answer.content) > number_of_bytes
+
+
+def test_a_late_refusal_by_the_candidate_that_the_caller_earned_is_passed_on(
+    deployment: Deployment,
+) -> None:
+    deployment.first_release()
+    deployment.begin(3)
+    (user,) = users_of_candidate(deployment, 1)
+    mood = deployment.candidate.mood
+    mood.half, mood.half_status = True, grpc.StatusCode.INVALID_ARGUMENT
+    asked_of_stable = deployment.stable.mood.asked
+    with pytest.raises(grpc.RpcError) as refused:
+        call(deployment, user)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert deployment.stable.mood.asked == asked_of_stable
 
 
 def test_routes_are_swapped_without_a_failed_request(deployment: Deployment) -> None:

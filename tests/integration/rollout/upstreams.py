@@ -37,6 +37,10 @@ class Mood:
     delay_seconds: float = 0.0
     garbage: bool = False
     reset: bool = False
+    half: bool = False  # begin to answer, wait, and break off
+    half_seconds: float = 0.0
+    half_status: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE
+    padding_bytes: int = 0
     asked: int = 0
     bodies: list[int] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -67,10 +71,16 @@ def _handler(mood: Mood) -> type[BaseHTTPRequestHandler]:
                 self.wfile.write(b"this is not HTTP\r\n\r\n")
                 self.close_connection = True
                 return
-            answer = json.dumps({"outputs": {"items": [[mood.name]], "scores": [[1.0]]}}).encode()
+            outputs = {"items": [[mood.name]], "scores": [[1.0]], "pad": "x" * mood.padding_bytes}
+            answer = json.dumps({"outputs": outputs}).encode()
             self.send_response(mood.status)
             self.send_header("content-length", str(len(answer)))
             self.end_headers()
+            if mood.half:
+                self.wfile.write(answer[: len(answer) // 2])
+                mood.wake.wait(mood.half_seconds)
+                self.close_connection = True
+                return
             self.wfile.write(answer)
 
         do_GET = do_POST
@@ -131,6 +141,10 @@ class GrpcStub:
             mood.asked += 1
             mood.bodies.append(len(request))
             mood.wait()
+            if mood.half:
+                context.send_initial_metadata(())
+                mood.wake.wait(mood.half_seconds)
+                context.abort(mood.half_status, "broke off")
             if mood.grpc_status is not None:
                 context.abort(mood.grpc_status, "told to")
             return mood.name.encode()

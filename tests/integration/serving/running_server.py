@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -17,6 +18,9 @@ import httpx
 from tasks.serving import protos
 
 ROOT = Path(__file__).resolve().parents[3]
+# TensorFlow words a wrong shape by the kernel that finds it, and takes oneDNN's kernels by itself
+# only on some processors: the cases were recorded with them.
+KERNELS = {"TF_ENABLE_ONEDNN_OPTS": "1"}
 SERVICES = {
     "Predict": ("PredictionService", protos.predict.PredictResponse),
     "Classify": ("PredictionService", protos.classification.ClassificationResponse),
@@ -50,7 +54,9 @@ class RunningServer:
             f"--rest_api_port={self.rest_port}", *self.flags,
         ]  # fmt: skip
         with self.log.open("wb") as out, self.errors.open("wb") as err:
-            self.process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=err)
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, stdout=out, stderr=err, env=os.environ | KERNELS
+            )
         self.channel = grpc.insecure_channel(
             f"127.0.0.1:{self.port}",
             options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)],

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 import time
 from dataclasses import replace
@@ -10,7 +11,11 @@ from typing import Any
 
 import pytest
 from airflow.sdk.exceptions import AirflowException
-from headrace_airflow.local_stage_operator import LocalStageOperator, stage_environment
+from headrace_airflow.local_stage_operator import (
+    LocalStageOperator,
+    stage_command,
+    stage_environment,
+)
 from headrace_airflow.stage_call import StageCall
 
 from tasks.contracts.stage_io import StageRequest
@@ -114,3 +119,20 @@ def _runs(pid: int) -> bool:
             return False
         time.sleep(0.05)
     return True
+
+
+def test_only_a_gate_asks_the_warm_interpreter_and_only_where_there_is_one(
+    deployment: Any, tmp_path: Path
+) -> None:
+    warm = replace(deployment, warm_gates=tmp_path / "warm")
+    asked = Path("request.json")
+    cold = stage_command(deployment, Stage.GATE_ARTIFACT, asked)
+    assert cold[1:] == ["-u", "-m", "tasks", "gate_artifact", "request.json"]
+    assert stage_command(warm, Stage.GATE_ARTIFACT, asked) == cold
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(warm.warm_gates))
+        assert stage_command(warm, Stage.GATE_ARTIFACT, asked)[1:] == [
+            *("-u", "-m", "tasks.warm_start", "run", str(warm.warm_gates)),
+            *("gate_artifact", "request.json"),
+        ]
+        assert "tasks.warm_start" not in stage_command(warm, Stage.TRAIN_MODEL, asked)

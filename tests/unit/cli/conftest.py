@@ -1,10 +1,9 @@
-"""A tiny release, sealed by hand, with a real state record and ledger."""
+"""Tiny releases, sealed by hand, with a real state record, ledger, judge and gate verdicts."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -14,9 +13,18 @@ from tasks.adapters.object_store import ObjectStore
 from tasks.cli.home import Home
 from tasks.contracts.artifacts import Manifest
 from tasks.contracts.gate_reports import GateCheck, GateReport
+from tasks.contracts.json_types import pretty_json
 from tasks.contracts.requests import PLANS, ReleaseRequest
-from tasks.contracts.stages import STAGE_FACTS, Stage
-from tasks.rollout.state import ModelState, open_state
+from tasks.contracts.stage_io import StageContext, StageInput
+from tasks.contracts.stages import STAGE_FACTS, ArtifactKind, Stage
+from tasks.rollout.judge import judge, verdict_numbers
+from tasks.rollout.observation import StepObservation, VariantSeen
+from tasks.rollout.phases import Decision
+from tasks.rollout.state import ModelState, Note, open_state
+from tasks.rollout.traffic_step import TrafficStepBegun, step_begun
+from tasks.stages import promote_release, roll_back_release
+from tasks.statistics.guardrails import Quantile
+from tasks.statistics.user_means import UserMeans
 
 MODEL = "recommender"
 READS: Mapping[Stage, tuple[Stage, ...]] = {
@@ -31,23 +39,74 @@ READS: Mapping[Stage, tuple[Stage, ...]] = {
 CHECK = GateCheck(
     name="price",
     expected="min 0",
-    found="1.0",
+    found="as expected",
+    where="in 2.1M rows",
     severity="critical",
     passed=True,
     expectation="expect_column_values_to_be_between",
+    limits={"min_value": 0, "max_value": None},
+    measured={"rows": 2_100_000, "unexpected": 0, "missing": 7},
 )
+REFUSING = replace(
+    CHECK,
+    passed=False,
+    found="-4.0",
+    where="in 118 of 2.1M rows",
+    measured={"rows": 2_100_000, "unexpected": 118, "missing": 7},
+)
+HIT_RATE = {True: 0.4, False: 0.2}  # better or worse than stable's 0.3
+
+
+def observation(begun: TrafficStepBegun, *, better: bool) -> StepObservation:
+    """What a step saw: equal times, no errors, and a clear difference in the outcome."""
+    share = begun.share_basis_points / 10_000
+    times = Quantile(estimate=5.0, low=4.5, high=5.5)
+
+    def seen(users: int) -> VariantSeen:
+        return VariantSeen(
+            users=users,
+            requests=3 * users,
+            not_asked=0,
+            failed=0,
+            fell_back=0,
+            slow=0,
+            answered=3 * users,
+            p50_ms=times,
+            p95_ms=times,
+            p99_ms=times,
+        )
+
+    candidate, stable = round(4000 * share), round(4000 * (1 - share))
+    facts = begun.facts()
+    return StepObservation(
+        model=begun.model,
+        release_id=begun.release_id,
+        rollout=begun.rollout,
+        salt=begun.salt,
+        step=begun.step,
+        share=begun.share_basis_points,
+        earlier_share=facts.earlier_share,
+        plan=begun.plan,
+        candidate=seen(candidate),
+        stable=seen(stable),
+        candidate_outcome=UserMeans(users=candidate // 2, mean=HIT_RATE[better], variance=0.1),
+        stable_outcome=UserMeans(users=stable, mean=0.3, variance=0.1),
+        requests_without_outcome=0,
+    )
 
 
 @dataclass(kw_only=True)
 class TinyReleases:
-    """Seals releases into a store below `root`."""
+    """Seals releases into a store below `root`, or at `url`."""
 
     root: Path
+    url: str = ""
     made: dict[str, dict[Stage, Manifest]] = field(default_factory=dict)
+    sealed: list[Manifest] = field(default_factory=list)
 
     @property
     def home(self) -> Home:
-        return Home(root=self.root, store_url=f"file://{self.root}/store")
+        return Home(root=self.root, store_url=self.url or f"file://{self.root}/store")
 
     @property
     def store(self) -> ArtifactStore:
@@ -60,33 +119,47 @@ class TinyReleases:
     def seal(
         self, stage: Stage, files: Mapping[str, str], inputs: Mapping[str, Manifest] | None = None
     ) -> Manifest:
-        folder = self.root / "scratch" / f"{stage.value}-{len(list(self.root.glob('scratch/*')))}"
+        folder = self._scratch(stage)
         for name, text in files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(text)
+        return self._seal_folder(stage, folder, inputs or {})
+
+    def _scratch(self, stage: Stage) -> Path:
+        folder = self.root / "scratch" / f"{stage.value}-{len(list(self.root.glob('scratch/*')))}"
+        folder.mkdir(parents=True)
+        return folder
+
+    def _seal_folder(self, stage: Stage, folder: Path, inputs: Mapping[str, Manifest]) -> Manifest:
+        texts = {
+            path.relative_to(folder).as_posix(): path.read_text()
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        }
         recipe = Recipe(
             kind=STAGE_FACTS[stage].produces,
             stage=stage,
-            inputs={name: item.reference for name, item in (inputs or {}).items()},
-            config={"files": dict(files)},
+            inputs={name: item.reference for name, item in inputs.items()},
+            config={"files": dict(texts)},
             code="c",
         )
-        return self.store.seal(recipe, folder, {"seconds": 1.5, "started_at": 1_700_000_000.0})
+        facts = {"seconds": 1.5, "started_at": 1_700_000_000.0, "host": "a-host"}
+        manifest = self.store.seal(recipe, folder, facts)
+        self.sealed.append(manifest)
+        return manifest
 
     def gate(self, manifest: Manifest, *, passed: bool = True) -> Manifest:
-        check = CHECK if passed else GateCheck(**{**vars(CHECK), "passed": False, "found": "-4.0"})
         report = GateReport(
             artifact=str(manifest.address),
             content=manifest.content,
             kind=manifest.kind,
-            checks=(check,),
+            checks=(CHECK if passed else REFUSING,),
         )
         files = {"report.json": report.to_text(), "report.html": "<p>page</p>"}
         return self.seal(Stage.GATE_ARTIFACT, files, {"artifact": manifest})
 
-    def make(self, release_id: str, *, text: str = "") -> dict[Stage, Manifest]:
-        """Seal everything up to the staged slot, each artifact with its gate."""
-        request = ReleaseRequest(
+    def request(self, release_id: str) -> ReleaseRequest:
+        return ReleaseRequest(
             release_id=release_id,
             model=MODEL,
             dataset="complete-journey",
@@ -94,44 +167,115 @@ class TinyReleases:
             recipe="popularity",
             compression="int8",
             plan=PLANS["replay"],
+            champion=self.state.champion(),
         )
-        made = {
-            Stage.REQUEST_RELEASE: self.seal(
-                Stage.REQUEST_RELEASE, {"request.json": request.to_text()}
-            )
-        }
+
+    def make(
+        self, release_id: str, *, text: str = "", reserve: bool = False
+    ) -> dict[Stage, Manifest]:
+        """Seal everything up to the staged slot, each artifact with its gate."""
+        request = self.request(release_id).to_text()
+        made = {Stage.REQUEST_RELEASE: self.seal(Stage.REQUEST_RELEASE, {"request.json": request})}
         for stage, reads in READS.items():
             inputs = {item.value: made[item] for item in reads}
             files = {"payload.txt": f"{stage.value} {text or release_id}", "deep/more.txt": "x"}
+            if stage is Stage.EVALUATE_MODEL and (champion := self.state.champion()):
+                inputs["champion"] = self._manifest_at(champion.bundle)
+            if stage is Stage.STAGE_BUNDLE and reserve:
+                files["slot.json"] = self._reserved(release_id, made)
             made[stage] = self.seal(stage, files, inputs)
             if STAGE_FACTS[stage].gated:
                 self.gate(made[stage])
         self.made[release_id] = made
         return made
 
-    def promote(self, release_id: str, *, text: str = "") -> Manifest:
-        """Seal a release and move the roles as the stages do."""
-        made = self.make(release_id, text=text)
+    def _manifest_at(self, address: str) -> Manifest:
+        return next(one for one in self.sealed if str(one.address) == address)
+
+    def _reserved(self, release_id: str, made: Mapping[Stage, Manifest]) -> str:
         bundle = str(made[Stage.BUNDLE_MODEL].address)
         events = str(made[Stage.INGEST_EVENTS].address)
-        # The first may be promoted at once, and others here: what is tested lies elsewhere.
-        self.state.reserve_slot(release_id, bundle=bundle, events=events)
-        entry = self.state.promote(release_id)
-        record = {
-            "format": "release/1",
-            "model": MODEL,
-            "release_id": release_id,
-            "release_number": entry.release_number,
+        colour, number = self.state.reserve_slot(release_id, bundle=bundle, events=events)
+        record = {"colour": colour.value, "release_number": number, "bundle": bundle}
+        return pretty_json({"format": "staged_slot/1", "model": MODEL, **record})
+
+    def promote(self, release_id: str, *, text: str = "") -> Manifest:
+        """Release as the stages do: at once where nobody serves, else by the plan's steps."""
+        made = self.make(release_id, text=text, reserve=True)
+        inputs = {"slot": made[Stage.STAGE_BUNDLE]}
+        if self.state.champion() is not None:
+            inputs["verdict"] = self.steps(release_id, better=True)
+        return self._end(Stage.PROMOTE_RELEASE, release_id, inputs)
+
+    def refuse(self, release_id: str, *, text: str = "") -> Manifest:
+        """Take a release to its last step, where it turns out to be worse, and roll it back."""
+        made = self.make(release_id, text=text, reserve=True)
+        self.steps(release_id, better=False)
+        inputs = {"slot": made[Stage.STAGE_BUNDLE]}
+        return self._end(Stage.ROLL_BACK_RELEASE, release_id, inputs)
+
+    def steps(self, release_id: str, *, better: bool) -> Manifest:
+        """Take a staged release through the steps of its plan; the last verdict is returned."""
+        verdict: Manifest | None = None
+        plan = PLANS["replay"]
+        for step in range(1, len(plan.steps) + 1):
+            verdict = self._step(release_id, step, verdict, better=better)
+        assert verdict is not None
+        return verdict
+
+    def _step(
+        self, release_id: str, step: int, before: Manifest | None, *, better: bool
+    ) -> Manifest:
+        plan, made = PLANS["replay"], self.made[release_id]
+        entry = self.state.begin_step(release_id, step, plan, per_try_timeout_ms=150.0)
+        begun = step_begun(self.state.peek(), entry, plan)
+        inputs = {"slot": made[Stage.STAGE_BUNDLE], "features": made[Stage.BUILD_FEATURES]}
+        if before is not None:
+            inputs["verdict"] = before
+        shifted = self.seal(Stage.SHIFT_TRAFFIC, {"step.json": begun.to_text()}, inputs)
+        verdict = judge(observation(begun, better=better))
+        expected = (Decision.SHIP if better else Decision.ROLL_BACK) if step == 3 else "proceed"
+        assert verdict.decision == expected, verdict.sentences
+        note = Note(why=verdict.sentences[0])
+        numbers = verdict_numbers(verdict)
+        self.state.record_verdict(release_id, step, verdict.decision, numbers=numbers, note=note)
+        files = {
+            "observation.json": verdict.observation.to_text(),
+            "verdict.json": verdict.to_text(),
         }
-        made[Stage.PROMOTE_RELEASE] = self.seal(
-            Stage.PROMOTE_RELEASE,
-            {"release.json": json.dumps(record)},
-            {"slot": made[Stage.STAGE_BUNDLE]},
+        sealed = self.seal(Stage.JUDGE_STEP, files, {"step": shifted})
+        self.gate(sealed, passed=verdict.decision.favourable)
+        return sealed
+
+    def _end(self, stage: Stage, release_id: str, inputs: Mapping[str, Manifest]) -> Manifest:
+        module = promote_release if stage is Stage.PROMOTE_RELEASE else roll_back_release
+        out = self._scratch(stage)
+        context = StageContext(
+            inputs={
+                name: StageInput(address=str(item.address), manifest=item, path=out)
+                for name, item in inputs.items()
+            },
+            out=out,
+            work=out,
+            progress=lambda _sentence, _share: None,
+            store_url=self.home.store_url,
+            release=self.request(release_id),
+            state_dir=self.home.state,
         )
-        return made[Stage.PROMOTE_RELEASE]
+        module.run(context)
+        self.made[release_id][stage] = self._seal_folder(stage, out, inputs)
+        return self.made[release_id][stage]
 
     def folder_of(self, manifest: Manifest) -> Path:
         return self.root / "store" / str(manifest.address)
+
+    def reports_on(self, manifest: Manifest) -> list[Manifest]:
+        return [
+            one
+            for one in self.sealed
+            if one.kind is ArtifactKind.GATE_REPORT
+            and one.inputs["artifact"].content == manifest.content
+        ]
 
 
 @pytest.fixture

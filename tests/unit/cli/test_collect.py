@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tasks.cli.collect import RECORDS as RECORD_KINDS
 from tasks.cli.collect import keep, remove, to_remove
 from tasks.cli.ledgers import ledger_mentions, named
 from tasks.cli.verify import verify_release
@@ -16,6 +17,7 @@ from tasks.contracts.stages import Stage
 from tests.unit.cli.conftest import TinyReleases
 
 LONG_AGO = 1_000_000_000.0
+EXAMPLES = int(os.environ.get("HEADRACE_GC_EXAMPLES", "6"))  # `make mutations` tries more
 
 
 def collect(tiny, *, written_before: float | None = None) -> list[str]:
@@ -75,41 +77,92 @@ def test_a_store_that_lacks_what_the_ledger_reaches_is_left_alone(tiny) -> None:
         collect(tiny)
 
 
+# What may happen to a release: promoted, refused at its last step, ended before it had a slot, or
+# promoted and then rolled back by a person.
+FATES = ("promoted", "refused", "never staged", "rolled back")
+RECORDS = {kind.value for kind in RECORD_KINDS}
+
+
 @settings(
-    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=EXAMPLES,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-@given(plan=st.lists(st.tuples(st.booleans(), st.integers(0, 2)), min_size=1, max_size=4))
+@given(
+    plan=st.lists(st.tuples(st.sampled_from(FATES), st.integers(0, 2)), min_size=1, max_size=4),
+    young=st.booleans(),
+)
 def test_gc_never_removes_what_any_release_reaches(
-    plan: list[tuple[bool, int]], tmp_path_factory: pytest.TempPathFactory
+    plan: list[tuple[str, int]], young: bool, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Releases promoted or refused, some sharing bytes with others, in any order."""
+    """Any ledger, over artifacts of which some are shared: equal bytes are equal artifacts."""
     tiny = TinyReleases(root=Path(tmp_path_factory.mktemp("gc")))
-    promoted = []
-    for number, (goes_live, text) in enumerate(plan):
-        name = f"release-{number}"
-        if goes_live and not promoted:
-            tiny.promote(name, text=f"bytes {text}")
-            promoted.append(name)
-        else:
-            tiny.make(name, text=f"bytes {text}")
-    kept = {name: set(_files(tiny, name)) for name in promoted}
-    collect(tiny)
-    for name in promoted:
-        assert verified(tiny, name) == []
-        assert all(path.exists() for path in kept[name])
-    reached = {str(m.address) for name in promoted for m in tiny.made[name].values()}
-    sealed = {
-        f"{path.parent.parent.name}/{path.parent.name}"
-        for path in (tiny.root / "store").glob("*/*/manifest.json")
-    }
-    unreached = {address for address in sealed if not address.startswith("gate_report/")} - reached
-    assert unreached == set()
-
-
-def _files(tiny: TinyReleases, name: str) -> list[Path]:
-    return [
-        path
-        for manifest in tiny.made[name].values()
-        for path in tiny.folder_of(manifest).rglob("*")
-        if path.is_file()
+    in_ledger = [
+        name
+        for number, (fate, text) in enumerate(plan)
+        if happens(tiny, name := f"release-{number}", fate, f"bytes {text}")
     ]
+    before = snapshot(tiny)
+    reached = {path for name in in_ledger for path in files_reached(tiny, name)}
+    removed = collect(tiny, written_before=time.time() - 3600 if young else None)
+    after = snapshot(tiny)
+    for name in in_ledger:
+        assert verified(tiny, name) == []
+    assert reached <= after.keys()
+    assert all(after[path] == before[path] for path in after)
+    if young:
+        assert removed == []
+    else:
+        left = {"/".join(path.split("/")[:2]) for path in after} - {
+            "/".join(path.split("/")[:2]) for path in reached
+        }
+        assert {folder for folder in left if folder.split("/")[0] not in RECORDS} == set()
+
+
+def happens(tiny: TinyReleases, name: str, fate: str, text: str) -> bool:
+    """Let a release meet its fate, as far as it can; return whether the ledger knows it."""
+    serves = tiny.state.champion() is not None
+    if fate == "never staged" or (fate == "refused" and not serves):
+        tiny.make(name, text=text)
+        return False
+    if fate == "refused":
+        tiny.refuse(name, text=text)
+        return True
+    tiny.promote(name, text=text)
+    if fate == "rolled back" and serves:
+        tiny.state.roll_back(name)
+    return True
+
+
+def snapshot(tiny: TinyReleases) -> dict[str, bytes]:
+    store = tiny.root / "store"
+    return {
+        path.relative_to(store).as_posix(): path.read_bytes()
+        for path in store.rglob("*")
+        if path.is_file() and "ledger" not in path.relative_to(store).parts
+    }
+
+
+def files_reached(tiny: TinyReleases, name: str) -> set[str]:
+    """Every file of what the release was made of, of its verdicts, and of the reports on them."""
+    of_it = [one for one in tiny.sealed if one in tiny.made[name].values()]
+    more = True
+    while more:  # steps and verdicts are reached by what was made of the slot
+        known = {str(one.address) for one in of_it}
+        added = [
+            one
+            for one in tiny.sealed
+            if str(one.address) not in known
+            and one.kind.value in {"traffic_step", "step_verdict", "gate_report"}
+            and one.inputs
+            and all(item.address in known for item in one.inputs.values())
+        ]
+        of_it += added
+        more = bool(added)
+    store = tiny.root / "store"
+    return {
+        path.relative_to(store).as_posix()
+        for one in of_it
+        for path in tiny.folder_of(one).rglob("*")
+        if path.is_file()
+    }

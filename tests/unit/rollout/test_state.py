@@ -113,8 +113,21 @@ def test_the_salt_is_drawn_anew_for_each_release(state: ModelState) -> None:
 
 def test_a_second_release_in_progress_is_refused(state: ModelState) -> None:
     in_step_1(state)
-    with pytest.raises(BadRequestError, match="second is in progress"):
+    text = state.path.read_text()
+    with pytest.raises(BadRequestError) as refused:
         state.reserve_slot("third")
+    assert str(refused.value) == (
+        "shop: release third is refused, one release of a model at a time: release second is in "
+        "progress (number 2, phase stepping, step 1, 5 % of users), staged by airflow at "
+        "2023-11-14T22:13:20.000Z; wait until it is promoted or rolled back (`headrace status` "
+        "shows it), or end it with `headrace rollback --model shop --reason WHY`"
+    )
+    with pytest.raises(BadRequestError, match="release second is in progress"):
+        state.demand_free("third")
+    state.demand_free("second")
+    assert state.path.read_text() == text
+    state.roll_back("second")
+    state.demand_free("third")
 
 
 def test_releases_of_two_models_run_side_by_side(tmp_path: Path) -> None:
@@ -308,7 +321,7 @@ def test_strange_model_names_are_refused(tmp_path: Path, name: str) -> None:
 
 def test_a_record_of_a_newer_format_is_refused(state: ModelState) -> None:
     first_release(state)
-    state.path.write_text(state.path.read_text().replace("rollout_state/1", "rollout_state/2"))
+    state.path.write_text(state.path.read_text().replace("rollout_state/2", "rollout_state/3"))
     with pytest.raises(BadRequestError, match="written by a newer Headrace"):
         state.peek()
 

@@ -2,20 +2,24 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from tasks.__main__ import World, demand_gates, main, read_inputs
+from tasks.__main__ import World, _make, demand_gates, main, read_inputs
 from tasks.adapters.artifact_store import Recipe
+from tasks.adapters.claims import Claimant, claimed
 from tasks.contracts.artifacts import Address, parse_termination
 from tasks.contracts.errors import BadRequestError, GateRefusedError
 from tasks.contracts.exit_codes import ExitCode
 from tasks.contracts.gate_reports import GateCheck, GateReport
-from tasks.contracts.stage_io import StageRequest
+from tasks.contracts.stage_io import Outcome, StageRequest
 from tasks.contracts.stages import ArtifactKind, Stage
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -178,3 +182,141 @@ def test_addresses_in_requests_are_checked(tmp_path) -> None:
     with pytest.raises(BadRequestError, match="artifact address"):
         StageRequest.parse(text.replace('"store_url": ""', '"store_url": "file:///x"'), "request")
     assert Address.parse("feature_set/" + "a" * 64).kind is ArtifactKind.FEATURE_SET
+
+
+# Two processes that are asked for the same artifact
+
+
+def start(tmp_path, name, form=FORM, **environment):
+    said = tmp_path / f"termination-{name}"
+    command = [sys.executable, "-m", "tasks", "request_release", str(request_file(tmp_path, form))]
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "HEADRACE_STATE": str(tmp_path / "state"),
+            "HEADRACE_TERMINATION_LOG": str(said),
+            **environment,
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    return process, said
+
+
+def test_the_same_request_in_six_processes_is_done_once_and_all_end_with_its_seal(tmp_path) -> None:
+    started = [start(tmp_path, number) for number in range(6)]
+    codes = [process.wait(120) for process, _ in started]
+    sentences = [said.read_text() for _, said in started]
+    assert codes == [0] * 6, sentences
+    assert len({parse_termination(sentence) for sentence in sentences}) == 1
+    assert ["re-used" in sentence for sentence in sentences].count(False) == 1
+    assert len(list((tmp_path / "store").glob("release_request/*/payload-*"))) == 1
+    assert list((tmp_path / "store/work").glob("*/claim")) == []
+
+
+@pytest.fixture
+def work(tmp_path) -> Path:
+    """The work folder of FORM's release request."""
+    run(tmp_path, FORM)
+    key = next((tmp_path / "store/release_request").iterdir())
+    shutil.rmtree(tmp_path / "store/release_request")
+    return tmp_path / "store/work" / key.name
+
+
+def line_with(process, text: str) -> str:
+    for line in process.stdout:
+        if text in line:
+            return line
+    raise AssertionError(f"the process ended without saying {text!r}")
+
+
+def test_who_comes_second_says_whom_it_waits_for_and_goes_on_when_the_first_gave_up(
+    tmp_path, work
+) -> None:
+    first = Claimant(pid=4711, since="2026-01-31T10:00:00Z", release_id="manual-1")
+    with claimed(work, first, print):
+        process, said = start(tmp_path, "second")
+        line = line_with(process, "waits for")
+        assert process.poll() is None
+    assert "process 4711 of release manual-1, since 2026-01-31T10:00:00Z makes" in line
+    assert process.wait(60) == 0
+    assert "re-used" not in said.read_text()  # nobody had sealed it
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from tasks.adapters.claims import Claimant, claimed
+with claimed(Path(sys.argv[1]), Claimant.this_process("r"), print):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_claim_ends_with_its_process_killed_or_not(tmp_path, work) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(work)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    line_with(holder, "held")
+    process, said = start(tmp_path, "second")
+    line_with(process, f"process {holder.pid} of release r")
+    holder.kill()
+    holder.wait()
+    assert process.wait(60) == 0
+    assert parse_termination(said.read_text()) is not None
+
+
+def test_a_claim_on_a_folder_that_was_removed_meanwhile_is_taken_anew(tmp_path) -> None:
+    work, waited = tmp_path / "work", threading.Event()
+
+    def second() -> str:
+        with claimed(work, Claimant.this_process(None), lambda _holder: waited.set()):
+            return (work / "claim").read_text()
+
+    with ThreadPoolExecutor(1) as pool:
+        with claimed(work, Claimant.this_process(None), print):
+            found = pool.submit(second)
+            assert waited.wait(10)
+            shutil.rmtree(work)  # as who has sealed does
+        assert str(os.getpid()) in found.result(10)
+
+
+def test_a_process_that_loses_to_another_machine_ends_with_the_winners_verdict(
+    tmp_path, monkeypatch
+) -> None:
+    """Without a common lock both work; put-if-absent decides, and a refusal that was sealed counts."""
+    here, there = (
+        World(StageRequest(stage=Stage.GATE_ARTIFACT, store_url=f"file://{tmp_path}/store"), env)
+        for env in ({"HEADRACE_WORK": str(tmp_path / name)} for name in ("here", "there"))
+    )
+    recipe = Recipe(
+        kind=ArtifactKind.GATE_REPORT, stage=Stage.GATE_ARTIFACT, inputs={}, config={}, code="c"
+    )
+
+    def judged(passed: bool) -> Path:
+        folder = tmp_path / f"report-{passed}"
+        folder.mkdir()
+        check = GateCheck(
+            name="p", expected="a", found="b", severity="critical", passed=passed, expectation="e"
+        )
+        report = GateReport(
+            artifact="feature_set/" + "a" * 64,
+            content="0" * 64,
+            kind=ArtifactKind.FEATURE_SET,
+            checks=(check,),
+        )
+        (folder / "report.json").write_text(report.to_text())
+        return folder
+
+    def while_another_seals(context) -> Outcome:
+        there.store.seal(recipe, judged(passed=False), {})
+        return Outcome(sentence="passed here", refused=False)
+
+    context = SimpleNamespace(out=judged(passed=True))
+    manifest, outcome = _make(SimpleNamespace(run=while_another_seals), context, recipe, here)
+    assert outcome.refused
+    folder = tmp_path / "store" / str(manifest.address)
+    assert [path.name for path in folder.glob("payload-*")] == [manifest.payload_folder]

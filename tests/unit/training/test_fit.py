@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from tasks.models.interactions import Interactions
 from tasks.models.transformer import Transformer
-from tasks.training.fit import Fit, FitSettings
+from tasks.training.fit import CHECKPOINT_SECONDS, Fit, FitSettings
 
 SETTINGS = FitSettings(
     max_epochs=4,
@@ -25,10 +27,16 @@ SETTINGS = FitSettings(
 )
 
 
-def a_fit(interactions: Interactions, settings: FitSettings = SETTINGS) -> Fit:
+def a_fit(
+    interactions: Interactions,
+    settings: FitSettings = SETTINGS,
+    kind: type[Fit] = Fit,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> Fit:
     torch.manual_seed(settings.seed)
     model = Transformer(12, steps=6, width=16, layers=1, heads=2, dropout=0.1)
-    return Fit(model, interactions, interactions.examples(1), settings)
+    select = interactions.examples(1)
+    return kind(model, interactions, select, settings, checkpoint_seconds=checkpoint_seconds)
 
 
 def quiet(_sentence: str, _fraction: float | None) -> None:
@@ -64,6 +72,86 @@ def test_a_killed_fit_goes_on_to_the_very_same_weights(small_shop, tmp_path: Pat
     assert again.curve == whole.curve
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(tensor, again.model.state_dict()[name]), name
+
+
+class NoisyFit(Fit):
+    """Draws from every global generator in each batch, as a model or a library might."""
+
+    def _loss(self, rows: np.ndarray, generator: torch.Generator) -> torch.Tensor:
+        noise = random.random() + np.random.random() + torch.rand(1).item()  # noqa: NPY002
+        return super()._loss(rows, generator) * (1 + noise)
+
+
+def killed_at(place: str):
+    def say(sentence: str, _fraction: float | None) -> None:
+        if sentence.startswith(place):
+            raise Killed
+
+    return say
+
+
+@pytest.mark.parametrize("batch", range(1, 4))
+def test_killed_at_any_batch_of_an_epoch_all_random_states_go_on_as_they_were(
+    small_shop, tmp_path: Path, batch: int
+) -> None:
+    whole = a_fit(small_shop, kind=NoisyFit)
+    whole.run(tmp_path / "whole", quiet)
+    with pytest.raises(Killed):  # a checkpoint after every batch
+        a_fit(small_shop, kind=NoisyFit, checkpoint_seconds=0).run(
+            tmp_path / "killed", killed_at(f"epoch 2, batch {batch}")
+        )
+    for generator in (random.seed, np.random.seed, torch.manual_seed):
+        generator(999)  # a new process starts anywhere
+
+    again = a_fit(small_shop, kind=NoisyFit)
+    again.run(tmp_path / "killed", quiet)
+
+    assert again.resumed_from == f"epoch 1 and batch {batch}"
+    assert again.curve == whole.curve
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(tensor, again.model.state_dict()[name]), name
+
+
+def test_a_resumed_fit_trains_only_the_batches_after_its_checkpoint(small_shop, tmp_path) -> None:
+    with pytest.raises(Killed):
+        a_fit(small_shop, checkpoint_seconds=0).run(tmp_path, killed_at("epoch 3, batch 2"))
+    said = []
+
+    again = a_fit(small_shop)
+    again.run(tmp_path, lambda sentence, _fraction: said.append(sentence))
+
+    assert said[0] == "goes on after epoch 2 and batch 2, from a checkpoint"
+    assert said[1].startswith("epoch 3, batch 3 of ")
+
+
+def test_between_checkpoints_no_more_than_an_interval_is_lost(small_shop, tmp_path) -> None:
+    clock = iter(float(second) for second in range(10_000))  # each look at it is a second later
+    settings = replace(SETTINGS, batch_windows=2)
+    torch.manual_seed(5)
+    model = Transformer(12, steps=6, width=16, layers=1, heads=2, dropout=0.1)
+    fit = Fit(
+        model,
+        small_shop,
+        small_shop.examples(1),
+        settings,
+        checkpoint_seconds=5,
+        monotonic=lambda: next(clock),
+    )
+    with pytest.raises(Killed):
+        fit.run(tmp_path, killed_at("epoch 2, batch 11"))
+
+    again = a_fit(small_shop, settings)
+    again._resume(tmp_path)
+
+    assert again.epoch is not None
+    assert again.epoch.number == 2
+    assert 11 - 5 <= again.epoch.batches_done < 11
+
+
+def test_a_fit_without_a_checkpoint_says_that_it_started_anew(small_shop, tmp_path) -> None:
+    fit = a_fit(small_shop, replace(SETTINGS, max_epochs=1))
+    fit.run(tmp_path, quiet)
+    assert fit.resumed_from is None
 
 
 def test_the_best_epoch_by_the_select_period_is_kept(small_shop, tmp_path, monkeypatch):

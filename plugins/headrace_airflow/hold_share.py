@@ -1,0 +1,112 @@
+"""While a person decides, keep the candidate's share alive: renew its lease beside the approval."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowSkipException
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from headrace_airflow.approval import LONGEST_WAIT
+from headrace_airflow.bake import RENEWALS_PER_LEASE, renewal_command, renewed
+from headrace_airflow.deployment import Deployment
+from headrace_airflow.sealed_store import SealedStore
+from tasks.contracts.bake import state_path
+from tasks.contracts.exit_codes import ExitCode
+from tasks.contracts.requests import parse_utc
+
+POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hold:
+    """Whose lease is renewed, how long at most, and the record that tells when it is over."""
+
+    until: str  # ISO 8601 UTC
+    state: str  # the model's state record; it changes when the release is decided
+    renewal: tuple[str, ...]
+    lease_seconds: float
+
+
+class HoldShareOperator(BaseOperator):
+    """Renew the lease until the release is promoted or rolled back; fails nothing.
+
+    Without Airflow nobody renews: the share then lapses by itself, and so it should.
+    """
+
+    ui_color = "#fdf3e1"
+
+    def __init__(self, *, release: str, deployment: Deployment, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.release = release
+        self.deployment = deployment
+
+    def execute(self, context: Any) -> str:
+        """Hand the renewals to the triggerer, or skip where no approval was asked for."""
+        store = SealedStore(url=self.deployment.store_url)
+        release = store.release_request(str(context["ti"].xcom_pull(task_ids=self.release)))
+        if not release.approval:
+            raise AirflowSkipException("no approval was asked for: promotion follows at once")
+        hold = Hold(
+            until=(datetime.now(tz=UTC) + LONGEST_WAIT).isoformat(),
+            state=str(state_path(self.deployment.state_dir, release.model)),
+            renewal=renewal_command(self.deployment, release),
+            lease_seconds=release.plan.lease_seconds,
+        )
+        return self.defer(trigger=HoldShareTrigger(**asdict(hold)), method_name="held")
+
+    def held(self, context: Any, event: dict[str, Any]) -> str:
+        """Say why the renewals ended."""
+        del context
+        self.log.info("%s", event["sentence"])
+        return str(event["sentence"])
+
+
+class HoldShareTrigger(BaseTrigger):
+    """Renew three times a lease, and at once when the state record changes."""
+
+    def __init__(
+        self, *, until: str, state: str, renewal: tuple[str, ...], lease_seconds: float
+    ) -> None:
+        super().__init__()
+        self.hold = Hold(
+            until=until, state=state, renewal=tuple(renewal), lease_seconds=lease_seconds
+        )
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return what the triggerer needs to make this trigger again."""
+        values = asdict(self.hold) | {"renewal": list(self.hold.renewal)}
+        return f"{HoldShareTrigger.__module__}.{HoldShareTrigger.__qualname__}", values
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Renew until the release has ended or the longest wait is over."""
+        yield TriggerEvent({"sentence": await _hold(self.hold)})
+
+
+async def _hold(hold: Hold) -> str:
+    loop = asyncio.get_running_loop()
+    pause = hold.lease_seconds / RENEWALS_PER_LEASE
+    deadline = parse_utc(hold.until)
+    renew_at, seen = loop.time(), _changed_at(hold)
+    while datetime.now(tz=UTC) < deadline:
+        if loop.time() >= renew_at or _changed_at(hold) != seen:
+            end = await renewed(hold.renewal)
+            if end.exit_code == ExitCode.BAD_REQUEST:  # promoted or rolled back: nothing to hold
+                return f"the share is no longer held: {end.sentence}"
+            # Any other failure may pass; if it does not, the lease lapses and users meet stable.
+            renew_at, seen = loop.time() + pause, _changed_at(hold)
+        await asyncio.sleep(POLL_SECONDS)
+    return f"held until {hold.until}, the longest wait for an approval"
+
+
+def _changed_at(hold: Hold) -> int | None:
+    try:
+        return Path(hold.state).stat().st_mtime_ns
+    except OSError:
+        return None
