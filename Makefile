@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 LOCKS := $(foreach e,airflow data torch tensorflow rollout dev,-r requirements/$(e).lock)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo down test test-unit test-integration test-cluster kills check format locks
+.PHONY: help setup demo down test test-unit test-integration test-cluster trials faults kills check format locks
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -29,13 +29,19 @@ down: setup  ## stop all that demo left running
 	$(VENV)/bin/headrace down
 
 test: setup  ## unit and integration tests (real servers on loopback)
-	$(PY) -m pytest -q -m "not cluster and not gpu and not slow" $(PYTEST_ARGS)
+	$(PY) -m pytest -q -m "not cluster and not gpu and not slow and not trial" $(PYTEST_ARGS)
 
 test-unit: setup  ## unit tests only
 	$(PY) -m pytest -q tests/unit $(PYTEST_ARGS)
 
 test-cluster: setup  ## tests that need KUBECONFIG
 	$(PY) -m pytest -q -m cluster $(PYTEST_ARGS); code=$$?; [ $$code -eq 5 ] || exit $$code
+
+trials: setup  ## planted faults, short form: each stopped where docs/faults.md says?
+	$(PY) -m pytest -q -m trial $(PYTEST_ARGS)
+
+faults: setup  ## planted faults, long form: 2,000 requests a serving fault, 200 resamples
+	HEADRACE_FAULTS=long $(PY) -m pytest -q tests/faults $(PYTEST_ARGS)
 
 kills: setup  ## 20 kills of every stage: do all end with the undisturbed digests?
 	$(PY) -W ignore -m tests.integration.kills.long_form

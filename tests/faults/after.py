@@ -18,6 +18,7 @@ class Tally:
     """Figures of this run, by fault, for the table at its end."""
 
     figures: dict[str, str] = field(default_factory=dict)
+    verdicts: list[str] = field(default_factory=list)  # of the gate on resampled users
 
     def note(self, fault: Fault, text: str) -> None:
         known = self.figures.get(fault.key)

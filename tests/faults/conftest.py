@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,16 +14,18 @@ from tests.faults.line import Line, Release
 from tests.faults.shop import Shop, shop_catalogue, shop_events, write_shop
 from tests.faults.storefront import Storefront
 
-DEV = Path("/tmp/faults-dev-store")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give every test of this folder time for the champion that the first of them makes."""
+    """Mark what goes through the line, and give time for the champion that the first makes."""
     for item in items:
-        if Path(__file__).parent in item.path.parents:
+        fixtures = getattr(item, "fixturenames", ())
+        if Path(__file__).parent in item.path.parents and "line" in fixtures:
             item.add_marker(pytest.mark.integration)
             item.add_marker(pytest.mark.timeout(1800))
+            if item.get_closest_marker("slow") is None:
+                item.add_marker(pytest.mark.trial)
 
 
 @pytest.fixture(scope="session")
@@ -40,10 +41,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory, form: Form) -> Shop:
 
 @pytest.fixture(scope="session")
 def line(tmp_path_factory: pytest.TempPathFactory) -> Line:
-    made = Line(folder=tmp_path_factory.mktemp("line"))
-    if DEV.exists():
-        shutil.copytree(DEV, made.folder / "store", copy_function=os.link)
-    return made
+    return Line(folder=tmp_path_factory.mktemp("line"))
 
 
 @pytest.fixture(scope="session")
@@ -60,9 +58,6 @@ def champion(line: Line, shop: Shop, storefront: Storefront) -> Release:
     release = line.request("champion", shop, "markov")
     stopped = release.go_until(Stage.STAGE_BUNDLE) or release.pass_through(Stage.PROMOTE_RELEASE)
     assert stopped is None, stopped
-    if not DEV.exists():
-        for kind in [*list(ArtifactKind)[:7], ArtifactKind.GATE_REPORT]:
-            shutil.copytree(line.folder / "store" / kind.value, DEV / kind.value)
     storefront.settle()
     assert storefront.answers_of(release.path(ArtifactKind.SERVING_BUNDLE))
     return release
@@ -83,9 +78,11 @@ def tally() -> Tally:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the fault table with this run's figures."""
-    if not TALLY.figures:
+    if not TALLY.figures and not TALLY.verdicts:
         return
     terminalreporter.section(f"planted faults, {chosen_form().name} form")
     for fault in FAULTS:
         found = TALLY.figures.get(fault.key, "not run")
-        terminalreporter.write_line(f"{fault.planted} | {fault.hop} | {found}")
+        terminalreporter.write_line(f"| {fault.planted} | {fault.hop} | {found} |")
+    for verdict in TALLY.verdicts:
+        terminalreporter.write_line(verdict)

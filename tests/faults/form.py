@@ -22,7 +22,7 @@ class Form:
 
 
 SHORT = Form(
-    name="short", users=150, days=50, aisles=6, items_per_aisle=12, requests=200, resamples=10
+    name="short", users=150, days=50, aisles=6, items_per_aisle=12, requests=300, resamples=10
 )
 LONG = Form(
     name="long", users=2500, days=60, aisles=12, items_per_aisle=25, requests=2000, resamples=200

@@ -20,7 +20,7 @@ from tasks.contracts.artifacts import Address, parse_termination
 from tasks.contracts.exit_codes import ExitCode
 from tasks.contracts.gate_reports import GateReport
 from tasks.contracts.json_types import Json
-from tasks.contracts.requests import ReleaseRequest, TrafficPlan
+from tasks.contracts.requests import Champion, ReleaseRequest, TrafficPlan
 from tasks.contracts.stage_io import StageContext, StageInput, StageModule, StageRequest
 from tasks.contracts.stages import STAGE_FACTS, ArtifactKind, Stage
 from tasks.rollout.record import StateRecord
@@ -141,15 +141,31 @@ class Line:
 
     def planned(self, release: Release, plan: TrafficPlan) -> Release:
         """Return the same request with another traffic plan than the form offers."""
+        return self._resealed(release, replace(release.pinned, plan=plan), "plan", plan)
+
+    def against(self, release: Release, champion: Release) -> Release:
+        """Return the same request with a champion that need not have served."""
+        pinned = Champion(
+            release_number=1,
+            release_id=champion.pinned.release_id,
+            bundle=champion.made[ArtifactKind.SERVING_BUNDLE],
+            events=champion.made[ArtifactKind.VALIDATED_EVENTS],
+        )
+        changed = replace(release.pinned, champion=pinned)
+        return self._resealed(release, changed, "champion", pinned)
+
+    def _resealed(
+        self, release: Release, changed: ReleaseRequest, name: str, part: TrafficPlan | Champion
+    ) -> Release:
         folder = self.folder / f"request-{release.pinned.release_id}"
         folder.mkdir()
-        (folder / "request.json").write_text(replace(release.pinned, plan=plan).to_text())
+        (folder / "request.json").write_text(changed.to_text())
         manifest = self.store.manifest(Address.parse(release.address))
         recipe = Recipe(
             kind=manifest.kind,
             stage=manifest.stage,
             inputs=manifest.inputs,
-            config={**manifest.config, "plan": cast("Json", json.loads(json.dumps(asdict(plan))))},
+            config={**manifest.config, name: cast("Json", json.loads(json.dumps(asdict(part))))},
             code=manifest.code,
         )
         sealed = self.store.seal(recipe, folder, {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -168,11 +169,11 @@ def flip_a_byte(path: Path) -> None:
         file.write(bytes([byte[0] ^ 0x40]))
 
 
-# A model that is worse for those who want tail items, and for nobody else.
+# A model that is worse by so much: for those who want tail items only, or for everybody.
 
 
-class TailLoss:
-    """Lowers a Markov model's weights towards tail items until tail users lose what is wanted."""
+class Loss(ABC):
+    """Spoils a Markov model further and further until those whom it is meant for lose enough."""
 
     def __init__(self, features: Path, trained: Path) -> None:
         import json
@@ -183,24 +184,30 @@ class TailLoss:
         self.length = int(json.loads((trained / "report.json").read_text())["max_length"])
         self.examples = self.interactions.examples(Period.GATE)
         asked = np.unique(self.examples.user)
-        self.tail_user = user_slices(self.interactions, self.examples)[asked] == TAIL
+        self.losers = self.meant_for(user_slices(self.interactions, self.examples)[asked])
         self.sound = self.ndcg(self.model)
 
     def ndcg(self, model: torch.nn.Module) -> NDArray[np.float64]:
         found = evaluate(model, self.interactions, self.examples, self.length)
         return found.ndcg_by_user()
 
-    def lowered(self, share: float) -> Markov:
-        """Return the model with its weights towards tail items cut by `share`."""
+    @abstractmethod
+    def meant_for(self, slices: NDArray[np.int8]) -> NDArray[np.bool_]:
+        """Say which users are to lose, given the slice of each."""
+
+    @abstractmethod
+    def spoil(self, model: Markov, share: float) -> None:
+        """Spoil the model: not at all with 0, altogether with 1."""
+
+    def spoilt(self, share: float) -> Markov:
         model = load_model(self.trained)
         assert isinstance(model, Markov)
-        tail = torch.from_numpy(item_slices(self.interactions) == TAIL)
-        model.weights.copy_(model.weights * (1 - share * tail[model.neighbours].float()))
+        self.spoil(model, share)
         return model
 
     def loss(self, model: torch.nn.Module) -> float:
-        """Return what users of tail items lose, in NDCG@10."""
-        lost: Any = (self.sound - self.ndcg(model))[self.tail_user].mean()
+        """Return what those users lose, in NDCG@10."""
+        lost: Any = (self.sound - self.ndcg(model))[self.losers].mean()
         return float(lost)
 
     def model_that_loses(self, wanted: float) -> Markov:
@@ -209,12 +216,36 @@ class TailLoss:
         for _ in range(14):
             middle = (low + high) / 2
             low, high = (
-                (low, middle) if self.loss(self.lowered(middle)) >= wanted else (middle, high)
+                (low, middle) if self.loss(self.spoilt(middle)) >= wanted else (middle, high)
             )
-        return self.lowered(high)
+        return self.spoilt(high)
 
     def write(self, folder: Path, wanted: float) -> None:
         import json
 
         record = json.loads((folder / "model.json").read_text())
         save_model(self.model_that_loses(wanted), "markov", record["arguments"], folder)
+
+
+class TailLoss(Loss):
+    """Lowers what leads from tail items to tail items: who wants others meets such pairs rarely."""
+
+    def meant_for(self, slices: NDArray[np.int8]) -> NDArray[np.bool_]:
+        tail: NDArray[np.bool_] = slices == TAIL
+        return tail
+
+    def spoil(self, model: Markov, share: float) -> None:
+        tail = torch.from_numpy(item_slices(self.interactions) == TAIL)
+        between = tail[model.neighbours] & tail.unsqueeze(1)
+        model.weights.copy_(model.weights * (1 - share * between.float()))
+
+
+class WholeLoss(Loss):
+    """Disturbs all weights."""
+
+    def meant_for(self, slices: NDArray[np.int8]) -> NDArray[np.bool_]:
+        return np.ones(len(slices), dtype=np.bool_)
+
+    def spoil(self, model: Markov, share: float) -> None:
+        noise = torch.randn(model.weights.shape, generator=torch.Generator().manual_seed(9))
+        model.weights.copy_(model.weights * (1 + share * noise).clamp(min=0))

@@ -29,7 +29,7 @@ from tests.integration.rollout.upstreams import free_port
 from tests.integration.serving.running_server import RunningServer
 
 COLOURS = (Colour.BLUE, Colour.GREEN)
-WORKERS = 4
+WORKERS = 2  # at once: more would only wait for each other on a small machine
 
 
 def eventually(met: Callable[[], bool], seconds: float = 20.0, turn: float = 0.02) -> None:

@@ -18,23 +18,38 @@ from tests.faults.after import Scene, Tally, nothing_runs_after, stopped_as_said
 from tests.faults.fault_table import Fault, faults_of
 from tests.faults.faulty_slot import Spoiler
 from tests.faults.form import Form
-from tests.faults.line import Line, Release
+from tests.faults.line import Hop, Release
 from tests.faults.plants import disturb_weights
 from tests.faults.serving_plan import guardrail_plan, ship_plan
 from tests.faults.shop import Shop
 from tests.faults.storefront import CountingTransport, Storefront
 
 KIND = ArtifactKind
+Candidate = Callable[[str, TrafficPlan], Release]
 CANDIDATE = Colour.GREEN  # blue serves the champion
 SLOWEST_STABLE_MS = 12.0  # below it ten times as slow may still be within the plan's bound
 
 
-def candidate(line: Line, shop: Shop, release_id: str, plan: TrafficPlan) -> Release:
-    """Return a sound release up to its evaluation: the champion's model without int8."""
-    release = line.planned(line.request(release_id, shop, "markov", compression="none"), plan)
-    stop = release.go_until(Stage.EVALUATE_MODEL)
-    assert stop is None, stop
-    return release
+@pytest.fixture
+def candidate(scene: Scene, shop: Shop) -> Iterator[Candidate]:
+    """Make sound releases up to their evaluation: the champion's model without int8.
+
+    One that a failed test leaves in progress is rolled back: the next test has its own say.
+    """
+    made = []
+
+    def make(release_id: str, plan: TrafficPlan) -> Release:
+        asked = scene.line.request(release_id, shop, "markov", compression="none")
+        release = scene.line.planned(asked, plan)
+        stop = release.go_until(Stage.EVALUATE_MODEL)
+        assert stop is None, stop
+        made.append(release)
+        return release
+
+    yield make
+    for release in made:
+        if scene.line.now().status.phase is not Phase.SERVING:
+            release.run(Stage.ROLL_BACK_RELEASE)
 
 
 @pytest.fixture
@@ -45,12 +60,9 @@ def spoiler(storefront: Storefront, champion: Release) -> Iterator[Spoiler]:
     found.heal()
 
 
-def ten_times_slower(line: Line, spoiler: Spoiler, infra: Path | None) -> None:
-    """Add nine times what stable takes: as the infra check found it, or as a floor."""
-    p99 = 0.0
-    if infra is not None:
-        p99 = json.loads((infra / "infra.json").read_text())["latency_ms"]["stable"]["p99"]
-    spoiler.delay_seconds = 9 * max(p99, SLOWEST_STABLE_MS) / 1000
+def ten_times_slower(spoiler: Spoiler, stable_ms: float) -> None:
+    """Add nine times what stable takes."""
+    spoiler.delay_seconds = 9 * max(stable_ms, SLOWEST_STABLE_MS) / 1000
 
 
 def end(release: Release, scene: Scene) -> None:
@@ -73,7 +85,7 @@ def wrong_for_one_percent(release: Release, spoiler: Spoiler) -> None:
 
 
 def slow_at_staging(release: Release, spoiler: Spoiler) -> None:
-    ten_times_slower(release.line, spoiler, None)
+    ten_times_slower(spoiler, SLOWEST_STABLE_MS)
 
 
 def certificate_outlived(release: Release, spoiler: Spoiler) -> None:
@@ -103,9 +115,14 @@ STAGING: Mapping[str, Callable[[Release, Spoiler], None]] = MappingProxyType(
 
 @pytest.mark.parametrize("fault", faults_of("staging"), ids=lambda fault: fault.planted)
 def test_a_slot_that_fails_its_check_is_never_given_users(
-    fault: Fault, scene: Scene, shop: Shop, form: Form, spoiler: Spoiler, tally: Tally
+    fault: Fault,
+    scene: Scene,
+    form: Form,
+    candidate: Candidate,
+    spoiler: Spoiler,
+    tally: Tally,
 ) -> None:
-    release = candidate(scene.line, shop, fault.key, guardrail_plan(form, form.requests))
+    release = candidate(fault.key, guardrail_plan(form, form.requests))
     STAGING[fault.key](release, spoiler)
     stop = stopped_as_said(fault, release.pass_through(Stage.STAGE_BUNDLE))
     nothing_runs_after(stop, release)
@@ -133,7 +150,8 @@ def hangs(release: Release, spoiler: Spoiler) -> None:
 
 
 def becomes_slow(release: Release, spoiler: Spoiler) -> None:
-    ten_times_slower(release.line, spoiler, release.path(KIND.STAGED_SLOT))
+    verdict = json.loads((release.path(KIND.STEP_VERDICT) / "verdict.json").read_text())
+    ten_times_slower(spoiler, verdict["variants"]["stable"]["p95_ms"]["estimate"])
 
 
 def worse_answers(release: Release, spoiler: Spoiler) -> None:
@@ -150,7 +168,7 @@ TRAFFIC: Mapping[str, Callable[[Release, Spoiler], None]] = MappingProxyType(
 )
 
 
-def take_step(release: Release, scene: Scene, step: int) -> tuple[CountingTransport, object]:
+def take_step(release: Release, scene: Scene, step: int) -> tuple[CountingTransport, Hop | None]:
     """Shift, let users ask, judge; return what users got and where the release was stopped."""
     shifted = release.run(Stage.SHIFT_TRAFFIC, step=step)
     assert shifted.address is not None, shifted.sentence
@@ -161,18 +179,21 @@ def take_step(release: Release, scene: Scene, step: int) -> tuple[CountingTransp
 
 @pytest.mark.parametrize("fault", faults_of("traffic"), ids=lambda fault: fault.planted)
 def test_a_candidate_that_goes_bad_is_taken_out_and_no_request_fails(
-    fault: Fault, scene: Scene, shop: Shop, form: Form, spoiler: Spoiler, tally: Tally
+    fault: Fault,
+    scene: Scene,
+    form: Form,
+    candidate: Candidate,
+    spoiler: Spoiler,
+    tally: Tally,
 ) -> None:
-    ship = fault.key == "worse_answers"
-    plan = ship_plan(form, form.requests) if ship else guardrail_plan(form, form.requests)
-    release = candidate(scene.line, shop, fault.key, plan)
+    plan = ship_plan if fault.key == "worse_answers" else guardrail_plan
+    release = candidate(fault.key, plan(form, form.requests))
     stop = release.pass_through(Stage.STAGE_BUNDLE)
     assert stop is None, stop
-    if ship:
-        got, stop = take_step(release, scene, 1)
-        assert (got.failed, stop) == (0, None)
+    got, stop = take_step(release, scene, 1)
+    assert (got.failed, stop) == (0, None)
     TRAFFIC[fault.key](release, spoiler)
-    got, stop = take_step(release, scene, 2 if ship else 1)
+    got, stop = take_step(release, scene, 2)
     assert got.failed == 0, got.counts
     assert got.asked >= form.requests
     _no_exposure_failed(scene, form)
@@ -194,9 +215,9 @@ def _no_exposure_failed(scene: Scene, form: Form) -> None:
 
 
 def test_the_same_candidate_without_a_fault_is_shipped_and_can_be_taken_back(
-    scene: Scene, shop: Shop, form: Form, spoiler: Spoiler
+    scene: Scene, form: Form, candidate: Candidate, spoiler: Spoiler
 ) -> None:
-    release = candidate(scene.line, shop, "sound", ship_plan(form, 300))
+    release = candidate("sound", ship_plan(form, 300))
     stop = release.pass_through(Stage.STAGE_BUNDLE)
     assert stop is None, stop
     for step in (1, 2):
