@@ -211,8 +211,9 @@ INTRODUCTION = """# Planted faults
 Each of these is planted in real files, sent through the real stages (`python -m tasks <stage>`), their gates, real model servers and
 a real Envoy by `tests/faults`. For each the suite asserts the hop that stops it, the words with which it does, that the next stage
 refuses to read what was stopped, and that users are answered by the old model all the while, traffic faults without one failed
-request. `make test` runs the short form, `make faults` the long one, which prints this table with its figures
-([benchmarks](benchmarks.md)).
+request. `make trials` runs the short form, `make faults` the long one (2,000 requests and more for each fault under traffic), which
+prints this table with its figures ([benchmarks](benchmarks.md)). `make faults` also draws the users of an evaluation anew 200 times:
+an equal retrain passes, a model worse by the margin does not, and with too few users there is no verdict.
 
 This page is written by `python -m tests.faults.fault_table` from the table that drives the tests; a test compares them.
 """

@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import threading
+import time
 from collections.abc import Callable
 from concurrent import futures
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ class Spoiler:
 
     status: int | None = None  # REST; gRPC says INTERNAL
     delay_seconds: float = 0.0
+    slower: float = 0.0  # this many times what the real server took is waited on top of it,
+    least_seconds: float = 0.0  # but not less than this
     wrong_every: int | None = None  # of so many answers one has its first two items exchanged
     worst_first: bool = False  # the last item of the list in every place
     asked: int = 0
@@ -38,6 +41,7 @@ class Spoiler:
         """Let everything through again."""
         self.wake.set()
         self.status, self.delay_seconds, self.wrong_every = None, 0.0, None
+        self.slower, self.least_seconds = 0.0, 0.0
         self.worst_first, self.asked, self.spoilt = False, 0, 0
         self.wake = threading.Event()
 
@@ -47,6 +51,12 @@ class Spoiler:
     def wait(self) -> None:
         if self.delay_seconds:
             self.wake.wait(self.delay_seconds)
+
+    def linger(self, began: float) -> None:
+        """Wait on top of what the real server took since `began`."""
+        if self.slower:
+            took = time.monotonic() - began
+            self.wake.wait(max(self.slower * took, self.least_seconds))
 
     def next_is_spoilt(self) -> bool:
         """Count one answer, and say whether its items are to be changed."""
@@ -93,11 +103,14 @@ def _rest_handler(spoiler: Spoiler, target: int) -> type[BaseHTTPRequestHandler]
             if predict and spoiler.status is not None:
                 self._answer(spoiler.status, "application/json", b'{"error": "planted"}')
                 return
+            began = time.monotonic()
             try:
                 status, kind, answer = ask(self.command, self.path, body)
             except OSError:
                 self._answer(503, "application/json", b'{"error": "no server behind"}')
                 return
+            if predict:
+                spoiler.linger(began)
             if predict and status == 200 and spoiler.next_is_spoilt():
                 record = json.loads(answer)
                 record["outputs"]["items"] = [
@@ -143,11 +156,14 @@ class _GrpcProxy(grpc.GenericRpcHandler):
                 self.spoiler.wait()
             if predict and self.spoiler.status is not None:
                 context.abort(grpc.StatusCode.INTERNAL, "planted")
+            began = time.monotonic()
             try:
                 answer: bytes = ask(request, timeout=60)
             except grpc.RpcError as error:
                 context.abort(error.code(), error.details())
                 raise AssertionError from error
+            if predict:
+                self.spoiler.linger(began)
             if predict and self.spoiler.next_is_spoilt():
                 return self._spoilt(answer)
             return answer

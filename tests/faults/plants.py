@@ -228,24 +228,29 @@ class Loss(ABC):
 
 
 class TailLoss(Loss):
-    """Lowers what leads from tail items to tail items: who wants others meets such pairs rarely."""
+    """Lowers what leads to the rarer half of tail items: only who wants those loses."""
 
     def meant_for(self, slices: NDArray[np.int8]) -> NDArray[np.bool_]:
         tail: NDArray[np.bool_] = slices == TAIL
         return tail
 
     def spoil(self, model: Markov, share: float) -> None:
-        tail = torch.from_numpy(item_slices(self.interactions) == TAIL)
-        between = tail[model.neighbours] & tail.unsqueeze(1)
-        model.weights.copy_(model.weights * (1 - share * between.float()))
+        train = self.interactions.items[self.interactions.period == Period.TRAIN]
+        counts = np.bincount(train, minlength=self.interactions.num_items + 1)
+        tail = item_slices(self.interactions) == TAIL
+        _lower(model, tail & (counts <= np.median(counts[tail])), share)
 
 
 class WholeLoss(Loss):
-    """Disturbs all weights."""
+    """Lowers what leads to every second item."""
 
     def meant_for(self, slices: NDArray[np.int8]) -> NDArray[np.bool_]:
         return np.ones(len(slices), dtype=np.bool_)
 
     def spoil(self, model: Markov, share: float) -> None:
-        noise = torch.randn(model.weights.shape, generator=torch.Generator().manual_seed(9))
-        model.weights.copy_(model.weights * (1 + share * noise).clamp(min=0))
+        _lower(model, np.arange(model.num_items + 1) % 2 == 0, share)
+
+
+def _lower(model: Markov, items: NDArray[np.bool_], share: float) -> None:
+    towards = torch.from_numpy(items)[model.neighbours].float()
+    model.weights.copy_(model.weights * (1 - share * towards))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tasks.contracts.requests import TrafficPlan, TrafficStep
 from tests.faults.form import Form
 
 FIRST_SHARE = 0.1  # of the requests: the step in which nothing is wrong yet
+STAGING_BOUND_MS = 20.0
 SHIP_BOUND_MS = 2000.0  # where answers are judged, a busy machine is not the question
 
 
@@ -19,6 +22,12 @@ def _step(share: int, judgement: str, replay: float, users: int = 10) -> Traffic
     )
 
 
+def staging_plan(form: Form) -> TrafficPlan:
+    """Return a plan whose bound lies below ten times what a quick model takes."""
+    plan = guardrail_plan(form, form.requests)
+    return replace(plan, min_latency_bound_ms=STAGING_BOUND_MS)
+
+
 def guardrail_plan(form: Form, requests: int) -> TrafficPlan:
     """Return a plan whose second step asks what the fault needs, with two fifths of the users."""
     share = _replay_share(form, requests)
@@ -29,7 +38,9 @@ def guardrail_plan(form: Form, requests: int) -> TrafficPlan:
 def ship_plan(form: Form, requests: int) -> TrafficPlan:
     """Return a plan whose second step decides to ship."""
     steps = (_first(), _step(5000, "ship", _replay_share(form, requests)))
-    return TrafficPlan(name="ship", steps=steps, min_latency_bound_ms=SHIP_BOUND_MS)
+    return TrafficPlan(
+        name="ship", steps=steps, margin=form.ship_margin, min_latency_bound_ms=SHIP_BOUND_MS
+    )
 
 
 def _first() -> TrafficStep:

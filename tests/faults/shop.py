@@ -1,7 +1,8 @@
 """A shop whose customers walk through its aisles in order: the events that faults are planted in.
 
-What comes next depends on what came last, so a model of sequences beats counting; some customers
-prefer what many buy and some what few buy, so head, mid and tail all have their users.
+What comes next depends on what came last, so a model of sequences beats counting. Every customer
+keeps to one part of each shelf: most to the first, fewer to the middle, fewest to the end, so head,
+mid and tail items all have users of their own.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import pandas as pd
 from tests.faults.form import Form
 
 FIRST_DAY = pd.Timestamp("2026-01-01T08:00:00Z")
+PARTS = (0.38, 0.335, 0.285)  # of the customers keep to the first, middle and last part of a shelf
+ELSEWHERE = 0.02  # how often an item of another part is taken, for once of one's own
 VISIT, ONWARD = 0.6, 0.9  # chances: of a visit on a day, and of the next aisle at the next visit
 MAPPING = """
 format = "events_mapping/1"
@@ -71,19 +74,19 @@ def _sku(aisle: int, place: int) -> str:
 def shop_events(form: Form, seed: int = 1) -> pd.DataFrame:
     """Return one row per bought item, in the shop's own columns."""
     draw = np.random.default_rng(seed)
-    ranks = np.arange(1, form.items_per_aisle + 1)
-    liked = {"head": 1 / ranks, "mid": np.ones(len(ranks)), "tail": (ranks / ranks.max()) ** 2}
-    tastes = draw.choice(list(liked), form.users, p=[0.5, 0.2, 0.3])
+    part = np.arange(form.items_per_aisle) * len(PARTS) // form.items_per_aisle
+    tastes = draw.choice(len(PARTS), form.users, p=PARTS)
     rows = []
     for user in range(form.users):
-        chances = liked[tastes[user]] / liked[tastes[user]].sum()
+        chances = np.where(part == tastes[user], 1.0, ELSEWHERE)
+        chances /= chances.sum()
         aisle = int(draw.integers(form.aisles))
         for day in np.flatnonzero(draw.random(form.days) < VISIT):
             onward = draw.random() < ONWARD
             aisle = (aisle + 1) % form.aisles if onward else int(draw.integers(form.aisles))
             at = FIRST_DAY + pd.Timedelta(days=int(day), seconds=user * 7)
-            places = draw.choice(form.items_per_aisle, 5, replace=False, p=chances)
-            rows += [(user, aisle, int(place), at, f"o-{user}-{day}") for place in places]
+            taken = draw.choice(form.items_per_aisle, 5, replace=False, p=chances)
+            rows += [(user, aisle, int(place), at, f"o-{user}-{day}") for place in taken]
     frame = pd.DataFrame(rows, columns=["user", "aisle", "place", "at", "order_no"])
     return pd.DataFrame(
         {
