@@ -139,6 +139,15 @@ class Line:
         assert ran.address is not None, ran.sentence
         return Release(line=self, address=ran.address)
 
+    def again(self, release: Release, release_id: str, **more: Json) -> Release:
+        """Seal the request of another release by the same form, but for these values."""
+        form = cast(
+            "dict[str, Json]", self.store.manifest(Address.parse(release.address)).config["form"]
+        )
+        ran = self.run(Stage.REQUEST_RELEASE, settings={**form, "release_id": release_id, **more})
+        assert ran.address is not None, ran.sentence
+        return Release(line=self, address=ran.address)
+
     def planned(self, release: Release, plan: TrafficPlan) -> Release:
         """Return the same request with another traffic plan than the form offers."""
         return self._resealed(release, replace(release.pinned, plan=plan), "plan", plan)

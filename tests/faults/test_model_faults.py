@@ -51,6 +51,13 @@ def trained_on_shuffled(release: Release) -> Hop | None:
 
 
 def worse_on_tail(release: Release) -> Hop | None:
+    """Plant it in fp32, beside a champion in fp32: rounding would move what little is lost."""
+    line = release.line
+    champion = line.again(release, "tail-champion", compression="none")
+    assert champion.go_until(Stage.BUNDLE_MODEL) is None
+    release.address = line.against(
+        line.again(release, "tail-candidate", compression="none"), champion
+    ).address
     assert release.go_until(Stage.TRAIN_MODEL) is None
     sound = TailLoss(release.path(KIND.FEATURE_SET), release.path(KIND.TRAINED_MODEL))
     release.plant(KIND.TRAINED_MODEL, "tail", lambda folder: sound.write(folder, 2 * MARGIN))
@@ -113,7 +120,7 @@ def test_it_is_stopped_where_the_table_says_and_users_keep_the_old_model(
 def _only_tail_users_lose(release: Release, tally: Tally, fault: Fault) -> None:
     rows: pd.DataFrame = pq.read_table(release.path(KIND.EVALUATION) / "rows.parquet").to_pandas()
     lost = (rows["ndcg_candidate"] - rows["ndcg_champion"]).groupby(rows["slice"]).mean()
-    assert -2.5 * MARGIN < lost["tail"] < -1.8 * MARGIN
+    assert -2.1 * MARGIN < lost["tail"] <= -2 * MARGIN
     assert lost.drop("tail").min() > -MARGIN
     users = json.dumps(rows["slice"].value_counts().to_dict())
     tally.note(fault, f"difference {lost['tail']:+.4f} on tail; users {users}")
