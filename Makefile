@@ -41,7 +41,8 @@ trials: setup  ## planted faults, short form: each stopped where docs/faults.md 
 	$(PY) -m pytest -q -m trial $(PYTEST_ARGS)
 
 faults: setup  ## planted faults, long form: 2,000 requests a serving fault, 200 resamples
-	HEADRACE_FAULTS=long $(PY) -m pytest -q tests/faults $(PYTEST_ARGS)
+	HEADRACE_FAULTS=long $(PY) -m pytest -q -m trial $(PYTEST_ARGS)
+	HEADRACE_FAULTS=crowd $(PY) -m pytest -q tests/faults/test_evaluation_verdicts.py $(PYTEST_ARGS)
 
 kills: setup  ## 20 kills of every stage: do all end with the undisturbed digests?
 	$(PY) -W ignore -m tests.integration.kills.long_form

@@ -49,4 +49,4 @@ def _first() -> TrafficStep:
 
 def _replay_share(form: Form, requests: int) -> float:
     expected = form.users * form.days * 0.2 * 0.6  # canary days times the chance of a visit
-    return min(1 - FIRST_SHARE, 1.15 * requests / expected)
+    return min(1 - FIRST_SHARE, 1.1 * requests / expected)
