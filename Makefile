@@ -6,7 +6,7 @@ LOCKS := $(foreach e,airflow data torch tensorflow rollout dev,-r requirements/$
 
 export WHEELS BASE BASE_DIGEST VARIANT PREFIX
 .DEFAULT_GOAL := help
-.PHONY: help setup demo down test test-unit test-integration test-cluster test-images images kills fault-matrix check format locks
+.PHONY: help setup demo down test test-unit test-integration test-cluster test-images images trials faults kills fault-matrix check format locks
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -30,7 +30,7 @@ down: setup  ## stop all that demo left running
 	$(VENV)/bin/headrace down
 
 test: setup  ## unit and integration tests (real servers on loopback)
-	$(PY) -m pytest -q -m "not cluster and not images and not gpu and not slow" $(PYTEST_ARGS)
+	$(PY) -m pytest -q -m "not cluster and not images and not gpu and not slow and not trial" $(PYTEST_ARGS)
 
 test-unit: setup  ## unit tests only
 	$(PY) -m pytest -q tests/unit $(PYTEST_ARGS)
@@ -42,6 +42,13 @@ fault-matrix: setup  ## every fault, sync and deferrable, stock and ours, on KUB
 	$(PY) -m tests.cluster.stock .fault-matrix-stock.json
 	HEADRACE_MATRIX_STOCK=.fault-matrix-stock.json HEADRACE_MATRIX_TABLE=docs/fault-matrix.md \
 	  $(PY) -m pytest -q tests/cluster/test_fault_matrix.py $(PYTEST_ARGS)
+
+trials: setup  ## planted faults, short form: each stopped where docs/faults.md says?
+	$(PY) -m pytest -q -m trial $(PYTEST_ARGS)
+
+faults: setup  ## planted faults, long form: 2,000 requests a serving fault, 200 resamples
+	HEADRACE_FAULTS=long $(PY) -m pytest -q -m trial $(PYTEST_ARGS)
+	HEADRACE_FAULTS=crowd $(PY) -m pytest -q tests/faults/test_evaluation_verdicts.py $(PYTEST_ARGS)
 
 kills: setup  ## 20 kills of every stage: do all end with the undisturbed digests?
 	$(PY) -W ignore -m tests.integration.kills.long_form

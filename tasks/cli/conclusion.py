@@ -95,7 +95,7 @@ def _refusal_lines(task: TaskView, store: ArtifactStore, airflow_url: str) -> li
     if report is None:
         lines.append(task.refusal or task.sentence)
     else:
-        lines += [f"- {check.sentence}" for check in report.failures[:MAX_FAILURES]]
+        lines += [f"- {check.advice}" for check in report.failures[:MAX_FAILURES]]
     root = store.objects.local_root
     if root is not None:
         folder = root / str(task.sealed) / store.manifest(task.sealed).payload_folder

@@ -48,6 +48,11 @@ class GateCheck:
         return bounded(f"{self.name}: {self.expected} expected, {self.found} found{where}", 500)
 
     @property
+    def advice(self) -> str:
+        """Return the sentence, and after it why that is bad and what to do."""
+        return bounded(f"{self.sentence} - {self.why}", 700) if self.why else self.sentence
+
+    @property
     def recomputed(self) -> bool | None:
         """Return the verdict that follows from the numbers, None where the report keeps none."""
         if self.limits is None or self.measured is None:
@@ -128,7 +133,7 @@ class GateReport:
         note = f" ({self.note})" if self.note else ""
         if not self.passed:
             head = f"Gate '{kind}' refused: {len(self.failures)} of {total} failed{note} - "
-            return head + _joined([check.sentence for check in self.failures])
+            return head + _joined([check.advice for check in self.failures])
         head = f"Gate '{kind}' passed: {total} checks{note}"
         if not self.warnings:
             return head
@@ -201,7 +206,7 @@ def demand_passing(
         )
         raise BadRequestError(message)
     if not report.passed:
-        raise GateRefusedError(kind.value, [check.sentence for check in report.failures])
+        raise GateRefusedError(kind.value, [check.advice for check in report.failures])
 
 
 def _figure(record: Mapping[str, Any]) -> Figure:

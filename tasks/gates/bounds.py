@@ -16,6 +16,7 @@ from tasks.contracts.requests import ReleaseRequest
 from tasks.contracts.stages import ArtifactKind
 
 LAST_RUN = "last_run"  # role of the events that the champion was made from
+MADE_FROM = "made_from"  # role of the events that a feature set was made from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,8 @@ class EventBounds:
     min_category_lift: float = 1.3  # shuffled catalogues reach 1.13, real ones start at 1.9
     min_pairs: int = 2000  # of neighbours, for the lift to be steady
     max_retitled_share: float = 0.05  # of items that the last run had too
+    min_used_share: float = 0.5  # of events with a value: such a column was used by the last run
+    max_emptied_share: float = 0.1  # of that share: below it the column has gone
 
 
 @dataclass(frozen=True, kw_only=True)

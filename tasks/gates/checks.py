@@ -75,7 +75,9 @@ def joined(*suites: Suite) -> Suite:
     )
 
 
-def not_null(column: str, *, severity: Severity = "critical", at_least: float = 1.0) -> Check:
+def not_null(
+    column: str, *, severity: Severity = "critical", at_least: float = 1.0, why: str = ""
+) -> Check:
     """Expect values in `column`, in a share of at least `at_least` of the rows."""
     share = "" if at_least == 1 else f" in at least {in_words(at_least, 'share')} of rows"
     return Check(
@@ -84,6 +86,7 @@ def not_null(column: str, *, severity: Severity = "critical", at_least: float = 
         arguments={"column": column, "mostly": at_least},
         expected=f"a value{share}",
         severity=severity,
+        why=why,
     )
 
 
@@ -105,6 +108,7 @@ def between(
     maximum: float | None = None,
     severity: Severity = "critical",
     unit: Unit = "number",
+    why: str = "",
 ) -> Check:
     """Expect every value of `column` within the ends."""
     return Check(
@@ -114,6 +118,7 @@ def between(
         expected=_range_in_words(minimum, maximum, unit, ("min", "max")),
         severity=severity,
         unit=unit,
+        why=why,
     )
 
 

@@ -31,6 +31,7 @@ from tasks.gates.checks import (
 )
 from tasks.gates.wording import in_words
 from tasks.statistics.bootstrap import PairedDifference, holm, mean_interval, paired_difference
+from tasks.statistics.planner import Precision, plan_precision
 
 SLICES = ("head", "mid", "tail")
 MODELS_ALWAYS_THERE = ("popularity", "markov")
@@ -204,7 +205,7 @@ def _whole(
     rows: Rows, whole: PairedDifference | None, wanted: EvaluationBounds
 ) -> list[Measurement]:
     """Return precision and non-inferiority over all users."""
-    limit = wanted.margin * wanted.max_standard_error_share
+    plan = _precision(whole, wanted.margin, wanted)
     where = _against(rows, "champion", whole)
     low = None if whole is None else whole.lower
     noninferior = Measurement(
@@ -217,24 +218,32 @@ def _whole(
     )
     # Proven better, a candidate needs no more users: precision is for telling equal from worse.
     better = whole is not None and whole.lower > 0
-    needed = "" if whole is None else f"{_users_needed(whole, limit):,} users would do"
     precise = Measurement(
         name="users enough for a verdict",
         value=None if whole is None else whole.standard_error,
-        maximum=None if better else limit,
+        maximum=None if better else plan.limit,
         minimum=0,
         expected="any standard error: the candidate is better beyond doubt"
         if better
-        else f"standard error at most {limit:.2g} (margin / {1 / wanted.max_standard_error_share:.2g})",
-        where="" if better or whole is None else f"with {whole.users:,} users ({needed})",
+        else f"standard error at most {plan.limit:.2g} "
+        f"(margin / {1 / wanted.max_standard_error_share:.2g})",
+        where=""
+        if better or whole is None
+        else f"with {plan.users:,} users ({plan.users_that_would_do:,} users would do)",
         why="With so few users an equal model would often be refused: gate on a longer period.",
     )
     return [precise, noninferior]
 
 
-def _users_needed(found: PairedDifference, standard_error: float) -> int:
-    """Return how many users would bring the standard error down to `standard_error`."""
-    return math.ceil(found.users * (found.standard_error / standard_error) ** 2)
+def _precision(
+    found: PairedDifference | None, margin: float, wanted: EvaluationBounds
+) -> Precision:
+    return plan_precision(
+        users=0 if found is None else found.users,
+        standard_error=math.nan if found is None else found.standard_error,
+        margin=margin,
+        largest_share=wanted.max_standard_error_share,
+    )
 
 
 def _slice(name: str, found: PairedDifference, wanted: EvaluationBounds) -> list[Measurement]:
@@ -242,14 +251,14 @@ def _slice(name: str, found: PairedDifference, wanted: EvaluationBounds) -> list
 
     A slice with too few users to tell an equal model from a worse one only warns in the first.
     """
-    limit = wanted.slice_margin * wanted.max_standard_error_share
+    plan = _precision(found, wanted.slice_margin, wanted)
     where = f"over {found.users:,} users (difference {found.mean:+.4f})"
     return [
         Measurement(
             name=f"{name} items not worse",
             value=found.lower,
             above=-wanted.slice_margin,
-            severity="critical" if found.standard_error <= limit else "warning",
+            severity="warning" if plan.refused else "critical",
             expected=f"lower bound of the difference above {-wanted.slice_margin:g}",
             where=where,
             why=f"Users of {name} items may lose more than the margin allows.",

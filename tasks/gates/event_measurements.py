@@ -8,8 +8,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 
-from tasks.contracts.columns import PERIODS
+from tasks.contracts.columns import OPTIONAL_EVENT_COLUMNS, PERIODS
 
 MICROSECONDS_A_DAY = 86_400_000_000
 MIN_BASKET_ITEMS = 4  # smaller baskets are often bought again as they were
@@ -117,6 +118,43 @@ class EventTables:
             "select event_type, count(*) as n from events group by all order by n desc, event_type"
         )
         return {str(kind): int(str(count)) for kind, count in self.rows(query)}
+
+    def filled(self) -> dict[str, float]:
+        """Return the share of events with a value, for each column that a shop may leave out."""
+        names = [column.value for column in OPTIONAL_EVENT_COLUMNS]
+        total, *counted = self.counts(
+            f"select count(*), {', '.join(f'count({name})' for name in names)} from events"  # noqa: S608
+        )
+        return {name: n / max(total, 1) for name, n in zip(names, counted, strict=True)}
+
+    def unlike(self, rows: pa.Table, *, by: str) -> Violation:
+        """Return rows (user_id, item_id, moment, period) of features that no event is like.
+
+        `moment` is a position, or a time in seconds, which may have been rounded either way.
+        """
+        second = "epoch_us(timestamp) / 1e6"
+        moments = "position" if by == "position" else f"unnest([floor({second}), ceil({second})])"
+        self._base.register("rows_of_features", rows)
+        query = f"""
+            with e as (select distinct user_id, item_id, period, {moments}::bigint as moment
+                       from events)
+            select count(*) filter (e.moment is null), count(*),
+                   min(f.user_id) filter (e.moment is null)
+            from rows_of_features f left join e using (user_id, item_id, period, moment)
+        """  # noqa: S608
+        count, total, user = self.rows(query)[0]
+        example = f"(e.g. of user {user})" if user is not None else ""
+        return Violation(count=int(str(count)), total=int(str(total)), example=example)
+
+    def choices(self, items: pa.Table) -> int:
+        """Return how many of the known items (item_id) were taken, once per basket."""
+        self._base.register("known_items", items)
+        (count,) = self.counts(
+            "select count(*) from (select distinct user_id, item_id, basket_id, "
+            "case when basket_id is null then position end from events "
+            "semi join known_items using (item_id))"
+        )
+        return count
 
     def described_items(self) -> tuple[int, int, int]:
         """Return the numbers of items, of those with a title, of those with a category."""

@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from tasks.contracts.columns import PERIODS, Period
 from tasks.contracts.gate_reports import Figure, Series
-from tasks.gates.bounds import FeatureBounds
+from tasks.gates.bounds import MADE_FROM, FeatureBounds
 from tasks.gates.checks import (
     Batch,
     Measurement,
@@ -23,10 +24,14 @@ from tasks.gates.checks import (
     not_null,
     unique,
 )
+from tasks.gates.event_measurements import EventTables
 from tasks.gates.wording import in_words
 from tasks.models.interactions import Interactions
 
-LEAK = "What comes later would be known in training, and every number after that be too good."
+LEAK = (
+    "What comes later would be known in training, and every number after that be too good: mend "
+    "the code that builds features."
+)
 
 
 def suite(payload: Payload, wanted: FeatureBounds) -> Suite:
@@ -40,6 +45,7 @@ def suite(payload: Payload, wanted: FeatureBounds) -> Suite:
         Suite(batches=(measured("vocabulary", _vocabulary(features, items, users)),)),
         Suite(batches=(measured("sequences", _sequences(features)),)),
         Suite(batches=(measured("periods", _periods(features)),)),
+        _beside_events(features, payload),
         Suite(batches=(measured("sizes", _sizes(features, examples, wanted)),)),
         _shown(features, examples),
     )
@@ -206,6 +212,62 @@ def _time_overlaps(features: Interactions) -> Measurement:
         where=where,
         why=LEAK,
     )
+
+
+def _beside_events(features: Interactions, payload: Payload) -> Suite:
+    """Hold the sequences against the events that they were made from."""
+    if MADE_FROM not in payload.compared:
+        return Suite(batches=())
+    events = EventTables(payload.compared[MADE_FROM])
+    user = np.repeat(np.arange(features.num_users, dtype=np.int32), np.diff(features.offsets))
+    labels = np.asarray([*PERIODS, "none"])  # a period that does not exist is named elsewhere
+    period = np.where(
+        (features.period >= 0) & (features.period < len(PERIODS)), features.period, -1
+    )
+    rows = pa.table(
+        {
+            "user_id": features.user_ids[user].tolist(),
+            "item_id": _names(features).tolist(),
+            "moment": features.time,
+            "period": labels[period].tolist(),
+        }
+    )
+    unlike = events.unlike(rows, by="position" if features.order_only else "timestamp")
+    known = pa.table({"item_id": pa.array(features.item_ids.tolist(), pa.string())})
+    taken = events.choices(known)
+    why = "Sequences were shuffled, lost or made up: mend the code that builds features."
+    return Suite(
+        batches=(
+            measured(
+                "events",
+                [
+                    _none(
+                        "interactions unlike their events",
+                        unlike.count,
+                        "every interaction an event of this user, item, time and period",
+                        where=f"in {unlike.total:,} interactions {unlike.example}".strip(),
+                        why=why,
+                    ),
+                    Measurement(
+                        name="interactions",
+                        value=len(features.items),
+                        minimum=taken,
+                        maximum=taken,
+                        unit="count",
+                        expected=f"{taken:,}, as the events have on these items",
+                        why=why,
+                    ),
+                ],
+            ),
+        )
+    )
+
+
+def _names(features: Interactions) -> NDArray[np.str_]:
+    names = np.asarray(["", *features.item_ids.tolist()])
+    inside = (features.items > 0) & (features.items <= features.num_items)
+    chosen: NDArray[np.str_] = names[np.where(inside, features.items, 0)]
+    return chosen
 
 
 def _step_times(features: Interactions) -> NDArray[np.int64]:

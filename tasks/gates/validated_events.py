@@ -32,6 +32,10 @@ from tasks.gates.event_measurements import CATALOGUE, EVENTS, Day, EventTables
 from tasks.gates.records import number, read_record
 from tasks.gates.wording import in_words
 
+UNPRICED = "A price below 0 is a refund or a wrong sign: take such rows out of the export."
+UNNAMED = (
+    "The export has rows that say nothing of who did what: export them again, or leave them out."
+)
 EARLIEST = datetime(1995, 1, 1, tzinfo=UTC)  # before web shops: a clock or a unit is wrong
 TYPES = {
     EVENTS: {
@@ -66,6 +70,8 @@ def suite(payload: Payload, wanted: EventBounds) -> Suite:
     ]
     if not order_only:
         parts.append(_times(tables, payload, wanted))
+    if LAST_RUN in payload.compared:
+        parts.append(_emptied(tables, EventTables(payload.compared[LAST_RUN]), wanted))
     parts += [_catalogue(tables, payload, wanted), Suite(batches=columns)]
     return joined(*parts)
 
@@ -101,13 +107,13 @@ def _allowed(check: Check) -> Sequence[str]:
 def _rows(folder: Path, *, order_only: bool) -> Batch:
     columns = ["user_id", "item_id", "event_type", "period", "price"]
     checks = [
-        not_null("user_id"),
-        not_null("item_id"),
-        not_null("event_type"),
+        not_null("user_id", why=UNNAMED),
+        not_null("item_id", why=UNNAMED),
+        not_null("event_type", why=UNNAMED),
         one_of("event_type", EVENT_TYPES),
         not_null("period"),
         one_of("period", PERIODS),
-        between("price", minimum=0),
+        between("price", minimum=0, why=UNPRICED),
     ]
     if not order_only:
         columns.append("timestamp")
@@ -127,7 +133,7 @@ def _items(folder: Path) -> Batch:
         checks=(
             not_null("catalogue item_id"),
             unique("catalogue item_id"),
-            between("catalogue price", minimum=0),
+            between("catalogue price", minimum=0, why=UNPRICED),
         ),
         row_noun="items",
         example="catalogue item_id",
@@ -191,7 +197,8 @@ def _uniqueness(tables: EventTables, profile: dict[str, Json], wanted: EventBoun
             maximum=wanted.max_duplicate_share,
             unit="share",
             where=repeated.example,
-            why="The same user, item, type and time twice: an export that ran twice, or a join.",
+            why="The same user, item, type and time twice, as by an export that ran twice or a join: "
+            "export once, or drop the copies.",
         )
     ]
     if not profile["repeats_allowed"]:
@@ -212,7 +219,10 @@ def _uniqueness(tables: EventTables, profile: dict[str, Json], wanted: EventBoun
 def _periods(tables: EventTables, profile: dict[str, Json], wanted: EventBounds) -> Suite:
     sizes = tables.period_sizes()
     overlaps = tables.period_overlaps(by="position" if profile["order_only"] else "timestamp")
-    leak = "What comes later would be known in training, and every number after that be too good."
+    leak = (
+        "What comes later would be known in training, and every number after that be too good: "
+        "take the later events out of the earlier part of the export."
+    )
     found = [
         Measurement(name=f"{name} period", value=size, minimum=1, unit="count", expected="events")
         for name, size in sizes.items()
@@ -268,7 +278,8 @@ def _times(tables: EventTables, payload: Payload, wanted: EventBounds) -> Suite:
             unit="count",
             expected=f"none after {wanted.as_of}",
             where=late.example,
-            why="An event of the future has a wrong clock, zone or unit.",
+            why="An event of the future has a wrong clock, zone or unit: correct [timestamp] in the "
+            "mapping, or the export.",
         ),
         Measurement(
             name="timestamps before web shops",
@@ -277,7 +288,8 @@ def _times(tables: EventTables, payload: Payload, wanted: EventBounds) -> Suite:
             unit="count",
             expected="none before 1995",
             where=early.example,
-            why="Seconds read as milliseconds, or a missing time written as 0.",
+            why="Seconds read as milliseconds, or a missing time written as 0: correct [timestamp] in "
+            "the mapping, or the export.",
         ),
         *_holes(days, wanted),
     ]
@@ -378,6 +390,26 @@ def _against_last_run(
     return found
 
 
+def _emptied(tables: EventTables, before: EventTables, wanted: EventBounds) -> Suite:
+    """Expect every column that the last run could use: an optional one goes missing in silence."""
+    filled, old = tables.filled(), before.filled()
+    emptied = [
+        f"{name}: {in_words(share, 'share')} filled then, {in_words(filled[name], 'share')} now"
+        for name, share in old.items()
+        if share >= wanted.min_used_share and filled[name] < wanted.max_emptied_share * share
+    ]
+    found = Measurement(
+        name="columns emptied since the last run",
+        value=len(emptied),
+        maximum=0,
+        unit="count",
+        expected="none",
+        where=f"({'; '.join(emptied)})" if emptied else "",
+        why="A column that the last release used is gone from the export: export it again.",
+    )
+    return Suite(batches=(measured("columns since the last run", [found]),))
+
+
 def _events_per_day(days: Sequence[Day], wanted: EventBounds) -> Figure:
     # A day belongs to the period that has most of it: cuts are not at midnight.
     owner = [day.by_period.index(max(day.by_period)) for day in days]
@@ -419,7 +451,8 @@ def _catalogue(tables: EventTables, payload: Payload, wanted: EventBounds) -> Su
             minimum=wanted.min_catalogue_share,
             unit="share",
             where=unknown.example,
-            why="Events and catalogue are of different shops or of different times.",
+            why="Events and catalogue are of different shops or times, or ids were written otherwise "
+            "(7 and 7.0): export both together, with ids as text.",
         ),
         Measurement(
             name="items with a title",
@@ -444,7 +477,8 @@ def _catalogue(tables: EventTables, payload: Payload, wanted: EventBounds) -> Su
 def _shuffled(tables: EventTables, payload: Payload, wanted: EventBounds) -> list[Measurement]:
     found, lift = [], tables.category_lift()
     why = (
-        "Titles and categories lie beside the wrong ids: the catalogue was sorted or joined badly."
+        "Titles and categories lie beside the wrong ids, as after a bad sort or join: export the "
+        "catalogue again."
     )
     if lift is not None and lift[1] >= wanted.min_pairs:
         found.append(

@@ -12,7 +12,7 @@ from tasks.contracts.artifacts import Address
 from tasks.contracts.json_types import Json
 from tasks.contracts.stage_io import Outcome, StageContext, StageInput
 from tasks.contracts.stages import ArtifactKind
-from tasks.gates.bounds import LAST_RUN, bounds_for, configuration
+from tasks.gates.bounds import LAST_RUN, MADE_FROM, bounds_for, configuration
 
 READS: Mapping[str, ArtifactKind] = MappingProxyType(
     {"artifact": ArtifactKind.GATE_REPORT}  # stands for any kind: nothing reads a report as input
@@ -22,12 +22,13 @@ PRODUCES = ArtifactKind.GATE_REPORT
 
 
 def configure(context: StageContext) -> dict[str, Json]:
-    """Return the bounds, and the address of the events that the champion was made from."""
+    """Return the bounds, and the addresses of the events that the artifact is held against."""
     artifact = context.inputs["artifact"]
     kind = artifact.manifest.kind
     return {
         **configuration(kind, bounds_for(kind, context.the_release())),
         LAST_RUN: _last_run(context, artifact),
+        MADE_FROM: _made_from(artifact),
     }
 
 
@@ -63,9 +64,18 @@ def _last_run(context: StageContext, artifact: StageInput) -> str | None:
     return champion.events
 
 
+def _made_from(artifact: StageInput) -> str | None:
+    events = artifact.manifest.inputs.get("events")
+    if events is None or artifact.manifest.kind is not ArtifactKind.FEATURE_SET:
+        return None
+    return events.address
+
+
 def _compared(context: StageContext, artifact: StageInput) -> dict[str, Path]:
-    address = _last_run(context, artifact)
-    if address is None or address == artifact.address:
-        return {}
+    wanted = {LAST_RUN: _last_run(context, artifact), MADE_FROM: _made_from(artifact)}
     store = ArtifactStore(ObjectStore(context.store_url), cache=context.work / "compared")
-    return {LAST_RUN: store.fetch(store.manifest(Address.parse(address)))}
+    return {
+        role: store.fetch(store.manifest(Address.parse(address)))
+        for role, address in wanted.items()
+        if address is not None and address != artifact.address
+    }

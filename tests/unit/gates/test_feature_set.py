@@ -36,7 +36,7 @@ def interactions(**changes) -> Interactions:
 
 @pytest.fixture
 def verdict(judge, tmp_path):
-    def run(features: Interactions, items=None, users=None, bounds=None):
+    def run(features: Interactions, items=None, users=None, bounds=None, compared=None):
         features.save(tmp_path / "interactions.npz")
         train = features.items[features.period == 0]
         counts = np.bincount(train, minlength=ITEMS + 1)[1 : ITEMS + 1]
@@ -56,7 +56,7 @@ def verdict(judge, tmp_path):
         )
         known.assign(**(items or {})).to_parquet(tmp_path / "items.parquet")
         people.assign(**(users or {})).to_parquet(tmp_path / "users.parquet")
-        return judge(KIND, bounds or FeatureBounds())
+        return judge(KIND, bounds or FeatureBounds(), compared)
 
     return run
 
@@ -179,3 +179,89 @@ def test_a_set_with_order_only_takes_no_time_gates(verdict) -> None:
     report = verdict(interactions(order_only=True))
     assert report.passed, report.sentence
     assert "leakage across periods" not in {check.name for check in report.checks}
+
+
+def events_of(features: Interactions) -> pd.DataFrame:
+    """The events that these features were made from, half a second before each rounded time."""
+    user = np.repeat(np.arange(USERS), np.diff(features.offsets))
+    frame = pd.DataFrame(
+        {
+            "user_id": features.user_ids[user],
+            "item_id": features.item_ids[features.items - 1],
+            "event_type": "purchase",
+            "timestamp": pd.to_datetime(features.time * 1000 - 500, unit="ms", utc=True),
+            "basket_id": [f"b{u}-{day}" for u, day in zip(user, features.basket, strict=True)],
+            "price": 1.0,
+            "period": np.array(["train", "select", "gate", "canary"])[features.period],
+        }
+    )
+    frame["position"] = frame.groupby("user_id").cumcount()
+    return frame.assign(**dict.fromkeys(["session_id", "query", "variant"]))
+
+
+@pytest.fixture
+def beside(verdict, write_events, tmp_path):
+    """Judge features beside the events of sound ones."""
+
+    def run(features: Interactions):
+        catalogue = pd.DataFrame({"item_id": features.item_ids, "title": "Thing"})
+        catalogue = catalogue.assign(category="Aisle", brand=None, price=1.0)
+        events = write_events(events_of(interactions()), catalogue, tmp_path / "events")
+        return verdict(features, compared={"made_from": events})
+
+    return run
+
+
+def test_features_like_their_events_pass(beside) -> None:
+    report = beside(interactions())
+    assert report.passed, report.sentence
+    assert "interactions unlike their events" in {check.name for check in report.checks}
+
+
+def two_days_exchanged(features: Interactions) -> Interactions:
+    """What user 5 bought on the first day is said of the second, and the other way round."""
+    mine = features.offsets[5]
+    items = features.items.copy()
+    items[mine : mine + 4] = np.roll(items[mine : mine + 4], 2)
+    return replace(features, items=items)
+
+
+def the_select_period_labelled_gate(features: Interactions) -> Interactions:
+    period = features.period.copy()
+    period[rows_of_user(features, 3)][12:16] = 2
+    steps = features.step_period.copy()
+    steps[features.step_offsets[3] : features.step_offsets[4]][6:8] = 2
+    return replace(features, period=period, step_period=steps)
+
+
+@pytest.mark.parametrize(
+    ("plant", "user"),
+    (
+        pytest.param(two_days_exchanged, "u05", id="items of one user exchanged"),
+        pytest.param(the_select_period_labelled_gate, "u03", id="periods labelled otherwise"),
+    ),
+)
+def test_interactions_that_no_event_is_like_are_counted_and_named(beside, plant, user) -> None:
+    report = beside(plant(interactions()))
+    (check,) = [c for c in report.failures if c.name == "interactions unlike their events"]
+    assert check.found == "4"
+    assert check.where == f"in 576 interactions (e.g. of user {user})"
+
+
+def test_interactions_that_were_lost_are_refused(beside) -> None:
+    features = interactions()
+    kept = np.ones(len(features.items), dtype=bool)
+    kept[-1] = False
+    lost = replace(
+        features,
+        **{
+            name: getattr(features, name)[kept]
+            for name in ("items", "basket", "event_type", "time", "period")
+        },
+        offsets=changed(features.offsets, -1, len(features.items) - 1),
+        step_ends=changed(features.step_ends, -1, len(features.items) - 1),
+    )
+    (check,) = [c for c in beside(lost).failures if c.name == "interactions"]
+    assert check.sentence == (
+        "interactions: 576, as the events have on these items expected, 575 found"
+    )

@@ -60,7 +60,7 @@ def test_a_weight_that_is_no_number_is_refused_with_its_tensor(verdict) -> None:
     report = verdict(weights={"bias": np.full(11, np.nan, np.float32)})
     assert report.sentence == (
         "Gate 'trained_model' refused: 1 of 14 failed - weights of model: finite numbers expected, "
-        "11 found (e.g. in tensor bias)"
+        "11 found (e.g. in tensor bias) - A weight that is no number: lower the learning rate."
     )
 
 

@@ -239,6 +239,37 @@ def test_a_catalogue_described_anew_is_refused_beside_the_last_run(
     )
 
 
+def numbered(events: pd.DataFrame, filled: float) -> pd.DataFrame:
+    """Give a session to this share of the events."""
+    with_id = events.index < filled * len(events)
+    return events.assign(session_id=pd.Series("s-1", events.index).where(with_id, None))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "refused"),
+    (
+        pytest.param(1.0, 0.0, True, id="a column that the last run had is gone"),
+        pytest.param(1.0, 0.09, True, id="a column has a value in 9 of 100 events, not in all"),
+        pytest.param(1.0, 0.11, False, id="a column is sparser, but still there"),
+        pytest.param(0.49, 0.0, False, id="a column that was mostly empty is empty"),
+        pytest.param(0.0, 0.0, False, id="a column that was never there is still not there"),
+    ),
+)
+def test_a_column_that_the_last_run_had_may_not_be_empty(
+    shop, write_events, judge, tmp_path, before: float, after: float, refused: bool
+) -> None:
+    events, catalogue = shop
+    last = write_events(numbered(events, before), catalogue, tmp_path / "before")
+    write_events(numbered(events, after), catalogue)
+    found = failed(judge(KIND, BOUNDS, {"last_run": last}))
+    share = f"{after:.1%}".replace("%", " %")
+    said = (
+        "columns emptied since the last run: none expected, 1 found "
+        f"(session_id: 100.0 % filled then, {share} now)"
+    )
+    assert found == ([said] if refused else [])
+
+
 def order_only(events: pd.DataFrame) -> pd.DataFrame:
     return events.assign(timestamp=pd.NaT, basket_id=None)
 

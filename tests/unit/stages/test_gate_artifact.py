@@ -94,7 +94,7 @@ def test_a_refusal_is_an_outcome_with_a_sentence_and_is_written_all_the_same(con
     assert outcome.facts["failed"] == 1
     assert outcome.sentence == (
         "Gate 'staged_slot' refused: 1 of 8 failed - wrong answers by grpc: at most 1 expected, "
-        "5 found of 500 golden requests"
+        "5 found of 500 golden requests - The server does not answer what the bundle promises."
     )
     assert "<h1>Refused</h1>" in (context.out / "report.html").read_text()
 
