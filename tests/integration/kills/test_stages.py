@@ -14,7 +14,7 @@ from tasks.contracts.stages import Stage
 from tests.integration.kills.driver import Tally, kill_often
 from tests.integration.kills.kill_world import WITH_EFFECTS, KillWorld, kill_world
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.trial, pytest.mark.timeout(900)]
 SEED = 20261125
 # Once where most of a second is spent on importing a framework, twice elsewhere.
 SLOW = frozenset({Stage.BUNDLE_MODEL, Stage.EVALUATE_MODEL, Stage.GATE_ARTIFACT})
