@@ -171,7 +171,7 @@ class KillWorld:
             restore=lambda: self._restore(stage, store, state),
             result=lambda: self._result(stage, store, state),
             resumed=lambda _ended: bool(_facts(stage, store).get("resumed_from")),
-            lost_too_much=lambda killed, _again: _lost(killed, _facts(stage, store)),
+            lost_too_much=lambda killed, again: _lost(killed, again, _facts(stage, store)),
         )
 
     def _restore(self, stage: Stage, store: Path, state: Path) -> None:
@@ -242,8 +242,10 @@ def _facts(stage: Stage, store: Path) -> dict[str, Any]:
 _EPOCH = re.compile(r"epoch (\d+)")
 
 
-def _lost(killed: Ended, facts: dict[str, Any]) -> str:
+def _lost(killed: Ended, again: Ended, facts: dict[str, Any]) -> str:
     """Say so where a run that was in epoch N went on before the end of epoch N - 1."""
+    if "re-used: " in again.output:
+        return ""  # the kill came after the seal: nothing was left to do
     shown = [int(number) for number in _EPOCH.findall(killed.output)]
     reached = max(shown, default=0)
     if reached < 2:
