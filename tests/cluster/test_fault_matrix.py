@@ -42,11 +42,32 @@ def matrix(request: pytest.FixtureRequest, cluster: None) -> Iterator[Matrix]:
         world.stop()
 
 
-@pytest.mark.parametrize(
-    "cell",
-    CELLS,
-    ids=[f"{one.fault}, {'deferrable' if one.deferrable else 'sync'}" for one in CELLS],
+# `make test-cluster` plays these in some two minutes; `make fault-matrix` plays every cell.
+SHORT_FORM = frozenset(
+    {
+        "plain_s",
+        "plain_d",
+        "term_run_s",
+        "kill_run_s",
+        "kill_after_d",
+        "deleted_s",
+        "oom_s",
+        "large_d",
+    }
 )
+
+
+def _parameter(cell: Cell) -> object:
+    mode = "deferrable" if cell.deferrable else "sync"
+    marks = () if cell.name in SHORT_FORM else (pytest.mark.slow,)
+    return pytest.param(cell, id=f"{cell.fault}, {mode}", marks=marks)
+
+
+def test_the_short_form_names_cells_that_there_are() -> None:
+    assert {one.name for one in CELLS} >= SHORT_FORM
+
+
+@pytest.mark.parametrize("cell", [_parameter(one) for one in CELLS])
 def test_a_green_task_is_sealed_work_exactly_once(matrix: Matrix, cell: Cell) -> None:
     found = matrix.result(cell)
     print(f"{cell.name}: {found.seconds:.0f} s, try {found.try_number}, {found.starts} pods")
@@ -64,6 +85,7 @@ def test_a_green_task_is_sealed_work_exactly_once(matrix: Matrix, cell: Cell) ->
     assert cell.says in found.log
 
 
+@pytest.mark.slow
 def test_a_stranger_under_our_name_lives_on(matrix: Matrix) -> None:
     for cell in [one for one in CELLS if one.name.startswith("stranger")]:
         if cell not in matrix._results:
