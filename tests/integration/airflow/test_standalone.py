@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[3]
 STUB = Path(__file__).with_name("stub_stages.py")
@@ -77,16 +78,8 @@ def patiently(look: Callable[[], Any]) -> Any:
     raise AssertionError(f"waited {PATIENCE_SECONDS} s in vain")
 
 
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
 def environment(home: Path, state: Path, python: Path) -> dict[str, str]:
-    api, worker_logs, trigger_logs = free_ports(3)
+    api, worker_logs, trigger_logs = free_port(), free_port(), free_port()
     kept = {name: text for name, text in os.environ.items() if "AIRFLOW" not in name}
     return kept | {
         "AIRFLOW_HOME": str(home),

@@ -19,7 +19,8 @@ from tasks.rollout.envoy import RouterFiles, envoy_command, router_files, write_
 from tasks.rollout.phases import Decision
 from tasks.rollout.record import Colour
 from tasks.rollout.state import ModelState, open_state
-from tests.integration.rollout.upstreams import GrpcStub, Mood, RestStub, free_port
+from tests.integration.rollout.upstreams import GrpcStub, Mood, RestStub
+from tests.ports import free_port
 
 PLAN = PLANS["replay"]
 STEP_SHARES = (500, 2500, 5000)

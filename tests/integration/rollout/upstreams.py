@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import random
 import socket
 import struct
 import threading
@@ -16,15 +15,6 @@ from typing import Any
 import grpc
 
 METHOD = "/tensorflow.serving.PredictionService/Predict"
-
-
-def free_port() -> int:
-    """A free port below the range from which the kernel gives ports to clients."""
-    while True:
-        port = random.randrange(12_000, 30_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 @dataclass
@@ -103,8 +93,8 @@ class MortalServer(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, *arguments: Any) -> None:
+        self.connections: list[socket.socket] = []  # before a bind that may be refused
         super().__init__(*arguments)
-        self.connections: list[socket.socket] = []
 
     def process_request(self, request: Any, client_address: Any) -> None:
         self.connections.append(request)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import grpc
 import httpx
 
 from tasks.serving import protos
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[3]
 # TensorFlow words a wrong shape by the kernel that finds it, and takes oneDNN's kernels by itself
@@ -30,12 +30,6 @@ SERVICES = {
     "GetModelStatus": ("ModelService", protos.model_status.GetModelStatusResponse),
     "HandleReloadConfigRequest": ("ModelService", protos.model_management.ReloadConfigResponse),
 }
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass

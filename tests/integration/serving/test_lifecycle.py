@@ -20,9 +20,9 @@ from tasks.adapters.tf_serving import TfServingRest
 from tests.integration.serving.running_server import (
     ROOT,
     RunningServer,
-    free_port,
     predict_request,
 )
+from tests.ports import free_port
 
 Start = Callable[..., RunningServer]
 
