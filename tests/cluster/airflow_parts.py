@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -18,6 +17,8 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 ENDED = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
@@ -38,19 +39,11 @@ def patiently(look: Callable[[], Any], seconds: float, what: str) -> Any:
     raise AssertionError(f"waited {seconds:g} s in vain for {what}")
 
 
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
 class Airflow:
     """API server, scheduler with its workers, DAG processor and triggerer."""
 
     def __init__(self, home: Path, more: dict[str, str], dags: str = "dags") -> None:
-        api, worker_logs, trigger_logs = free_ports(3)
+        api, worker_logs, trigger_logs = free_port(), free_port(), free_port()
         self.home = home
         self.url = f"http://127.0.0.1:{api}"
         self.token = ""

@@ -25,8 +25,8 @@ from tasks.rollout.replay import Shoppers
 from tasks.serving.golden_answers import read_golden
 from tests.faults.faulty_slot import FaultySlot
 from tests.faults.line import MODEL, Line
-from tests.integration.rollout.upstreams import free_port
 from tests.integration.serving.running_server import RunningServer
+from tests.ports import free_port
 
 COLOURS = (Colour.BLUE, Colour.GREEN)
 WORKERS = 2  # at once: more would only wait for each other on a small machine

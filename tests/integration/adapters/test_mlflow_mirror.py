@@ -22,6 +22,7 @@ from tasks.adapters.mlflow_mirror import (
     versions_of,
 )
 from tasks.contracts.errors import StoreUnavailableError
+from tests.ports import free_port
 
 BUNDLE = f"serving_bundle/{'a' * 64}"
 VACANT: dict[str, int | None] = {"champion": None, "candidate": None, "previous": None}
@@ -30,9 +31,7 @@ VACANT: dict[str, int | None] = {"champion": None, "candidate": None, "previous"
 @pytest.fixture(scope="module")
 def mlflow_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("mlflow")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     options = {
         "--backend-store-uri": f"sqlite:///{folder}/mlflow.db",

@@ -24,7 +24,7 @@ from tasks.rollout.state import open_state
 from tests.integration.kills.build_release import MODEL, RELEASE, STORE, keep_what_is_found
 from tests.integration.kills.driver import Command, Ended, Subject, digests
 from tests.integration.kills.small_shop import write_shop
-from tests.integration.rollout.upstreams import free_port
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[3]
 THREADS = 1  # of every stage: digests are compared on one machine with one thread count

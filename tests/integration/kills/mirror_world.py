@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 from tasks.adapters.mlflow_mirror import RELEASE_TAG, answers, connect, versions_of
 from tests.integration.kills.build_release import MODEL
 from tests.integration.kills.kill_world import KillWorld
-from tests.integration.rollout.upstreams import free_port
+from tests.ports import free_port
 
 
 def with_mlflow(world: KillWorld) -> None:

@@ -16,16 +16,11 @@ import fsspec
 import pytest
 
 from tests.integration.stores.faulty_proxy import FaultyProxy, Plan
+from tests.ports import free_port
 
 SERVER = Path(__file__).with_name("moto_server.py")
 KEY_ID, SECRET = "AKIAHEADRACESENTINEL", "sentinel+secret/0123456789abcdefghijkl"
 START_SECONDS = 60.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_until_open(port: int, process: subprocess.Popen[bytes]) -> None:
