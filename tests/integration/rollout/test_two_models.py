@@ -28,9 +28,10 @@ from tasks.rollout.state import ModelState, open_state
 from tasks.serving import protos
 from tasks.stages import stage_bundle
 from tests.integration.rollout.conftest import eventually
-from tests.integration.rollout.upstreams import METHOD, free_port
+from tests.integration.rollout.upstreams import METHOD
 from tests.integration.serving.conftest import models, start_server  # noqa: F401  fixtures
 from tests.integration.serving.running_server import RunningServer
+from tests.ports import free_port
 
 pytestmark = pytest.mark.integration
 PLAN = PLANS["replay"]
