@@ -6,7 +6,7 @@ LOCKS := $(foreach e,airflow data torch tensorflow rollout dev,-r requirements/$
 
 export WHEELS BASE BASE_DIGEST VARIANT PREFIX
 .DEFAULT_GOAL := help
-.PHONY: help setup demo down test test-unit test-integration test-cluster test-images images trials faults kills fault-matrix check format locks
+.PHONY: help setup demo down test test-unit test-integration test-cluster test-images images trials test-slow mutations faults kills fault-matrix check format locks
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -43,11 +43,17 @@ fault-matrix: setup  ## every fault, sync and deferrable, stock and ours, on KUB
 	HEADRACE_MATRIX_STOCK=.fault-matrix-stock.json HEADRACE_MATRIX_TABLE=docs/fault-matrix.md \
 	  $(PY) -m pytest -q tests/cluster/test_fault_matrix.py $(PYTEST_ARGS)
 
-trials: setup  ## planted faults, short form: each stopped where docs/faults.md says?
+trials: setup  ## what takes minutes and CI runs too: planted faults, kills, whole flows, short forms
 	$(PY) -m pytest -q -m trial $(PYTEST_ARGS)
 
+test-slow: setup  ## what takes many minutes: the stack killed in the middle, Airflow standalone, large files
+	$(PY) -m pytest -q -m "slow and not cluster and not images and not gpu and not trial" --ignore tests/faults $(PYTEST_ARGS)
+
+mutations: setup  ## 1,000 random single changes of a release: is each found, and its file named?
+	HEADRACE_MUTATIONS=1000 $(PY) -m pytest -q -s tests/integration/proof/test_mutations.py $(PYTEST_ARGS)
+
 faults: setup  ## planted faults, long form: 2,000 requests a serving fault, 200 resamples
-	HEADRACE_FAULTS=long $(PY) -m pytest -q -m trial $(PYTEST_ARGS)
+	HEADRACE_FAULTS=long $(PY) -m pytest -q -m trial tests/faults $(PYTEST_ARGS)
 	HEADRACE_FAULTS=crowd $(PY) -m pytest -q tests/faults/test_evaluation_verdicts.py $(PYTEST_ARGS)
 
 kills: setup  ## 20 kills of every stage: do all end with the undisturbed digests?

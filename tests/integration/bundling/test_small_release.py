@@ -20,7 +20,7 @@ from tasks.bundling.served_model import LoadedModel
 
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = Path(__file__).with_name("small_release.py")
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.trial, pytest.mark.timeout(900)]
 
 
 def run(stage: str, folder: Path, hash_seed: int) -> str:
