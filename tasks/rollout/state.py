@@ -4,7 +4,7 @@ state = open_state(state_dir, "recommender", ObjectStore(store_url))   # store: 
 state.champion() -> Champion | None            state.read() -> StateRecord
 state.reserve_slot(release_id, bundle=..., events=...) -> (colour, release_number)
 state.begin_step(release_id, step, plan, per_try_timeout_ms=...) -> LedgerEntry
-state.renew(release_id, seconds) -> Phase      state.lapse(release_id), pause, resume
+state.renew(release_id, seconds) -> Phase      state.lapse(release_id), cut, pause, resume
 state.record_verdict(release_id, step, decision, why=..., numbers=...) -> LedgerEntry
 state.promote(release_id) -> LedgerEntry       state.roll_back(release_id) -> LedgerEntry | None
 state.history() -> list[LedgerEntry]           state.verify() -> list[str]
@@ -214,6 +214,26 @@ class ModelState:
 
         return self._commit(change, note).status.phase
 
+    def cut(
+        self,
+        release_id: str,
+        step: int,
+        *,
+        numbers: Mapping[str, Json],
+        note: Note | None = None,
+    ) -> Phase:
+        """Cut a candidate that harms to 0 %, for good: whatever was said of the step before."""
+
+        def change(now: StateRecord) -> Change:
+            if now.release_id != release_id:
+                return Change(record=now)  # it ended meanwhile: there is nothing to cut
+            cut = moved(now, Observation(asked=Ask.CUT, step=step))
+            if cut.status == now.status:
+                return Change(record=now)
+            return about_candidate(cut, kind="cut", details=numbers)
+
+        return self._commit(change, note).status.phase
+
     def pause(self, release_id: str, *, note: Note | None = None) -> Phase:
         """Cut the candidate to 0 % until somebody resumes."""
         return self._ask(release_id, Ask.PAUSE, "paused", note)
@@ -235,6 +255,7 @@ class ModelState:
 
         def change(now: StateRecord) -> Change:
             self._demand_in_progress(now, release_id)
+            self._refuse_cut(now, release_id, step)
             seen = Observation(asked=Ask.RECORD_VERDICT, step=step, decision=decision)
             judged = moved(now, seen)
             if judged.status == now.status:
@@ -393,6 +414,17 @@ class ModelState:
             f"{now.release_id or 'none'} (phase {now.status.phase}); stage it first"
         )
         raise BadRequestError(message)
+
+    def _refuse_cut(self, now: StateRecord, release_id: str, step: int) -> None:
+        if now.status.verdicts.get(step) is not Decision.ROLL_BACK:
+            return
+        cut = self._find("cut", release_id, step)
+        if cut is not None:
+            message = (
+                f"{self.model}: step {step} of {release_id} was cut by {cut.who} at {cut.at} "
+                f"(sequence {cut.sequence}): {cut.why}; roll the release back"
+            )
+            raise BadRequestError(message)
 
     def _demand_plan(self, now: StateRecord, plan: TrafficPlan) -> None:
         if now.plan is not None and now.plan != plan:

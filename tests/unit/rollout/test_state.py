@@ -153,6 +153,7 @@ def test_a_release_that_was_rolled_back_is_not_staged_again(state: ModelState) -
         pytest.param(lambda state: begin(state, 1), id="begin"),
         pytest.param(lambda state: state.pause("second"), id="pause"),
         pytest.param(lambda state: state.lapse("second", 1), id="lapse"),
+        pytest.param(lambda state: state.cut("second", 1, numbers={"bad": 7}), id="cut"),
         pytest.param(lambda state: state.roll_back("second"), id="roll back"),
         pytest.param(
             lambda state: state.record_verdict("second", 1, Decision.ROLL_BACK, numbers={}).digest,
@@ -229,6 +230,31 @@ def test_a_lapse_of_a_lease_that_was_renewed_meanwhile_is_none(state: ModelState
     old = state.peek().lease.renewals
     state.renew("second", 30)
     assert state.lapse("second", old) is Phase.STEPPING
+
+
+def test_a_cut_keeps_its_numbers_and_the_judge_who_comes_later_is_told(state: ModelState) -> None:
+    in_step_1(state)
+    keeper = Note(who="keeper", why="errors: 7 of 9")
+    assert state.cut("second", 1, numbers={"bad": 7}, note=keeper) is Phase.PAUSED
+    last = state.history()[-1]
+    assert (last.kind, last.who, last.why, last.share) == ("cut", "keeper", "errors: 7 of 9", 0)
+    assert last.details == {"bad": 7}
+    for decision in (Decision.PROCEED, Decision.ROLL_BACK):
+        with pytest.raises(BadRequestError, match=r"was cut by keeper .* errors: 7 of 9; roll"):
+            state.record_verdict("second", 1, decision, numbers={})
+    assert state.renew("second", 30) is Phase.PAUSED
+    with pytest.raises(BadRequestError, match="verdict on step 1"):
+        state.resume("second")
+    assert state.roll_back("second") is not None
+    assert state.verify() == []
+
+
+def test_a_cut_of_a_release_that_ended_meanwhile_changes_nothing(state: ModelState) -> None:
+    in_step_1(state)
+    state.roll_back("second")
+    text = state.path.read_text()
+    assert state.cut("second", 1, numbers={}) is Phase.SERVING
+    assert state.path.read_text() == text
 
 
 def test_renewing_for_another_release_changes_nothing(state: ModelState) -> None:
