@@ -109,6 +109,13 @@ def read_entry(store: LedgerStore, model: str, sequence: int) -> LedgerEntry | N
         return None
 
 
+def with_unwritten(
+    objects: Mapping[int, bytes], entries: Iterable[LedgerEntry]
+) -> dict[int, bytes]:
+    """Return a ledger's objects and, where they lack one, entries that the state record still holds."""
+    return {entry.sequence: entry.to_text().encode() for entry in entries} | dict(objects)
+
+
 def verify_chain(model: str, objects: Mapping[int, bytes], sequence: int, head: str) -> list[str]:
     """Return what is wrong with the ledger, given the state record's sequence and head.
 
