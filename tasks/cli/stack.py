@@ -70,6 +70,12 @@ class StackReport:
         """Return the parts that ended by themselves and wait to be started again."""
         return tuple(part for part in self.parts if part.status is Status.BACKING_OFF)
 
+    @property
+    def not_up_yet(self) -> tuple[PartReport, ...]:
+        """Return the parts of which nobody expects an answer: one started again is missed."""
+        first = (part for part in self.parts if part.restarts == 0)
+        return tuple(part for part in first if not part.status.settled)
+
     @classmethod
     def read(cls, home: Home) -> StackReport | None:
         """Read the record of the last start, None where there was none."""

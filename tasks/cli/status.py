@@ -70,10 +70,10 @@ def assess(home: Home, report: StackReport | None) -> Situation:
     if report is None:
         return _not_running(home)
     problems = problems_of(home, report)
+    if problems:
+        return Situation.bad(*problems)
     starting = [part.name for part in report.parts if not part.status.settled]
-    if starting and not report.unwell:
-        return Situation(line=f"starting: {', '.join(starting)}")
-    return Situation.bad(*problems) if problems else Situation(line="all well")
+    return Situation(line=f"starting: {', '.join(starting)}" if starting else "all well")
 
 
 def _not_running(home: Home) -> Situation:
