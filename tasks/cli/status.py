@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tasks.cli.health import problems_of, read_models, room
 from tasks.cli.home import Home
 from tasks.cli.parts import Status
-from tasks.cli.processes import marked
+from tasks.cli.processes import leftovers
 from tasks.cli.stack import StackReport, running
 from tasks.cli.stack_plan import AIRFLOW_USER
 from tasks.contracts.errors import BadRequestError
@@ -78,7 +78,7 @@ def assess(home: Home, report: StackReport | None) -> Situation:
 
 def _not_running(home: Home) -> Situation:
     last = StackReport.read(home)
-    left = [] if last is None else marked(last.stack_id)
+    left = leftovers(home.root, None if last is None else last.stack_id)
     if left:
         line = (
             f"the supervisor has ended but left {len(left)} processes running; "

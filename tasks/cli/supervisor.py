@@ -14,7 +14,15 @@ from typing import IO, TYPE_CHECKING
 
 from tasks.cli.home import read_json, write_private
 from tasks.cli.parts import Part, Status
-from tasks.cli.processes import MARKER, PART_MARKER, Identity, stop, stop_marked
+from tasks.cli.processes import (
+    MARKER,
+    PART_MARKER,
+    Identity,
+    end_all,
+    leftovers,
+    stop,
+    stop_marked,
+)
 from tasks.contracts.errors import BadRequestError, ConflictError, HeadraceError
 from tasks.contracts.json_types import Json, pretty_json
 
@@ -107,6 +115,8 @@ class Supervisor:
         if time.monotonic() >= self._replan_at:
             self._whatever_happens("plan", self._follow_plan)
             self._replan_at = time.monotonic() + REPLAN_SECONDS
+            # Whoever ends what a killed supervisor left must find its mark: recorded, then started.
+            self._whatever_happens("record", self._write_record)
         for child in list(self._children.values()):
             self._look_after(child)
         self._whatever_happens("record", self._write_record)
@@ -340,22 +350,19 @@ def holder_of(lock: Path) -> Identity | None:
     return found if found is not None and found.alive else None
 
 
-def clear_leftovers(record_file: Path) -> int:
-    """End what a killed supervisor left running; return how many processes there were."""
-    if not record_file.exists():
-        return 0
+def clear_leftovers(record_file: Path, home: Path) -> int:
+    """End what killed supervisors of a home left running; return how many processes there were."""
     try:
         record = read_json(record_file)
-    except BadRequestError:
-        return 0
-    parts = record.get("parts")
-    rows = (
-        [row for row in parts.values() if isinstance(row, dict)] if isinstance(parts, dict) else []
-    )
-    found = [Identity.from_record(row.get("process")) for row in rows]
+    except (BadRequestError, OSError):
+        record = {}
+    parts, stack_id = record.get("parts"), record.get("stack_id")
+    rows = parts.values() if isinstance(parts, dict) else []
+    found = [Identity.from_record(row.get("process")) for row in rows if isinstance(row, dict)]
     alive = [identity for identity in found if identity is not None and identity.alive]
     for identity in alive:
         identity.signal_group(signal.SIGTERM)
     for identity in alive:
         stop(identity, polite_seconds=5.0)
-    return len(alive) + stop_marked(str(record.get("stack_id")), polite_seconds=2.0)
+    left = leftovers(home, stack_id if isinstance(stack_id, str) else None)
+    return len(alive) + end_all(left, polite_seconds=2.0)
