@@ -10,6 +10,7 @@ import subprocess
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import IO, TYPE_CHECKING
 
 from tasks.cli.home import read_json, write_private
@@ -117,8 +118,8 @@ class Supervisor:
             self._replan_at = time.monotonic() + REPLAN_SECONDS
             # Whoever ends what a killed supervisor left must find its mark: recorded, then started.
             self._whatever_happens("record", self._write_record)
-        for child in list(self._children.values()):
-            self._look_after(child)
+        for name, child in list(self._children.items()):
+            self._whatever_happens(f"looking after {name}", partial(self._look_after, child))
         self._whatever_happens("record", self._write_record)
 
     def _whatever_happens(self, topic: str, act: Callable[[], None]) -> None:
@@ -166,14 +167,14 @@ class Supervisor:
         )
 
     def _start(self, child: Child) -> None:
-        if child.part.done_before():
-            child.status = Status.FINISHED
-            return
         log = self._log_of(child)
         marks = {MARKER: self._stack_id, PART_MARKER: child.part.name}
         environment = {**os.environ, **child.part.environment, **marks}
         child.since = time.monotonic()
         try:
+            if child.part.done_before():
+                child.status, child.note = Status.FINISHED, ""
+                return
             _rotate(log)
             with log.open("ab") as writer:
                 child.process = _spawn(child.part.command, environment, writer)
@@ -181,8 +182,8 @@ class Supervisor:
             child.note = f"could not be started: {error}"
             self._back_off(child)
             return
-        child.identity = Identity.of(child.process.pid)
         child.status = Status.STARTING
+        child.identity = Identity.of(child.process.pid)
 
     def _await_ready(self, child: Child) -> None:
         if child.part.once:
@@ -196,17 +197,30 @@ class Supervisor:
 
     def _ended(self, child: Child, code: int) -> None:
         child.process, child.identity = None, None
-        # A killed scheduler leaves stages in sessions of their own: its next one starts them anew.
-        stop_marked(self._stack_id, polite_seconds=ORPHAN_SECONDS, part=child.part.name)
-        stamp = child.part.stamp
-        if stamp is not None and code == 0:
-            stamp.write_text(child.part.stamp_text)
-            child.status, child.note = Status.FINISHED, ""
+        self._whatever_happens(
+            f"ending what {child.part.name} left", partial(self._stop_orphans, child)
+        )
+        if child.part.once and code == 0:
+            self._finish(child)
             return
         if time.monotonic() - child.since > HEALTHY_SECONDS:
             child.failures = 0
         child.note = f"ended with {_ending(code)}: {last_line(self._log_of(child))}"
         self._back_off(child)
+
+    def _stop_orphans(self, child: Child) -> None:
+        """End stages in sessions of their own: the next scheduler starts them anew."""
+        stop_marked(self._stack_id, polite_seconds=ORPHAN_SECONDS, part=child.part.name)
+
+    def _finish(self, child: Child) -> None:
+        """Remember that a step is done; one that cannot be remembered is done again."""
+        try:
+            child.part.write_stamp()
+        except OSError as error:
+            child.note = f"ended well, but that could not be written down: {error}"
+            self._back_off(child)
+        else:
+            child.status, child.note = Status.FINISHED, ""
 
     def _back_off(self, child: Child) -> None:
         delay = min(FIRST_BACKOFF_SECONDS * 2**child.failures, LONGEST_BACKOFF_SECONDS)
@@ -229,7 +243,8 @@ class Supervisor:
                 if child.identity is not None:
                     child.identity.signal_group(signal.SIGTERM)
             for child in together:
-                self._stop(child)
+                stopping = f"stopping {child.part.name}"
+                self._whatever_happens(stopping, partial(self._stop, child))
             self._whatever_happens("record", self._write_record)
         stop_marked(self._stack_id, polite_seconds=2.0)
 
