@@ -279,11 +279,17 @@ def _make(
 def say_last(
     sentence: str, log: LineLog, environment: Mapping[str, str], level: Level = Level.ERROR
 ) -> None:
-    """Put the last sentence where the operator looks, and on the screen."""
+    """Put the last sentence where the operator looks, and on the screen.
+
+    Where that cannot be written, the exit code still says what became of the stage.
+    """
     log.say(level, sentence)
     target = environment.get("HEADRACE_TERMINATION_LOG", "/dev/termination-log")
-    if "HEADRACE_TERMINATION_LOG" in environment or Path(target).exists():
-        Path(target).write_text(bounded(sentence, TERMINATION_BYTES - 1), encoding="utf-8")
+    try:
+        if "HEADRACE_TERMINATION_LOG" in environment or Path(target).exists():
+            Path(target).write_text(bounded(sentence, TERMINATION_BYTES - 1), encoding="utf-8")
+    except OSError as error:
+        log.say(Level.WARNING, f"termination log: expected a file that can be written: {error}")
 
 
 def parse_arguments(arguments: Sequence[str]) -> StageRequest:
