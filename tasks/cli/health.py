@@ -280,7 +280,10 @@ def records(models: Sequence[ServedModel]) -> list[str]:
 
 
 def _airflow(home: Home, report: StackReport) -> list[str]:
-    airflow = airflow_of(home, report, timeout_seconds=AIRFLOW_SECONDS)
+    try:
+        airflow = airflow_of(home, report, timeout_seconds=AIRFLOW_SECONDS)
+    except (BadRequestError, OSError) as error:
+        return [f"Airflow API: cannot be asked: {error}"]
     try:
         found = heartbeats(airflow.health(), datetime.now(tz=UTC))
         return found or [f"a DAG cannot be read: {line}" for line in airflow.import_errors()[:1]]

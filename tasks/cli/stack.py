@@ -137,7 +137,7 @@ def airflow_of(
     home: Home, report: StackReport, timeout_seconds: float = TIMEOUT_SECONDS
 ) -> Airflow:
     """Return the client of the stack's Airflow."""
-    password = Secrets.load_or_make(home).airflow_password
+    password = Secrets.load(home).airflow_password
     return Airflow(
         report.addresses["airflow"],
         user=AIRFLOW_USER,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from tasks.cli.home import Home
+from tasks.cli.command import main
+from tasks.cli.home import Home, Secrets
 from tasks.cli.parts import Status
 from tasks.cli.processes import Identity, is_suspended
 from tasks.cli.stack import PartReport
@@ -32,6 +34,7 @@ MLFLOW = f"MLflow: no answer at {NO_ANSWER}; releases go on, their mirror waits"
 def home(tmp_path: Path) -> Home:
     made = Home(root=tmp_path, store_url=f"file://{tmp_path}/store")
     made.create()
+    Secrets.load_or_make(made)
     return made
 
 
@@ -137,3 +140,65 @@ def test_with_nothing_on_its_way_every_silence_is_wrong(home: Home) -> None:
     found = assess(home, a_report())
     assert found.problems[0].startswith(AIRFLOW)
     assert found.problems[1:] == (MLFLOW,)
+
+
+def running_stack(home: Home) -> None:
+    """Write the record of a stack whose supervisor is this process and whose parts are silent."""
+    me = Identity.of(os.getpid())
+    assert me is not None
+    parts = {
+        "keeper": {
+            "status": "ready",
+            "restarts": 0,
+            "note": "",
+            "log": str(home.logs / "keeper.log"),
+            "process": me.to_record(),
+        }
+    }
+    record = {
+        "format": "stack/1",
+        "stack_id": "s",
+        "supervisor": me.to_record(),
+        "addresses": dict.fromkeys(("airflow", "mlflow", "router"), NO_ANSWER),
+        "notes": [],
+        "data_folder": None,
+        "parts": parts,
+    }
+    home.stack_file.write_text(json.dumps(record))
+
+
+def everything_below(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Return every path with when it was changed, folders too: a file that came and went shows."""
+    return {
+        str(path): (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else b"")
+        for path in (folder, *folder.rglob("*"))
+    }
+
+
+@pytest.mark.parametrize("words", (["status"], ["status", "--json"]))
+@pytest.mark.parametrize("runs", (True, False), ids=("a stack that runs", "no stack"))
+def test_asking_writes_nothing(
+    home: Home, monkeypatch: pytest.MonkeyPatch, words: list[str], *, runs: bool
+) -> None:
+    monkeypatch.setenv("HEADRACE_HOME", str(home.root))
+    monkeypatch.delenv("HEADRACE_STORE", raising=False)
+    serve(home, "shop", free_port())
+    if runs:
+        running_stack(home)
+        home.secrets_file.unlink()
+    before = everything_below(home.root)
+    assert main(words) == 1
+    assert everything_below(home.root) == before
+
+
+def test_secrets_that_are_gone_are_said_with_the_next_step_and_hide_nothing_else(
+    home: Home,
+) -> None:
+    home.secrets_file.unlink()
+    assert assess(home, a_report()).problems == (
+        (
+            f"Airflow API: cannot be asked: {home.secrets_file}: expected the secrets of the running "
+            "stack, found no such file; `headrace down` and `headrace up` make new ones"
+        ),
+        MLFLOW,
+    )
