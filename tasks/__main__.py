@@ -179,6 +179,13 @@ def work_folder(objects: ObjectStore, environment: Mapping[str, str]) -> Path:
     return Path(environment.get("HEADRACE_WORK") or (root / "work" if root else fallback))
 
 
+def written_folders(objects: ObjectStore, environment: Mapping[str, str]) -> list[Path]:
+    """Return the local folders that a stage writes to: work, and where they are named the others."""
+    state = environment.get("HEADRACE_STATE")
+    named = [work_folder(objects, environment), objects.local_root, Path(state) if state else None]
+    return [folder.absolute() for folder in named if folder is not None]
+
+
 class World:
     """The store, the state folder and scratch space of this process, from the environment."""
 
@@ -272,11 +279,17 @@ def _make(
 def say_last(
     sentence: str, log: LineLog, environment: Mapping[str, str], level: Level = Level.ERROR
 ) -> None:
-    """Put the last sentence where the operator looks, and on the screen."""
+    """Put the last sentence where the operator looks, and on the screen.
+
+    Where that cannot be written, the exit code still says what became of the stage.
+    """
     log.say(level, sentence)
     target = environment.get("HEADRACE_TERMINATION_LOG", "/dev/termination-log")
-    if "HEADRACE_TERMINATION_LOG" in environment or Path(target).exists():
-        Path(target).write_text(bounded(sentence, TERMINATION_BYTES - 1), encoding="utf-8")
+    try:
+        if "HEADRACE_TERMINATION_LOG" in environment or Path(target).exists():
+            Path(target).write_text(bounded(sentence, TERMINATION_BYTES - 1), encoding="utf-8")
+    except OSError as error:
+        log.say(Level.WARNING, f"termination log: expected a file that can be written: {error}")
 
 
 def parse_arguments(arguments: Sequence[str]) -> StageRequest:
@@ -306,8 +319,8 @@ def main(arguments: Sequence[str]) -> int:
     log = LineLog(subject=Subject(process="stage"))
     try:
         request = parse_arguments(arguments)
-        folder = work_folder(ObjectStore(request.store_url), os.environ)
-        with storage_faults_told(f"{request.stage.value}: {folder}", folder):
+        folders = written_folders(ObjectStore(request.store_url), os.environ)
+        with storage_faults_told(f"{request.stage.value}: {folders[0]}", folders):
             world = World(request, os.environ)
             log = world.log
             manifest, outcome = run_stage(request, world)

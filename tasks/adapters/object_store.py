@@ -94,7 +94,8 @@ class ObjectStore:
             said = str(error) or type(error).__name__
             message = f"store {self.url}: could not {doing} {path}: {said:.500}{advice}"
             if doing == WRITE and isinstance(error, OSError):
-                fault = storage_fault(error, f"store {self.url}: {path}", self.local_root)
+                here = [self.local_root] if self.local_root else []
+                fault = storage_fault(error, f"store {self.url}: {path}", here)
                 raise fault or StoreUnavailableError(message) from error
             raise StoreUnavailableError(message) from error
 
