@@ -166,10 +166,13 @@ def run(
     stop: threading.Event,
     turn_seconds: float = TURN_SECONDS,
     log: LineLog | None = None,
+    statistics: Callable[[RouterFiles], Statistics | None] = read_statistics,
 ) -> None:
     """Turn until told to stop; a failed turn is said and tried again."""
     log = log or LineLog(subject=Subject(process="keeper"))
-    keeper = Keeper(state_dir=state_dir, say=log.info, about=log.about_release)
+    keeper = Keeper(
+        state_dir=state_dir, say=log.info, about=log.about_release, statistics=statistics
+    )
     files = router_files(state_dir)
     lander = ExposureLander(
         state_dir=state_dir, key=user_key(state_dir), reopen=lambda: reopen_log(files)
