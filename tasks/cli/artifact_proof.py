@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tasks.adapters.chain import SealedReport, inputs_of, reference_problems
@@ -17,28 +17,56 @@ if TYPE_CHECKING:
     from tasks.adapters.artifact_store import ArtifactStore
 
 
-def artifact_problems(store: ArtifactStore, manifest: Manifest) -> list[str]:
+@dataclass(kw_only=True)
+class Findings:
+    """What is wrong, and what is only worth saying."""
+
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, other: Findings) -> None:
+        """Take over what another look found."""
+        self.problems += other.problems
+        self.notes += other.notes
+
+
+def artifact_findings(store: ArtifactStore, manifest: Manifest) -> Findings:
     """Return everything that is not as it was sealed, each with its file."""
-    problems = []
+    found = Findings()
     try:
         store.check(manifest)
     except HeadraceError as error:
-        problems.append(str(error))
-    problems += _stray_problems(store, manifest)
+        found.problems.append(str(error))
+    found.add(_strays(store, manifest))
     where = f"{manifest.address}/{MANIFEST_NAME}"
     if store.objects.read(where) != manifest.to_text().encode():
-        problems.append(f"{where}: is not the one text of its fields")
-    return problems + _facts_of(store, manifest)
+        found.problems.append(f"{where}: is not the one text of its fields")
+    found.problems += _facts_of(store, manifest)
+    return found
 
 
-def _stray_problems(store: ArtifactStore, manifest: Manifest) -> list[str]:
+def _strays(store: ArtifactStore, manifest: Manifest) -> Findings:
+    """Name what lies beside an artifact; the payload of a killed try is read by nobody."""
     known = {f"{manifest.address}/{MANIFEST_NAME}", f"{manifest.address}/{FACTS_NAME}"}
     payload = f"{manifest.address}/{manifest.payload_folder}/"
-    return [
-        f"{manifest.address}: expected nothing beside manifest, facts and payload, found {path}"
+    paths = [
+        path
         for path in store.objects.list(str(manifest.address))
         if path not in known and not path.startswith(payload)
     ]
+    left = {path: folder for path in paths if (folder := manifest.left_behind(path))}
+    return Findings(
+        problems=[
+            f"{manifest.address}: expected nothing beside manifest, facts and payload, found {path}"
+            for path in paths
+            if path not in left
+        ],
+        notes=[
+            f"{folder}: the payload of a try that was killed before its seal, read by nobody; "
+            "`headrace gc` removes it once it is not young"
+            for folder in dict.fromkeys(left.values())
+        ],
+    )
 
 
 def _facts_of(store: ArtifactStore, manifest: Manifest) -> list[str]:
@@ -49,7 +77,7 @@ def _facts_of(store: ArtifactStore, manifest: Manifest) -> list[str]:
         return [f"{where}: expected this file, written before the manifest, found none"]
 
 
-def report_problems(store: ArtifactStore, one: SealedReport) -> list[str]:
+def report_findings(store: ArtifactStore, one: SealedReport) -> Findings:
     """Return what is wrong with a report itself, with its verdict and with what it looked at."""
     manifest = store.manifest(one.address)
     looked_at, problems = inputs_of(manifest)
@@ -61,7 +89,9 @@ def report_problems(store: ArtifactStore, one: SealedReport) -> list[str]:
             problems.append(f"{holder}{error}")
     problems += reference_problems(manifest, found)
     problems += _subject_problems(manifest, one.report)
-    return [*artifact_problems(store, manifest), *problems, *verdict_problems(one)]
+    report = artifact_findings(store, manifest)
+    report.problems += [*problems, *verdict_problems(one)]
+    return report
 
 
 def _subject_problems(manifest: Manifest, report: GateReport) -> list[str]:

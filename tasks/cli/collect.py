@@ -127,20 +127,25 @@ def _add_records(store: ArtifactStore, reached: Walk) -> None:
 def to_remove(
     store: ArtifactStore, kept: Mapping[Address, Manifest], *, written_before: float
 ) -> list[Folder]:
-    """Return the folders that are neither kept nor young, sealed or not, scratch included."""
-    wanted = {str(address) for address in kept}
+    """Return the folders that are neither kept nor young, sealed or not, scratch included.
+
+    Of a kept artifact they are the payloads that its manifest does not name: of killed tries.
+    """
+    wanted = {str(address): manifest for address, manifest in kept.items()}
     return [
         folder
         for root in (*(kind.value for kind in ArtifactKind), WORK)
-        for folder in _folders(store, root)
+        for folder in _folders(store, root, wanted)
         if folder.path not in wanted and folder.written < written_before
     ]
 
 
-def _folders(store: ArtifactStore, root: str) -> list[Folder]:
+def _folders(store: ArtifactStore, root: str, wanted: Mapping[str, Manifest]) -> list[Folder]:
     stored: dict[str, list[Stored]] = {}
     for one in store.objects.entries(root):
-        stored.setdefault("/".join(one.path.split("/")[:2]), []).append(one)
+        folder = "/".join(one.path.split("/")[:2])
+        left_behind = wanted[folder].left_behind(one.path) if folder in wanted else None
+        stored.setdefault(left_behind or folder, []).append(one)
     return [
         Folder(
             path=folder,

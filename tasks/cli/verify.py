@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tasks.adapters.chain import (
@@ -15,9 +15,10 @@ from tasks.adapters.chain import (
     walk,
 )
 from tasks.cli.artifact_proof import (
-    artifact_problems,
+    Findings,
+    artifact_findings,
     gate_problems,
-    report_problems,
+    report_findings,
     unsealed_problems,
 )
 from tasks.cli.home import Home
@@ -57,14 +58,13 @@ LISTED_KINDS = (*SEALED_IN_THE_NAME, ArtifactKind.RELEASE_REQUEST)
 
 
 @dataclass(kw_only=True)
-class Verdict:
+class Verdict(Findings):
     """What was looked at and what is wrong with it."""
 
     artifacts: int = 0
     size: int = 0
     gates: int = 0
     entries: int = 0
-    problems: list[str] = field(default_factory=list)
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
@@ -82,13 +82,18 @@ def run(options: argparse.Namespace, console: Console) -> int:
     name = f"release {release.release_number} ({release.release_id})"
     if not verdict.problems:
         console.say(f"{name} verified: {looked}")
-        return int(ExitCode.DONE)
-    console.say(f"{name} NOT verified: {len(verdict.problems)} problems; {looked}")
-    for problem in verdict.problems[:MAX_SHOWN]:
-        console.say(f"  - {problem}")
-    if len(verdict.problems) > MAX_SHOWN:
-        console.say(f"  (+{len(verdict.problems) - MAX_SHOWN} more)")
-    return int(ExitCode.GATE_REFUSED)
+    else:
+        console.say(f"{name} NOT verified: {len(verdict.problems)} problems; {looked}")
+    _say(console, verdict.problems)
+    _say(console, [f"note: {note}" for note in verdict.notes])
+    return int(ExitCode.GATE_REFUSED if verdict.problems else ExitCode.DONE)
+
+
+def _say(console: Console, sentences: Sequence[str]) -> None:
+    for sentence in sentences[:MAX_SHOWN]:
+        console.say(f"  - {sentence}")
+    if len(sentences) > MAX_SHOWN:
+        console.say(f"  (+{len(sentences) - MAX_SHOWN} more)")
 
 
 def _release(state: ModelState, name: str) -> ReleaseName:
@@ -116,6 +121,7 @@ def verify_release(store: ArtifactStore, state: ModelState, release: ReleaseName
     steps = _steps(store, seen.found)
     verdict.problems += unproved_decisions(about, seen.found.values(), steps)
     verdict.problems = list(dict.fromkeys(verdict.problems))
+    verdict.notes = list(dict.fromkeys(verdict.notes))
     return verdict
 
 
@@ -129,7 +135,7 @@ def _verify_artifacts(
     verdict.problems += unreadable
     promoted = any(entry.kind == "promoted" for entry in about)
     for manifest in found.values():
-        verdict.problems += artifact_problems(store, manifest)
+        verdict.add(artifact_findings(store, manifest))
         verdict.problems += record_against_ledger(store, manifest, about)
         verdict.problems += verdict_problems(store, manifest, about)
         verdict.artifacts += 1
@@ -137,7 +143,8 @@ def _verify_artifacts(
         if manifest.kind in GATED_KINDS:
             on_it = reports.get(manifest.content, [])
             verdict.problems += gate_problems(manifest, on_it, promoted=promoted)
-            verdict.problems += [p for one in on_it for p in report_problems(store, one)]
+            for one in on_it:
+                verdict.add(report_findings(store, one))
             verdict.gates += 1
     contents = {one.content for one in found.values() if one.kind in GATED_KINDS}
     verdict.problems += unsealed_problems(store, (ArtifactKind.GATE_REPORT,), contents)

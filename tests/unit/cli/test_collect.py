@@ -69,6 +69,24 @@ def test_half_written_artifacts_and_scratch_go_when_old(tiny) -> None:
     assert sorted(collect(tiny)) == [f"trained_model/{'0' * 64}", f"work/{'1' * 64}"]
 
 
+def test_the_payload_of_a_killed_try_is_noted_and_goes_from_a_kept_artifact_once_it_is_old(
+    tiny,
+) -> None:
+    tiny.promote("kept")
+    slot = tiny.made["kept"][Stage.STAGE_BUNDLE]
+    left = tiny.folder_of(slot) / "payload-0123456789abcdef" / "infra.json"
+    left.parent.mkdir()
+    left.write_text("{}")
+    release = named(tiny.state.history(), "kept", tiny.state.model)
+    verdict = verify_release(tiny.store, tiny.state, release)
+    assert verdict.problems == []
+    assert [note.split(":")[0] for note in verdict.notes] == [f"{slot.address}/{left.parent.name}"]
+    assert collect(tiny, written_before=time.time() - 3600) == []
+    assert collect(tiny) == [f"{slot.address}/{left.parent.name}"]
+    assert not left.exists()
+    assert verify_release(tiny.store, tiny.state, release).notes == []
+
+
 def test_a_store_that_lacks_what_the_ledger_reaches_is_left_alone(tiny) -> None:
     tiny.promote("kept")
     bundle = tiny.made["kept"][Stage.BUNDLE_MODEL]
