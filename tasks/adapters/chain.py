@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from tasks.adapters.artifact_store import ArtifactStore
 from tasks.contracts.artifacts import FACTS_NAME, MANIFEST_NAME, Address, Manifest
@@ -16,6 +18,14 @@ from tasks.contracts.requests import ReleaseRequest
 from tasks.contracts.stages import ArtifactKind
 
 REQUEST_NAME = "request.json"
+# Each of these says in whose name it was sealed; they are found by a listing of their kind.
+SEALED_IN_THE_NAME: Mapping[ArtifactKind, str] = MappingProxyType(
+    {
+        ArtifactKind.STEP_VERDICT: "verdict.json",
+        ArtifactKind.RELEASE: "release.json",
+        ArtifactKind.ROLLBACK: "rollback.json",
+    }
+)
 _ADDRESS = re.compile(rf"\b(?:{'|'.join(kind.value for kind in ArtifactKind)})/[0-9a-f]{{64}}\b")
 
 
@@ -83,6 +93,22 @@ def sealed(store: ArtifactStore, kind: ArtifactKind) -> Iterator[Address]:
         folder, _, name = path.rpartition("/")
         if name == MANIFEST_NAME and folder.count("/") == 1:
             yield Address.parse(folder)
+
+
+def sealed_in_the_name(
+    store: ArtifactStore, release_ids: AbstractSet[str]
+) -> tuple[list[Address], list[str]]:
+    """Return what was sealed in the name of one of these releases, and what cannot be read."""
+    found, problems = [], []
+    for kind, name in SEALED_IN_THE_NAME.items():
+        for address in sealed(store, kind):
+            try:
+                record = read_payload(store, address, name)
+            except (HeadraceError, OSError) as error:
+                problems.append(f"{address}: {error}")
+                continue
+            found += [address] if record.get("release_id") in release_ids else []
+    return found, problems
 
 
 @dataclass(frozen=True, kw_only=True)

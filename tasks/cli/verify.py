@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tasks.adapters.chain import (
+    SEALED_IN_THE_NAME,
     mentions,
     read_payload,
     read_request,
     reports_by_content,
     sealed,
+    sealed_in_the_name,
     walk,
 )
 from tasks.cli.artifact_proof import (
@@ -48,12 +50,6 @@ if TYPE_CHECKING:
 MAX_SHOWN = 20
 STABLE = "stable"
 GATED_KINDS = frozenset(facts.produces for facts in STAGE_FACTS.values() if facts.gated)
-# Each of these says in whose name it was sealed; they are found by a listing of their kind.
-SEALED_IN_THE_NAME: Mapping[ArtifactKind, str] = {
-    ArtifactKind.STEP_VERDICT: "verdict.json",
-    ArtifactKind.RELEASE: "release.json",
-    ArtifactKind.ROLLBACK: "rollback.json",
-}
 LISTED_KINDS = (*SEALED_IN_THE_NAME, ArtifactKind.RELEASE_REQUEST)
 
 
@@ -167,16 +163,8 @@ def _starts(
 ) -> tuple[list[Address], list[str]]:
     """Return where to walk from: what the ledger mentions and what was sealed in its name."""
     mentioned = {address for entry in about for address in mentions(dict(entry.details))}
-    starts, problems = sorted(mentioned, key=str), []
-    ours = []
-    for kind, name in SEALED_IN_THE_NAME.items():
-        for address in sealed(store, kind):
-            try:
-                record = read_payload(store, address, name)
-            except (HeadraceError, OSError) as error:
-                problems.append(f"{address}: {error}")
-                continue
-            ours += [address] if record.get("release_id") == release.release_id else []
+    starts = sorted(mentioned, key=str)
+    ours, problems = sealed_in_the_name(store, {release.release_id})
     requests, unreadable = _requests(store, release)
     promoted = any(entry.kind == "promoted" for entry in about)
     if promoted and not any(address.kind is ArtifactKind.RELEASE for address in ours):

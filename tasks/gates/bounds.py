@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any, cast
 
+from tasks.contracts.artifacts import Manifest
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import Json
 from tasks.contracts.requests import ReleaseRequest
@@ -213,6 +214,27 @@ def bounds_for(kind: ArtifactKind, release: ReleaseRequest) -> Any:
     return _BOUNDS[kind](release)
 
 
-def configuration(kind: ArtifactKind, bounds: Any) -> dict[str, Json]:
-    """Return all that a verdict depends on besides the payload."""
-    return {"kind": kind.value, "bounds": cast("Json", asdict(bounds))}
+def configuration(artifact: Manifest, release: ReleaseRequest) -> dict[str, Json]:
+    """Return all that a verdict depends on besides the payload and the code of the gate."""
+    bounds = asdict(bounds_for(artifact.kind, release))
+    return {
+        "kind": artifact.kind.value,
+        "bounds": cast("Json", bounds),
+        LAST_RUN: last_run(artifact, release),
+        MADE_FROM: made_from(artifact),
+    }
+
+
+def last_run(artifact: Manifest, release: ReleaseRequest) -> str | None:
+    """Return the address of the champion's events, which new events are held against."""
+    if release.champion is None or artifact.kind is not ArtifactKind.VALIDATED_EVENTS:
+        return None
+    return release.champion.events
+
+
+def made_from(artifact: Manifest) -> str | None:
+    """Return the address of the events that a feature set was made from."""
+    events = artifact.inputs.get("events")
+    if events is None or artifact.kind is not ArtifactKind.FEATURE_SET:
+        return None
+    return events.address
