@@ -113,10 +113,15 @@ def sealed_in_the_name(
 
 @dataclass(frozen=True, kw_only=True)
 class SealedReport:
-    """A gate report and where it is sealed."""
+    """A gate report and the manifest that it is sealed with."""
 
-    address: Address
+    manifest: Manifest
     report: GateReport
+
+    @property
+    def address(self) -> Address:
+        """Return where it is sealed."""
+        return self.manifest.address
 
 
 def reports_by_content(store: ArtifactStore) -> tuple[dict[str, list[SealedReport]], list[str]]:
@@ -125,18 +130,20 @@ def reports_by_content(store: ArtifactStore) -> tuple[dict[str, list[SealedRepor
     problems = []
     for address in sealed(store, ArtifactKind.GATE_REPORT):
         try:
-            report = read_report(store, address)
+            one = read_report(store, address)
         except HeadraceError as error:
             problems.append(str(error))
             continue
-        reports.setdefault(report.content, []).append(SealedReport(address=address, report=report))
+        reports.setdefault(one.report.content, []).append(one)
     return reports, problems
 
 
-def read_report(store: ArtifactStore, address: Address) -> GateReport:
+def read_report(store: ArtifactStore, address: Address) -> SealedReport:
     """Return a sealed gate report, every byte verified."""
-    folder = store.fetch(store.manifest(address))
-    return GateReport.parse((folder / REPORT_NAME).read_bytes(), str(address))
+    manifest = store.manifest(address)
+    folder = store.fetch(manifest)
+    report = GateReport.parse((folder / REPORT_NAME).read_bytes(), str(address))
+    return SealedReport(manifest=manifest, report=report)
 
 
 def read_request(store: ArtifactStore, address: Address) -> ReleaseRequest:

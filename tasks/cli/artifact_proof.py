@@ -1,4 +1,4 @@
-"""Proof of single artifacts: bytes, manifest, facts, strays, and the verdicts of gate reports."""
+"""Proof of single artifacts: bytes, manifest, facts, and what lies beside them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tasks.adapters.chain import SealedReport, inputs_of, reference_problems
 from tasks.contracts.artifacts import FACTS_NAME, MANIFEST_NAME, Address, Manifest
 from tasks.contracts.errors import HeadraceError
 from tasks.contracts.facts import facts_problems
-from tasks.contracts.gate_reports import GateReport
-from tasks.contracts.stages import ArtifactKind, Stage
+from tasks.contracts.stages import ArtifactKind
 
 if TYPE_CHECKING:
     from tasks.adapters.artifact_store import ArtifactStore
@@ -75,65 +73,6 @@ def _facts_of(store: ArtifactStore, manifest: Manifest) -> list[str]:
         return facts_problems(store.objects.read(where), where)
     except FileNotFoundError:
         return [f"{where}: expected this file, written before the manifest, found none"]
-
-
-def report_findings(store: ArtifactStore, one: SealedReport) -> Findings:
-    """Return what is wrong with a report itself, with its verdict and with what it looked at."""
-    manifest = store.manifest(one.address)
-    looked_at, problems = inputs_of(manifest)
-    found = {}
-    for address, holder in looked_at:
-        try:
-            found[str(address)] = store.manifest(address)
-        except HeadraceError as error:
-            problems.append(f"{holder}{error}")
-    problems += reference_problems(manifest, found)
-    problems += _subject_problems(manifest, one.report)
-    report = artifact_findings(store, manifest)
-    report.problems += [*problems, *verdict_problems(one)]
-    return report
-
-
-def _subject_problems(manifest: Manifest, report: GateReport) -> list[str]:
-    """Say that a report speaks of other bytes than the gate was given."""
-    subject = manifest.inputs.get("artifact")
-    if manifest.stage is not Stage.GATE_ARTIFACT or subject is None:
-        return [f"{manifest.address}: expected a report that gate_artifact made on an artifact"]
-    if subject.content != report.content:
-        where = f"{manifest.address}: report.json: field content"
-        return [f"{where}: expected {subject.content}, the gate's input, found {report.content}"]
-    return []
-
-
-def verdict_problems(one: SealedReport) -> list[str]:
-    """Return the checks whose verdict does not follow from what was measured and its limits."""
-    problems = []
-    for place, check in enumerate(one.report.checks):
-        where = f"{one.address}: report.json: checks[{place}] ({check.name})"
-        try:
-            recomputed = check.recomputed
-        except HeadraceError as error:
-            problems.append(f"{where}: {error}")
-            continue
-        if recomputed is not None and recomputed is not check.passed:
-            problems.append(
-                f"{where}: field passed: expected {recomputed} from measured {check.measured} and "
-                f"limits {check.limits}, found {check.passed}"
-            )
-    return problems
-
-
-def gate_problems(
-    manifest: Manifest, reports: Sequence[SealedReport], *, promoted: bool
-) -> list[str]:
-    """Say that a gate is missing, or that it refused what was promoted all the same."""
-    if not reports:
-        return [f"{manifest.address}: expected a gate report on its content, found none"]
-    if promoted and not any(sealed_report.report.passed for sealed_report in reports):
-        failures = reports[-1].report.failures
-        expected = f"{manifest.address}: expected a passing gate report"
-        return [f"{expected}, found {reports[-1].address}: {failures[0].sentence}"]
-    return []
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,12 +1,13 @@
 """The bounds of every gate on one page: what a release demands of each kind of artifact.
 
+Fields without a default are what the release request pins; those with one belong to the code.
 Standard library only: a gate whose report is sealed already is answered without pandas.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -223,6 +224,13 @@ def configuration(artifact: Manifest, release: ReleaseRequest) -> dict[str, Json
         LAST_RUN: last_run(artifact, release),
         MADE_FROM: made_from(artifact),
     }
+
+
+def pinned_by_request(kind: ArtifactKind, release: ReleaseRequest) -> frozenset[str]:
+    """Return the names of the bounds that the release request decides, whatever the code."""
+    return frozenset(
+        item.name for item in fields(bounds_for(kind, release)) if item.default is MISSING
+    )
 
 
 def last_run(artifact: Manifest, release: ReleaseRequest) -> str | None:

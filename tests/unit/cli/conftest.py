@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -55,6 +56,7 @@ REFUSING = replace(
     where="in 118 of 2.1M rows",
     measured={"rows": 2_100_000, "unexpected": 118, "missing": 7},
 )
+OTHER_CODE = "code of a gate that is not ours"
 HIT_RATE = {True: 0.4, False: 0.2}  # better or worse than stable's 0.3
 
 
@@ -139,6 +141,7 @@ class TinyReleases:
         folder: Path,
         inputs: Mapping[str, Manifest],
         config: Mapping[str, Json] | None = None,
+        code: str = "",
     ) -> Manifest:
         texts = {
             path.relative_to(folder).as_posix(): path.read_text()
@@ -150,7 +153,7 @@ class TinyReleases:
             stage=stage,
             inputs={name: item.reference for name, item in inputs.items()},
             config=config or {"files": dict(texts)},
-            code=self.code if config is None else "the gate's",
+            code=code or self.code,
         )
         facts = {"seconds": 1.5, "started_at": 1_700_000_000.0, "host": "a-host"}
         manifest = self.store.seal(recipe, folder, facts)
@@ -163,22 +166,28 @@ class TinyReleases:
         *,
         passed: bool = True,
         release_id: str = "",
-        check: GateCheck | None = None,
-        changed: Mapping[str, Json] | None = None,
+        text: Callable[[GateReport], str] = GateReport.to_text,
+        bounds: Mapping[str, Json] | None = None,
+        code: str = OTHER_CODE,
     ) -> Manifest:
-        """Seal a report under the bounds of a release, as gate_artifact does; the first is kept."""
+        """Seal a report under the bounds of a release, as gate_artifact does; the first is kept.
+
+        `bounds` are those in which it differs from what the release demands.
+        """
         report = GateReport(
             artifact=str(manifest.address),
             content=manifest.content,
             kind=manifest.kind,
-            checks=(check or (CHECK if passed else REFUSING),),
+            checks=(CHECK if passed else REFUSING,),
         )
         release = self.request(release_id or self._maker_of(manifest))
         folder = self._scratch(Stage.GATE_ARTIFACT)
-        (folder / "report.json").write_text(report.to_text())
+        (folder / "report.json").write_text(text(report))
         (folder / "report.html").write_text("<p>page</p>")
-        config = {**configuration(manifest, release), **(changed or {})}
-        return self._seal_folder(Stage.GATE_ARTIFACT, folder, {"artifact": manifest}, config)
+        config = configuration(manifest, release)
+        demanded = cast("dict[str, Json]", config["bounds"])
+        config["bounds"] = {**demanded, **(bounds or {})}
+        return self._seal_folder(Stage.GATE_ARTIFACT, folder, {"artifact": manifest}, config, code)
 
     def _maker_of(self, manifest: Manifest) -> str:
         return next(name for name, made in self.made.items() if manifest in made.values())

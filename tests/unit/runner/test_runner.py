@@ -64,6 +64,8 @@ def gate_report(world, manifest, *, passed):
         severity="critical",
         passed=passed,
         expectation="expect_column_values_to_be_between",
+        limits={"min_value": 0},
+        measured={"rows": 1, "unexpected": 0 if passed else 1, "missing": 0},
     )
     report = GateReport(
         artifact=str(manifest.address),
@@ -300,7 +302,14 @@ def test_a_process_that_loses_to_another_machine_ends_with_the_winners_verdict(
         folder = tmp_path / f"report-{passed}"
         folder.mkdir()
         check = GateCheck(
-            name="p", expected="a", found="b", severity="critical", passed=passed, expectation="e"
+            name="p",
+            expected="a",
+            found="b",
+            severity="critical",
+            passed=passed,
+            expectation="expect_column_values_to_be_in_set",
+            limits={"value_set": ["a"]},
+            measured={"value": "a" if passed else "b"},
         )
         report = GateReport(
             artifact="feature_set/" + "a" * 64,
