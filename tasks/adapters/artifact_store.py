@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import stat
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from tasks.contracts.stages import ArtifactKind, Stage
 
 READ_BYTES = 1024 * 1024
+LINK = "a link or another special file"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +144,9 @@ class ArtifactStore:
         """Compare the stored payload itself, never a local copy; the first difference is named."""
         root = self.objects.local_root
         if root is not None:
-            verify_payload(root / str(manifest.address) / manifest.payload_folder, manifest)
+            folder = root / str(manifest.address)
+            _demand_folder(folder, manifest)
+            verify_payload(folder / manifest.payload_folder, manifest)
             return
         prefix = f"{manifest.address}/{manifest.payload_folder}/"
         present = {path.removeprefix(prefix) for path in self.objects.list(prefix.rstrip("/"))}
@@ -207,11 +211,25 @@ class ArtifactStore:
 
 
 def verify_payload(folder: Path, manifest: Manifest) -> None:
-    """Compare every file with the manifest; the first difference is named."""
-    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    """Compare every file with the manifest; the first difference is named. Links count as none."""
+    _demand_folder(folder, manifest)
+    modes = {
+        path.relative_to(folder).as_posix(): path.lstat().st_mode for path in folder.rglob("*")
+    }
+    present = {path for path, mode in modes.items() if not stat.S_ISDIR(mode)}
     _demand_only_listed(present, manifest)
+    for path in sorted(present):
+        if not stat.S_ISREG(modes[path]):
+            message = f"{manifest.address}: file {path}: expected a plain file, found {LINK}"
+            raise CorruptArtifactError(message)
     for entry in sorted(manifest.files):
         _verify_file(folder / entry.path, entry, manifest)
+
+
+def _demand_folder(folder: Path, manifest: Manifest) -> None:
+    if folder.is_symlink():
+        message = f"{manifest.address}: expected the folder {folder.name} itself, found a link"
+        raise CorruptArtifactError(message)
 
 
 def _verify_file(path: Path, entry: FileEntry, manifest: Manifest) -> None:

@@ -39,6 +39,7 @@ class Stored:
     path: str
     size: int
     written: float
+    plain: bool = True  # False for a link or a device, which only a local store can hold
 
 
 class ObjectStore:
@@ -226,11 +227,13 @@ class ObjectStore:
             except FileNotFoundError:
                 return
         for name in sorted(found):
-            relative = str(name)[len(self._root) + 1 :]
-            if not Path(relative).name.startswith(".scratch-"):
-                yield Stored(
-                    path=relative, size=int(found[name]["size"]), written=_written(found[name])
-                )
+            info = found[name]
+            yield Stored(
+                path=str(name)[len(self._root) + 1 :],
+                size=int(info["size"]),
+                written=_written(info),
+                plain=info["type"] == "file" and not info.get("islink", False),
+            )
 
     def remove_files(self, folder: str, names: Iterable[str]) -> None:
         """Remove the named objects of a folder without a listing; absence is fine."""

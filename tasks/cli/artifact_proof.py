@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from tasks.adapters.artifact_store import LINK
 from tasks.contracts.artifacts import FACTS_NAME, MANIFEST_NAME, Address, Manifest
 from tasks.contracts.errors import HeadraceError
 from tasks.contracts.facts import facts_problems
@@ -47,17 +48,23 @@ def _strays(store: ArtifactStore, manifest: Manifest) -> Findings:
     """Name what lies beside an artifact; the payload of a killed try is read by nobody."""
     known = {f"{manifest.address}/{MANIFEST_NAME}", f"{manifest.address}/{FACTS_NAME}"}
     payload = f"{manifest.address}/{manifest.payload_folder}/"
-    paths = [
-        path
-        for path in store.objects.list(str(manifest.address))
-        if path not in known and not path.startswith(payload)
+    beside = [
+        one
+        for one in store.objects.entries(str(manifest.address))
+        if not one.path.startswith(payload)
     ]
+    paths = [one.path for one in beside if one.path not in known]
     left = {path: folder for path in paths if (folder := manifest.left_behind(path))}
     return Findings(
         problems=[
             f"{manifest.address}: expected nothing beside manifest, facts and payload, found {path}"
             for path in paths
             if path not in left
+        ]
+        + [
+            f"{one.path}: expected a plain file, found {LINK}"
+            for one in beside
+            if one.path in known and not one.plain
         ],
         notes=[
             f"{folder}: the payload of a try that was killed before its seal, read by nobody; "
@@ -73,6 +80,8 @@ def _facts_of(store: ArtifactStore, manifest: Manifest) -> list[str]:
         return facts_problems(store.objects.read(where), where)
     except FileNotFoundError:
         return [f"{where}: expected this file, written before the manifest, found none"]
+    except HeadraceError as error:
+        return [str(error)]
 
 
 @dataclass(frozen=True, kw_only=True)
