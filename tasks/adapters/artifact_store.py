@@ -33,6 +33,15 @@ if TYPE_CHECKING:
 
 READ_BYTES = 1024 * 1024
 LINK = "a link or another special file"
+ADVICE = (
+    f"restore it from a copy, or remove the artifact's {MANIFEST_NAME} and run its stage again, "
+    "so that it is made again"
+)
+MANIFEST_ADVICE = (
+    "restore it from a copy, or remove it and run its stage again, so that the artifact is made "
+    "again"
+)
+STRAY_ADVICE = "move it away"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,10 +101,10 @@ class ArtifactStore:
         try:
             manifest = Manifest.parse(text, where)
         except BadRequestError as error:
-            raise CorruptArtifactError(str(error)) from error
+            raise CorruptArtifactError(f"{error}; {MANIFEST_ADVICE}") from error
         if manifest.address != address:
-            message = f"{where}: expected address {address}, found {manifest.address}"
-            raise CorruptArtifactError(message)
+            found = f"expected address {address}, found {manifest.address}"
+            raise CorruptArtifactError(f"{where}: {found}; {MANIFEST_ADVICE}")
         return manifest
 
     def manifest(self, address: Address) -> Manifest:
@@ -159,7 +168,7 @@ class ArtifactStore:
         try:
             size, digest = self.objects.digest(f"{prefix}{entry.path}")
         except FileNotFoundError:
-            message = f"{where}: expected {entry.size} bytes, found no file"
+            message = f"{where}: expected {entry.size} bytes, found no file; {ADVICE}"
             raise CorruptArtifactError(message) from None
         _demand_equal(where, entry, size, digest)
 
@@ -180,7 +189,7 @@ class ArtifactStore:
             self.objects.download(stored, folder / entry.path, entry.size)
         except FileNotFoundError:
             where = f"{manifest.address}: file {entry.path}"
-            message = f"{where}: expected {entry.size} bytes, found no file"
+            message = f"{where}: expected {entry.size} bytes, found no file; {ADVICE}"
             raise CorruptArtifactError(message) from None
 
     def seal(self, recipe: Recipe, folder: Path, facts: Mapping[str, Json]) -> Manifest:
@@ -220,7 +229,8 @@ def verify_payload(folder: Path, manifest: Manifest) -> None:
     _demand_only_listed(present, manifest)
     for path in sorted(present):
         if not stat.S_ISREG(modes[path]):
-            message = f"{manifest.address}: file {path}: expected a plain file, found {LINK}"
+            where = f"{manifest.address}: file {path}"
+            message = f"{where}: expected a plain file, found {LINK}; {STRAY_ADVICE}, then {ADVICE}"
             raise CorruptArtifactError(message)
     for entry in sorted(manifest.files):
         _verify_file(folder / entry.path, entry, manifest)
@@ -228,14 +238,15 @@ def verify_payload(folder: Path, manifest: Manifest) -> None:
 
 def _demand_folder(folder: Path, manifest: Manifest) -> None:
     if folder.is_symlink():
-        message = f"{manifest.address}: expected the folder {folder.name} itself, found a link"
+        where = f"{manifest.address}: expected the folder {folder.name} itself"
+        message = f"{where}, found a link; {STRAY_ADVICE}, then {ADVICE}"
         raise CorruptArtifactError(message)
 
 
 def _verify_file(path: Path, entry: FileEntry, manifest: Manifest) -> None:
     where = f"{manifest.address}: file {entry.path}"
     if not path.is_file():
-        message = f"{where}: expected {entry.size} bytes, found no file"
+        message = f"{where}: expected {entry.size} bytes, found no file; {ADVICE}"
         raise CorruptArtifactError(message)
     size = path.stat().st_size
     digest = file_sha256(path) if size == entry.size else ""
@@ -244,14 +255,14 @@ def _verify_file(path: Path, entry: FileEntry, manifest: Manifest) -> None:
 
 def _demand_only_listed(present: set[str], manifest: Manifest) -> None:
     for path in sorted(present - {entry.path for entry in manifest.files}):
-        message = f"{manifest.address}: expected only the files of the manifest, found {path}"
-        raise CorruptArtifactError(message)
+        found = f"expected only the files of the manifest, found {path}"
+        raise CorruptArtifactError(f"{manifest.address}: {found}; {STRAY_ADVICE}")
 
 
 def _demand_equal(where: str, entry: FileEntry, size: int, digest: str) -> None:
     if size != entry.size:
-        message = f"{where}: expected {entry.size} bytes, found {size}"
+        message = f"{where}: expected {entry.size} bytes, found {size}; {ADVICE}"
         raise CorruptArtifactError(message)
     if digest != entry.sha256:
-        message = f"{where}: expected sha256 {entry.sha256}, found {digest}"
+        message = f"{where}: expected sha256 {entry.sha256}, found {digest}; {ADVICE}"
         raise CorruptArtifactError(message)
