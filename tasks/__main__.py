@@ -239,7 +239,7 @@ def _seal(
 
 
 def _sealed_before(store: ArtifactStore, recipe: Recipe) -> tuple[Manifest, Outcome] | None:
-    known = store.find(recipe.address)
+    known = store.mark_used(recipe.address)
     if known is None:
         return None
     store.fetch(known)

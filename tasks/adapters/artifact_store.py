@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import stat
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from tasks.contracts.artifacts import (
     artifact_key,
     content_digest,
 )
-from tasks.contracts.errors import BadRequestError, CorruptArtifactError
+from tasks.contracts.errors import BadRequestError, CorruptArtifactError, HeadraceError
 from tasks.contracts.facts import facts_text
 from tasks.contracts.json_types import Json
 
@@ -31,6 +32,16 @@ if TYPE_CHECKING:
     from tasks.contracts.stages import ArtifactKind, Stage
 
 READ_BYTES = 1024 * 1024
+LINK = "a link or another special file"
+ADVICE = (
+    f"restore it from a copy, or remove the artifact's {MANIFEST_NAME} and run its stage again, "
+    "so that it is made again"
+)
+MANIFEST_ADVICE = (
+    "restore it from a copy, or remove it and run its stage again, so that the artifact is made "
+    "again"
+)
+STRAY_ADVICE = "move it away"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,10 +101,10 @@ class ArtifactStore:
         try:
             manifest = Manifest.parse(text, where)
         except BadRequestError as error:
-            raise CorruptArtifactError(str(error)) from error
+            raise CorruptArtifactError(f"{error}; {MANIFEST_ADVICE}") from error
         if manifest.address != address:
-            message = f"{where}: expected address {address}, found {manifest.address}"
-            raise CorruptArtifactError(message)
+            found = f"expected address {address}, found {manifest.address}"
+            raise CorruptArtifactError(f"{where}: {found}; {MANIFEST_ADVICE}")
         return manifest
 
     def manifest(self, address: Address) -> Manifest:
@@ -106,6 +117,18 @@ class ArtifactStore:
             )
             raise BadRequestError(message)
         return found
+
+    def mark_used(self, address: Address) -> Manifest | None:
+        """Make a sealed artifact young again and return its manifest; None where there is none.
+
+        `headrace gc` removes a manifest only after it saw that the artifact is old: who marks it
+        first and then finds the manifest may go on, who finds none makes the artifact anew.
+        """
+        if self.find(address) is None:
+            return None
+        with suppress(HeadraceError, OSError):  # as from a read-only copy
+            self.objects.touch(f"{address}/{FACTS_NAME}")
+        return self.find(address)
 
     def fetch(self, manifest: Manifest) -> Path:
         """Return a local folder with the payload, every byte checked against the manifest."""
@@ -130,7 +153,9 @@ class ArtifactStore:
         """Compare the stored payload itself, never a local copy; the first difference is named."""
         root = self.objects.local_root
         if root is not None:
-            verify_payload(root / str(manifest.address) / manifest.payload_folder, manifest)
+            folder = root / str(manifest.address)
+            _demand_folder(folder, manifest)
+            verify_payload(folder / manifest.payload_folder, manifest)
             return
         prefix = f"{manifest.address}/{manifest.payload_folder}/"
         present = {path.removeprefix(prefix) for path in self.objects.list(prefix.rstrip("/"))}
@@ -143,7 +168,7 @@ class ArtifactStore:
         try:
             size, digest = self.objects.digest(f"{prefix}{entry.path}")
         except FileNotFoundError:
-            message = f"{where}: expected {entry.size} bytes, found no file"
+            message = f"{where}: expected {entry.size} bytes, found no file; {ADVICE}"
             raise CorruptArtifactError(message) from None
         _demand_equal(where, entry, size, digest)
 
@@ -164,7 +189,7 @@ class ArtifactStore:
             self.objects.download(stored, folder / entry.path, entry.size)
         except FileNotFoundError:
             where = f"{manifest.address}: file {entry.path}"
-            message = f"{where}: expected {entry.size} bytes, found no file"
+            message = f"{where}: expected {entry.size} bytes, found no file; {ADVICE}"
             raise CorruptArtifactError(message) from None
 
     def seal(self, recipe: Recipe, folder: Path, facts: Mapping[str, Json]) -> Manifest:
@@ -195,17 +220,33 @@ class ArtifactStore:
 
 
 def verify_payload(folder: Path, manifest: Manifest) -> None:
-    """Compare every file with the manifest; the first difference is named."""
-    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    """Compare every file with the manifest; the first difference is named. Links count as none."""
+    _demand_folder(folder, manifest)
+    modes = {
+        path.relative_to(folder).as_posix(): path.lstat().st_mode for path in folder.rglob("*")
+    }
+    present = {path for path, mode in modes.items() if not stat.S_ISDIR(mode)}
     _demand_only_listed(present, manifest)
+    for path in sorted(present):
+        if not stat.S_ISREG(modes[path]):
+            where = f"{manifest.address}: file {path}"
+            message = f"{where}: expected a plain file, found {LINK}; {STRAY_ADVICE}, then {ADVICE}"
+            raise CorruptArtifactError(message)
     for entry in sorted(manifest.files):
         _verify_file(folder / entry.path, entry, manifest)
+
+
+def _demand_folder(folder: Path, manifest: Manifest) -> None:
+    if folder.is_symlink():
+        where = f"{manifest.address}: expected the folder {folder.name} itself"
+        message = f"{where}, found a link; {STRAY_ADVICE}, then {ADVICE}"
+        raise CorruptArtifactError(message)
 
 
 def _verify_file(path: Path, entry: FileEntry, manifest: Manifest) -> None:
     where = f"{manifest.address}: file {entry.path}"
     if not path.is_file():
-        message = f"{where}: expected {entry.size} bytes, found no file"
+        message = f"{where}: expected {entry.size} bytes, found no file; {ADVICE}"
         raise CorruptArtifactError(message)
     size = path.stat().st_size
     digest = file_sha256(path) if size == entry.size else ""
@@ -214,14 +255,14 @@ def _verify_file(path: Path, entry: FileEntry, manifest: Manifest) -> None:
 
 def _demand_only_listed(present: set[str], manifest: Manifest) -> None:
     for path in sorted(present - {entry.path for entry in manifest.files}):
-        message = f"{manifest.address}: expected only the files of the manifest, found {path}"
-        raise CorruptArtifactError(message)
+        found = f"expected only the files of the manifest, found {path}"
+        raise CorruptArtifactError(f"{manifest.address}: {found}; {STRAY_ADVICE}")
 
 
 def _demand_equal(where: str, entry: FileEntry, size: int, digest: str) -> None:
     if size != entry.size:
-        message = f"{where}: expected {entry.size} bytes, found {size}"
+        message = f"{where}: expected {entry.size} bytes, found {size}; {ADVICE}"
         raise CorruptArtifactError(message)
     if digest != entry.sha256:
-        message = f"{where}: expected sha256 {entry.sha256}, found {digest}"
+        message = f"{where}: expected sha256 {entry.sha256}, found {digest}; {ADVICE}"
         raise CorruptArtifactError(message)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from tasks.adapters.artifact_store import ArtifactStore
 from tasks.contracts.artifacts import FACTS_NAME, MANIFEST_NAME, Address, Manifest
@@ -16,6 +18,14 @@ from tasks.contracts.requests import ReleaseRequest
 from tasks.contracts.stages import ArtifactKind
 
 REQUEST_NAME = "request.json"
+# Each of these says in whose name it was sealed; they are found by a listing of their kind.
+SEALED_IN_THE_NAME: Mapping[ArtifactKind, str] = MappingProxyType(
+    {
+        ArtifactKind.STEP_VERDICT: "verdict.json",
+        ArtifactKind.RELEASE: "release.json",
+        ArtifactKind.ROLLBACK: "rollback.json",
+    }
+)
 _ADDRESS = re.compile(rf"\b(?:{'|'.join(kind.value for kind in ArtifactKind)})/[0-9a-f]{{64}}\b")
 
 
@@ -59,7 +69,7 @@ def inputs_of(manifest: Manifest) -> tuple[list[tuple[Address, str]], list[str]]
     """Return the addresses of the inputs, each with the words that name who refers to it."""
     found, problems = [], []
     for name, item in sorted(manifest.inputs.items()):
-        holder = f"{manifest.address}: input {name}: "
+        holder = f"{manifest.address}/{MANIFEST_NAME}: input {name}: "
         try:
             found.append((Address.parse(item.address), holder))
         except HeadraceError as error:
@@ -70,7 +80,7 @@ def inputs_of(manifest: Manifest) -> tuple[list[tuple[Address, str]], list[str]]
 def reference_problems(manifest: Manifest, by_address: Mapping[str, Manifest]) -> list[str]:
     """Return which inputs hold other content than the manifest says."""
     return [
-        f"{manifest.address}: input {name}: expected content {item.content}, "
+        f"{manifest.address}/{MANIFEST_NAME}: input {name}: expected content {item.content}, "
         f"found {by_address[item.address].content} at {item.address}"
         for name, item in sorted(manifest.inputs.items())
         if item.address in by_address and by_address[item.address].content != item.content
@@ -85,12 +95,33 @@ def sealed(store: ArtifactStore, kind: ArtifactKind) -> Iterator[Address]:
             yield Address.parse(folder)
 
 
+def sealed_in_the_name(
+    store: ArtifactStore, release_ids: AbstractSet[str]
+) -> tuple[list[Address], list[str]]:
+    """Return what was sealed in the name of one of these releases, and what cannot be read."""
+    found, problems = [], []
+    for kind, name in SEALED_IN_THE_NAME.items():
+        for address in sealed(store, kind):
+            try:
+                record = read_payload(store, address, name)
+            except (HeadraceError, OSError) as error:
+                problems.append(f"{address}: {error}")
+                continue
+            found += [address] if record.get("release_id") in release_ids else []
+    return found, problems
+
+
 @dataclass(frozen=True, kw_only=True)
 class SealedReport:
-    """A gate report and where it is sealed."""
+    """A gate report and the manifest that it is sealed with."""
 
-    address: Address
+    manifest: Manifest
     report: GateReport
+
+    @property
+    def address(self) -> Address:
+        """Return where it is sealed."""
+        return self.manifest.address
 
 
 def reports_by_content(store: ArtifactStore) -> tuple[dict[str, list[SealedReport]], list[str]]:
@@ -99,18 +130,20 @@ def reports_by_content(store: ArtifactStore) -> tuple[dict[str, list[SealedRepor
     problems = []
     for address in sealed(store, ArtifactKind.GATE_REPORT):
         try:
-            report = read_report(store, address)
+            one = read_report(store, address)
         except HeadraceError as error:
             problems.append(str(error))
             continue
-        reports.setdefault(report.content, []).append(SealedReport(address=address, report=report))
+        reports.setdefault(one.report.content, []).append(one)
     return reports, problems
 
 
-def read_report(store: ArtifactStore, address: Address) -> GateReport:
+def read_report(store: ArtifactStore, address: Address) -> SealedReport:
     """Return a sealed gate report, every byte verified."""
-    folder = store.fetch(store.manifest(address))
-    return GateReport.parse((folder / REPORT_NAME).read_bytes(), str(address))
+    manifest = store.manifest(address)
+    folder = store.fetch(manifest)
+    report = GateReport.parse((folder / REPORT_NAME).read_bytes(), str(address))
+    return SealedReport(manifest=manifest, report=report)
 
 
 def read_request(store: ArtifactStore, address: Address) -> ReleaseRequest:

@@ -39,6 +39,7 @@ class Stored:
     path: str
     size: int
     written: float
+    plain: bool = True  # False for a link or a device, which only a local store can hold
 
 
 class ObjectStore:
@@ -179,6 +180,14 @@ class ObjectStore:
                 _write_synced(scratch, data)
                 _moved(scratch, Path(target))
 
+    def touch(self, path: str) -> None:
+        """Make a small object as young as if it were written now; its bytes stay."""
+        with self._errors(WRITE, path):
+            if self._is_local:
+                os.utime(self._at(path))
+                return
+        self.replace(path, self.read(path))
+
     def upload(self, source: Path, path: str) -> None:
         """Stream a local file to `path`."""
         target = self._at(path)
@@ -219,11 +228,13 @@ class ObjectStore:
             except FileNotFoundError:
                 return
         for name in sorted(found):
-            relative = str(name)[len(self._root) + 1 :]
-            if not Path(relative).name.startswith(".scratch-"):
-                yield Stored(
-                    path=relative, size=int(found[name]["size"]), written=_written(found[name])
-                )
+            info = found[name]
+            yield Stored(
+                path=str(name)[len(self._root) + 1 :],
+                size=int(info["size"]),
+                written=_written(info),
+                plain=info["type"] == "file" and not info.get("islink", False),
+            )
 
     def remove_files(self, folder: str, names: Iterable[str]) -> None:
         """Remove the named objects of a folder without a listing; absence is fine."""

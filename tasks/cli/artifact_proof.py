@@ -1,44 +1,77 @@
-"""Proof of single artifacts: bytes, manifest, facts, strays, and the verdicts of gate reports."""
+"""Proof of single artifacts: bytes, manifest, facts, and what lies beside them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tasks.adapters.chain import SealedReport, inputs_of, reference_problems
+from tasks.adapters.artifact_store import LINK
 from tasks.contracts.artifacts import FACTS_NAME, MANIFEST_NAME, Address, Manifest
 from tasks.contracts.errors import HeadraceError
 from tasks.contracts.facts import facts_problems
-from tasks.contracts.gate_reports import GateReport
-from tasks.contracts.stages import ArtifactKind, Stage
+from tasks.contracts.stages import ArtifactKind
 
 if TYPE_CHECKING:
     from tasks.adapters.artifact_store import ArtifactStore
 
 
-def artifact_problems(store: ArtifactStore, manifest: Manifest) -> list[str]:
+@dataclass(kw_only=True)
+class Findings:
+    """What is wrong, and what is only worth saying."""
+
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, other: Findings) -> None:
+        """Take over what another look found."""
+        self.problems += other.problems
+        self.notes += other.notes
+
+
+def artifact_findings(store: ArtifactStore, manifest: Manifest) -> Findings:
     """Return everything that is not as it was sealed, each with its file."""
-    problems = []
+    found = Findings()
     try:
         store.check(manifest)
     except HeadraceError as error:
-        problems.append(str(error))
-    problems += _stray_problems(store, manifest)
+        found.problems.append(str(error))
+    found.add(_strays(store, manifest))
     where = f"{manifest.address}/{MANIFEST_NAME}"
     if store.objects.read(where) != manifest.to_text().encode():
-        problems.append(f"{where}: is not the one text of its fields")
-    return problems + _facts_of(store, manifest)
+        found.problems.append(f"{where}: is not the one text of its fields")
+    found.problems += _facts_of(store, manifest)
+    return found
 
 
-def _stray_problems(store: ArtifactStore, manifest: Manifest) -> list[str]:
+def _strays(store: ArtifactStore, manifest: Manifest) -> Findings:
+    """Name what lies beside an artifact; the payload of a killed try is read by nobody."""
     known = {f"{manifest.address}/{MANIFEST_NAME}", f"{manifest.address}/{FACTS_NAME}"}
     payload = f"{manifest.address}/{manifest.payload_folder}/"
-    return [
-        f"{manifest.address}: expected nothing beside manifest, facts and payload, found {path}"
-        for path in store.objects.list(str(manifest.address))
-        if path not in known and not path.startswith(payload)
+    beside = [
+        one
+        for one in store.objects.entries(str(manifest.address))
+        if not one.path.startswith(payload)
     ]
+    paths = [one.path for one in beside if one.path not in known]
+    left = {path: folder for path in paths if (folder := manifest.left_behind(path))}
+    return Findings(
+        problems=[
+            f"{manifest.address}: expected nothing beside manifest, facts and payload, found {path}"
+            for path in paths
+            if path not in left
+        ]
+        + [
+            f"{one.path}: expected a plain file, found {LINK}"
+            for one in beside
+            if one.path in known and not one.plain
+        ],
+        notes=[
+            f"{folder}: the payload of a try that was killed before its seal, read by nobody; "
+            "`headrace gc` removes it once it is not young"
+            for folder in dict.fromkeys(left.values())
+        ],
+    )
 
 
 def _facts_of(store: ArtifactStore, manifest: Manifest) -> list[str]:
@@ -47,63 +80,8 @@ def _facts_of(store: ArtifactStore, manifest: Manifest) -> list[str]:
         return facts_problems(store.objects.read(where), where)
     except FileNotFoundError:
         return [f"{where}: expected this file, written before the manifest, found none"]
-
-
-def report_problems(store: ArtifactStore, one: SealedReport) -> list[str]:
-    """Return what is wrong with a report itself, with its verdict and with what it looked at."""
-    manifest = store.manifest(one.address)
-    looked_at, problems = inputs_of(manifest)
-    found = {}
-    for address, holder in looked_at:
-        try:
-            found[str(address)] = store.manifest(address)
-        except HeadraceError as error:
-            problems.append(f"{holder}{error}")
-    problems += reference_problems(manifest, found)
-    problems += _subject_problems(manifest, one.report)
-    return [*artifact_problems(store, manifest), *problems, *verdict_problems(one)]
-
-
-def _subject_problems(manifest: Manifest, report: GateReport) -> list[str]:
-    """Say that a report speaks of other bytes than the gate was given."""
-    subject = manifest.inputs.get("artifact")
-    if manifest.stage is not Stage.GATE_ARTIFACT or subject is None:
-        return [f"{manifest.address}: expected a report that gate_artifact made on an artifact"]
-    if subject.content != report.content:
-        where = f"{manifest.address}: report.json: field content"
-        return [f"{where}: expected {subject.content}, the gate's input, found {report.content}"]
-    return []
-
-
-def verdict_problems(one: SealedReport) -> list[str]:
-    """Return the checks whose verdict does not follow from what was measured and its limits."""
-    problems = []
-    for place, check in enumerate(one.report.checks):
-        where = f"{one.address}: report.json: checks[{place}] ({check.name})"
-        try:
-            recomputed = check.recomputed
-        except HeadraceError as error:
-            problems.append(f"{where}: {error}")
-            continue
-        if recomputed is not None and recomputed is not check.passed:
-            problems.append(
-                f"{where}: field passed: expected {recomputed} from measured {check.measured} and "
-                f"limits {check.limits}, found {check.passed}"
-            )
-    return problems
-
-
-def gate_problems(
-    manifest: Manifest, reports: Sequence[SealedReport], *, promoted: bool
-) -> list[str]:
-    """Say that a gate is missing, or that it refused what was promoted all the same."""
-    if not reports:
-        return [f"{manifest.address}: expected a gate report on its content, found none"]
-    if promoted and not any(sealed_report.report.passed for sealed_report in reports):
-        failures = reports[-1].report.failures
-        expected = f"{manifest.address}: expected a passing gate report"
-        return [f"{expected}, found {reports[-1].address}: {failures[0].sentence}"]
-    return []
+    except HeadraceError as error:
+        return [str(error)]
 
 
 @dataclass(frozen=True, kw_only=True)

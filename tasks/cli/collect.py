@@ -6,7 +6,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tasks.adapters.chain import Walk, read_request, sealed, walk
+from tasks.adapters.chain import read_request, sealed, sealed_in_the_name, walk
+from tasks.cli.artifact_proof import address_of
 from tasks.cli.home import Home
 from tasks.cli.ledgers import ledger_mentions
 from tasks.cli.stack import airflow_of, running
@@ -18,7 +19,8 @@ from tasks.contracts.stages import ArtifactKind
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Set as AbstractSet
 
     from tasks.adapters.artifact_store import ArtifactStore
     from tasks.adapters.object_store import Stored
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 RELEASE_DAG = "release_recommender"
 SECONDS_PER_HOUR = 3600.0
 WORK = "work"
+LOOK_AGAIN_SECONDS = 5.0
 # What is written about an artifact lives as long as the artifact: small, and proof.
 RECORDS = frozenset(
     {
@@ -44,33 +47,94 @@ RECORDS = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class Folder:
-    """A folder of the store: when it was last written (unix seconds), and its bytes."""
+    """A folder of the store and the objects in it."""
 
     path: str
-    written: float
-    size: int
-    paths: tuple[str, ...]
+    inside: tuple[Stored, ...]
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Return where its objects are."""
+        return tuple(one.path for one in self.inside)
+
+    @property
+    def written(self) -> float:
+        """Return when its newest object was written, in unix seconds."""
+        return max(one.written for one in self.inside)
+
+    @property
+    def size(self) -> int:
+        """Return its bytes."""
+        return sum(one.size for one in self.inside)
+
+    @property
+    def is_sealed(self) -> bool:
+        """Return whether it is an artifact."""
+        return f"{self.path}/{MANIFEST_NAME}" in self.paths
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Remove, or with --dry-run only say so."""
     home = Home.from_environment()
     _demand_idle(home)
-    store = open_store(home)
     before = time.time() - options.grace_hours * SECONDS_PER_HOUR
-    doomed = to_remove(store, keep(store, *ledger_mentions(home)), written_before=before)
-    for folder in doomed:
-        console.say(f"{'would remove' if options.dry_run else 'removes'} {folder.path}")
-        if not options.dry_run:
-            remove(store, folder)
+    word = "would remove" if options.dry_run else "removes"
+
+    def say(folder: Folder) -> None:
+        console.say(f"{word} {folder.path}")
+
+    doomed = collect(home, written_before=before, dry_run=options.dry_run, say=say)
     size = sum(folder.size for folder in doomed) / 1e6
     done = "would be freed" if options.dry_run else "freed"
     console.say(f"{len(doomed)} folders, {size:.1f} MB {done}")
     return int(ExitCode.DONE)
 
 
+def collect(
+    home: Home,
+    *,
+    written_before: float,
+    say: Callable[[Folder], None],
+    dry_run: bool = False,
+    look_again_seconds: float = LOOK_AGAIN_SECONDS,
+) -> list[Folder]:
+    """Remove what may go and return it; look again on the way, for nothing else stands still."""
+    store = open_store(home)
+    removed: list[Folder] = []
+    waiting, looked = _look(store, home, written_before), time.monotonic()
+    while waiting:
+        if not dry_run and removed and time.monotonic() - looked >= look_again_seconds:
+            waiting, looked = _look(store, home, written_before), time.monotonic()
+            gone = {folder.path for folder in removed}
+            waiting = [folder for folder in waiting if folder.path not in gone]
+            if not waiting:
+                break
+        folder = waiting.pop(0)
+        if dry_run or _is_still(store, folder):
+            say(folder)
+            if not dry_run:
+                remove(store, folder)
+            removed.append(folder)
+    return removed
+
+
+def _look(store: ArtifactStore, home: Home, written_before: float) -> list[Folder]:
+    return to_remove(store, keep(store, *ledger_mentions(home)), written_before=written_before)
+
+
+def _is_still(store: ArtifactStore, folder: Folder) -> bool:
+    """Say whether nobody wrote into a folder since it was looked at: a re-use marks what it uses."""
+    now = [(one.path, one.written) for one in store.objects.entries(folder.path)]
+    return {path for path, _ in now} <= set(folder.paths) and all(
+        written <= folder.written for _, written in now
+    )
+
+
 def _demand_idle(home: Home) -> None:
-    """Refuse while a release runs: it may be about to re-use what nothing reaches yet."""
+    """Refuse while a release runs on this machine; of other machines nothing is known here.
+
+    What runs elsewhere is protected by the grace time: see `to_remove` and `mark_used`.
+    """
     report = running(home)
     runs = [] if report is None else airflow_of(home, report).running(RELEASE_DAG)
     if runs:
@@ -85,76 +149,113 @@ def keep(
 
     A ledger that mentions what is not there stops everything: the store may be the wrong one.
     """
-    reached = walk(store, [*addresses, *_requests(store, release_ids)])
-    if reached.problems:
-        shown = "; ".join(reached.problems[:3])
-        message = f"gc: expected all that the ledger reaches, found {shown}; nothing was removed"
+    requests, missing = _requests(store, release_ids)
+    ours, unreadable = sealed_in_the_name(store, release_ids)
+    reached = walk(store, [*addresses, *requests, *ours])
+    problems = [*missing, *unreadable, *reached.problems]
+    if problems:
+        shown = "; ".join(problems[:3])
+        message = (
+            f"gc: expected all that the ledger reaches, found {shown}; nothing was removed; "
+            "is this the right store? If it is, restore what is missing from a copy"
+        )
         raise CorruptArtifactError(message)
-    _add_records(store, reached)
+    _add_records(store, reached.found)
     return reached.found
 
 
-def _requests(store: ArtifactStore, release_ids: set[str]) -> list[Address]:
-    return [
-        address
-        for address in sealed(store, ArtifactKind.RELEASE_REQUEST)
-        if read_request(store, address).release_id in release_ids
-    ]
+def _requests(store: ArtifactStore, release_ids: set[str]) -> tuple[list[Address], list[str]]:
+    """Return the sealed requests of these releases, and which releases have none."""
+    found: dict[str, list[Address]] = {name: [] for name in sorted(release_ids)}
+    for address in sealed(store, ArtifactKind.RELEASE_REQUEST):
+        release_id = read_request(store, address).release_id
+        if release_id in found:
+            found[release_id].append(address)
+    missing = [f"no sealed request of release {name}" for name, ours in found.items() if not ours]
+    return [address for ours in found.values() for address in ours], missing
 
 
-def _add_records(store: ArtifactStore, reached: Walk) -> None:
-    """Add, until nothing more comes, records all of whose inputs are kept."""
+def _add_records(store: ArtifactStore, reached: dict[Address, Manifest]) -> None:
+    """Add, until nothing more comes, the records about what is kept, and what they are about.
+
+    Gate reports are found by content: one made on equal bytes of another key speaks of ours too,
+    and is not worth much without the artifact that it names.
+    """
     left = {
         address: store.manifest(address)
         for kind in ArtifactKind
         if kind in RECORDS
         for address in sealed(store, kind)
-        if address not in reached.found
+        if address not in reached
     }
     grew = True
     while grew:
+        contents = {manifest.content for manifest in reached.values()}
         added = {
             address: manifest
             for address, manifest in left.items()
-            if manifest.inputs
-            and all(Address.parse(i.address) in reached.found for i in manifest.inputs.values())
+            if address not in reached and _is_about(manifest, reached, contents)
         }
-        reached.found.update(added)
-        left = {address: m for address, m in left.items() if address not in added}
         grew = bool(added)
+        reached.update(added)
+        subjects = [
+            Address.parse(item.address) for m in added.values() for item in m.inputs.values()
+        ]
+        # Of a twin that is gone already nothing can be kept; `headrace verify` names it.
+        reached.update(walk(store, [one for one in subjects if one not in reached]).found)
+
+
+def _is_about(
+    record: Manifest, reached: Mapping[Address, Manifest], contents: AbstractSet[str]
+) -> bool:
+    if record.kind is ArtifactKind.GATE_REPORT:
+        return any(item.content in contents for item in record.inputs.values())
+    named = [Address.parse(item.address) for item in record.inputs.values()]
+    return bool(named) and all(address in reached for address in named)
 
 
 def to_remove(
     store: ArtifactStore, kept: Mapping[Address, Manifest], *, written_before: float
 ) -> list[Folder]:
-    """Return the folders that are neither kept nor young, sealed or not, scratch included."""
-    wanted = {str(address) for address in kept}
-    return [
+    """Return the folders that are neither kept nor young, sealed or not, scratch included.
+
+    What a young artifact was made from stays too: a release that runs elsewhere may be about to
+    read it again. Of a kept artifact the payloads go that its manifest does not name.
+    """
+    folders = [
         folder
         for root in (*(kind.value for kind in ArtifactKind), WORK)
-        for folder in _folders(store, root)
-        if folder.path not in wanted and folder.written < written_before
+        for folder in _folders(store.objects.entries(root), lambda path: path.split("/")[:2])
     ]
+    young = [
+        address
+        for folder in folders
+        if folder.is_sealed and folder.written >= written_before
+        if (address := address_of(folder.path)) is not None
+    ]
+    wanted = {**walk(store, young).found, **kept}
+    by_path = {str(address): manifest for address, manifest in wanted.items()}
+    doomed = [folder for folder in folders if folder.path not in by_path]
+    for folder in folders:
+        if folder.path in by_path:
+            doomed += _left_behind(folder, by_path[folder.path])
+    return [folder for folder in doomed if folder.written < written_before]
 
 
-def _folders(store: ArtifactStore, root: str) -> list[Folder]:
-    stored: dict[str, list[Stored]] = {}
-    for one in store.objects.entries(root):
-        stored.setdefault("/".join(one.path.split("/")[:2]), []).append(one)
-    return [
-        Folder(
-            path=folder,
-            written=max(one.written for one in inside),
-            size=sum(one.size for one in inside),
-            paths=tuple(one.path for one in inside),
-        )
-        for folder, inside in sorted(stored.items())
-    ]
+def _left_behind(folder: Folder, manifest: Manifest) -> list[Folder]:
+    left = [one for one in folder.inside if manifest.left_behind(one.path)]
+    return _folders(left, lambda path: path.split("/")[:3])
+
+
+def _folders(stored: Iterable[Stored], folder_of: Callable[[str], list[str]]) -> list[Folder]:
+    inside: dict[str, list[Stored]] = {}
+    for one in stored:
+        inside.setdefault("/".join(folder_of(one.path)), []).append(one)
+    return [Folder(path=path, inside=tuple(some)) for path, some in sorted(inside.items())]
 
 
 def remove(store: ArtifactStore, folder: Folder) -> None:
     """Remove a folder, its manifest first: a gc that is killed leaves no half artifact."""
-    manifest = f"{folder.path}/{MANIFEST_NAME}"
-    if manifest in folder.paths:
-        store.objects.remove_tree(manifest)
+    if folder.is_sealed:
+        store.objects.remove_tree(f"{folder.path}/{MANIFEST_NAME}")
     store.objects.remove_tree(folder.path)

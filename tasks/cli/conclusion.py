@@ -161,6 +161,6 @@ def _figure(task: TaskView, report: GateReport | None) -> str:
 
 def _report(store: ArtifactStore, address: Address) -> GateReport | None:
     try:
-        return read_report(store, address)
+        return read_report(store, address).report
     except HeadraceError:
         return None

@@ -82,16 +82,23 @@ def up_to(entries: Sequence[LedgerEntry], moment: str | None) -> list[LedgerEntr
 
 
 def ledger_mentions(home: Home) -> tuple[set[Address], set[str]]:
-    """Return the artifacts and the release ids that any ledger or state record mentions."""
+    """Return the artifacts and the release ids that any ledger or state record mentions.
+
+    The ledgers of the store count, also those whose state record is lost or in another home.
+    """
     addresses: set[Address] = set()
     release_ids: set[str] = set()
     objects = ObjectStore(home.store_url)
+    entries = []
     for model in models_with_state(home.state):
         state = open_state(home.state, model, objects)
         addresses |= addresses_in(state.path.read_bytes())
-        for entry in state.history():
-            addresses |= mentions(dict(entry.details))
-            release_ids |= {entry.release_id} if entry.release_id else set()
-    for path in objects.list("ledger"):  # models whose state record was lost keep their artifacts
-        addresses |= addresses_in(objects.read(path))
+        entries += state.history()
+    for path in objects.list("ledger"):
+        text = objects.read(path)
+        addresses |= addresses_in(text)
+        entries.append(LedgerEntry.parse(text, path))
+    for entry in entries:
+        addresses |= mentions(dict(entry.details))
+        release_ids |= {entry.release_id} if entry.release_id else set()
     return addresses, release_ids

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+from tasks.adapters.artifact_store import LINK
 from tasks.adapters.chain import read_payload
 from tasks.contracts.artifacts import Manifest
 from tasks.contracts.errors import BadRequestError, HeadraceError, bounded
@@ -56,10 +57,13 @@ def state_and_ledger_problems(
 def stray_ledger_objects(store: ArtifactStore, model: str) -> list[str]:
     """Return the objects in a ledger's folder that are no entries of it."""
     problems = []
-    for path in store.objects.list(f"ledger/{model}"):
-        stem = path.rsplit("/", 1)[-1].removesuffix(".json")
-        if not stem.isdigit() or path != entry_path(model, int(stem)):
-            problems.append(f"{path}: expected only entries of the ledger here, found this object")
+    for one in store.objects.entries(f"ledger/{model}"):
+        stem = one.path.rsplit("/", 1)[-1].removesuffix(".json")
+        if not stem.isdigit() or one.path != entry_path(model, int(stem)):
+            words = "expected only entries of the ledger here, found this object"
+            problems.append(f"{one.path}: {words}")
+        elif not one.plain:
+            problems.append(f"{one.path}: expected a plain file, found {LINK}")
     return problems
 
 

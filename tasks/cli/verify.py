@@ -7,19 +7,22 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tasks.adapters.chain import (
+    SEALED_IN_THE_NAME,
     mentions,
     read_payload,
     read_request,
     reports_by_content,
     sealed,
+    sealed_in_the_name,
     walk,
 )
 from tasks.cli.artifact_proof import (
-    artifact_problems,
-    gate_problems,
-    report_problems,
+    Findings,
+    address_of,
+    artifact_findings,
     unsealed_problems,
 )
+from tasks.cli.gate_proof import gate_findings, report_findings
 from tasks.cli.home import Home
 from tasks.cli.ledgers import known_state, named, readable_entries
 from tasks.cli.rollout_proof import (
@@ -41,30 +44,25 @@ if TYPE_CHECKING:
     from tasks.cli.console import Console
     from tasks.cli.ledgers import ReleaseName
     from tasks.contracts.artifacts import Address, Manifest
+    from tasks.contracts.requests import ReleaseRequest
     from tasks.rollout.ledger import LedgerEntry
     from tasks.rollout.state import ModelState
 
 MAX_SHOWN = 20
 STABLE = "stable"
 GATED_KINDS = frozenset(facts.produces for facts in STAGE_FACTS.values() if facts.gated)
-# Each of these says in whose name it was sealed; they are found by a listing of their kind.
-SEALED_IN_THE_NAME: Mapping[ArtifactKind, str] = {
-    ArtifactKind.STEP_VERDICT: "verdict.json",
-    ArtifactKind.RELEASE: "release.json",
-    ArtifactKind.ROLLBACK: "rollback.json",
-}
+OF_THE_CHAMPION = frozenset({"champion", "champion_events"})  # inputs that a request pins
 LISTED_KINDS = (*SEALED_IN_THE_NAME, ArtifactKind.RELEASE_REQUEST)
 
 
 @dataclass(kw_only=True)
-class Verdict:
+class Verdict(Findings):
     """What was looked at and what is wrong with it."""
 
     artifacts: int = 0
     size: int = 0
     gates: int = 0
     entries: int = 0
-    problems: list[str] = field(default_factory=list)
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
@@ -82,13 +80,18 @@ def run(options: argparse.Namespace, console: Console) -> int:
     name = f"release {release.release_number} ({release.release_id})"
     if not verdict.problems:
         console.say(f"{name} verified: {looked}")
-        return int(ExitCode.DONE)
-    console.say(f"{name} NOT verified: {len(verdict.problems)} problems; {looked}")
-    for problem in verdict.problems[:MAX_SHOWN]:
-        console.say(f"  - {problem}")
-    if len(verdict.problems) > MAX_SHOWN:
-        console.say(f"  (+{len(verdict.problems) - MAX_SHOWN} more)")
-    return int(ExitCode.GATE_REFUSED)
+    else:
+        console.say(f"{name} NOT verified: {len(verdict.problems)} problems; {looked}")
+    _say(console, verdict.problems)
+    _say(console, [f"note: {note}" for note in verdict.notes])
+    return int(ExitCode.GATE_REFUSED if verdict.problems else ExitCode.DONE)
+
+
+def _say(console: Console, sentences: Sequence[str]) -> None:
+    for sentence in sentences[:MAX_SHOWN]:
+        console.say(f"  - {sentence}")
+    if len(sentences) > MAX_SHOWN:
+        console.say(f"  (+{len(sentences) - MAX_SHOWN} more)")
 
 
 def _release(state: ModelState, name: str) -> ReleaseName:
@@ -109,13 +112,15 @@ def verify_release(store: ArtifactStore, state: ModelState, release: ReleaseName
     verdict.entries = len(entries)
     verdict.problems += state_and_ledger_problems(store, state, entries)
     about = [entry for entry in entries if entry.release_id == release.release_id]
-    starts, problems = _starts(store, release, about)
-    seen = walk(store, starts)
-    verdict.problems += problems + seen.problems
+    starts = _starts(store, release, about)
+    seen = walk(store, starts.all)
+    verdict.problems += starts.problems + seen.problems
     _verify_artifacts(store, seen.found, about, verdict)
+    _verify_gates(store, seen.found, starts, about, verdict)
     steps = _steps(store, seen.found)
     verdict.problems += unproved_decisions(about, seen.found.values(), steps)
     verdict.problems = list(dict.fromkeys(verdict.problems))
+    verdict.notes = list(dict.fromkeys(verdict.notes))
     return verdict
 
 
@@ -125,22 +130,50 @@ def _verify_artifacts(
     about: Sequence[LedgerEntry],
     verdict: Verdict,
 ) -> None:
-    reports, unreadable = reports_by_content(store)
-    verdict.problems += unreadable
-    promoted = any(entry.kind == "promoted" for entry in about)
     for manifest in found.values():
-        verdict.problems += artifact_problems(store, manifest)
+        verdict.add(artifact_findings(store, manifest))
         verdict.problems += record_against_ledger(store, manifest, about)
         verdict.problems += verdict_problems(store, manifest, about)
         verdict.artifacts += 1
         verdict.size += manifest.size
-        if manifest.kind in GATED_KINDS:
-            on_it = reports.get(manifest.content, [])
-            verdict.problems += gate_problems(manifest, on_it, promoted=promoted)
-            verdict.problems += [p for one in on_it for p in report_problems(store, one)]
-            verdict.gates += 1
-    contents = {one.content for one in found.values() if one.kind in GATED_KINDS}
+
+
+def _verify_gates(
+    store: ArtifactStore,
+    found: Mapping[Address, Manifest],
+    starts: _Starts,
+    about: Sequence[LedgerEntry],
+    verdict: Verdict,
+) -> None:
+    reports, unreadable = reports_by_content(store)
+    verdict.problems += unreadable
+    promoted = any(entry.kind == "promoted" for entry in about)
+    gated = [manifest for manifest in found.values() if manifest.kind in GATED_KINDS]
+    made_here = _made_here(found, starts.own)
+    for manifest in gated:
+        on_it = reports.get(manifest.content, [])
+        requests = starts.requests if manifest.address in made_here else []
+        verdict.add(gate_findings(manifest, on_it, requests, promoted=promoted))
+        for one in on_it:
+            verdict.add(report_findings(store, one))
+        verdict.gates += 1
+    contents = {manifest.content for manifest in gated}
     verdict.problems += unsealed_problems(store, (ArtifactKind.GATE_REPORT,), contents)
+
+
+def _made_here(found: Mapping[Address, Manifest], own: Sequence[Address]) -> set[Address]:
+    """Return what the release itself was made of: not what only its champion was made of."""
+    made: set[Address] = set()
+    waiting = [address for address in own if address in found]
+    while waiting:
+        address = waiting.pop()
+        if address not in made:
+            made.add(address)
+            for name, item in found[address].inputs.items():
+                made_from = address_of(item.address)
+                if name not in OF_THE_CHAMPION and made_from is not None and made_from in found:
+                    waiting.append(made_from)
+    return made
 
 
 def _steps(store: ArtifactStore, found: Mapping[Address, Manifest]) -> dict[str, int]:
@@ -155,42 +188,54 @@ def _steps(store: ArtifactStore, found: Mapping[Address, Manifest]) -> dict[str,
     return steps
 
 
-def _starts(
-    store: ArtifactStore, release: ReleaseName, about: Sequence[LedgerEntry]
-) -> tuple[list[Address], list[str]]:
+@dataclass(kw_only=True)
+class _Starts:
+    """Where to walk from: what the ledger mentions, and what is the release's own of it."""
+
+    mentioned: list[Address]
+    own: list[Address] = field(default_factory=list)
+    requests: list[ReleaseRequest] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def all(self) -> list[Address]:
+        """Return them all."""
+        return [*self.mentioned, *self.own]
+
+
+def _starts(store: ArtifactStore, release: ReleaseName, about: Sequence[LedgerEntry]) -> _Starts:
     """Return where to walk from: what the ledger mentions and what was sealed in its name."""
-    mentioned = {address for entry in about for address in mentions(dict(entry.details))}
-    starts, problems = sorted(mentioned, key=str), []
-    ours = []
-    for kind, name in SEALED_IN_THE_NAME.items():
-        for address in sealed(store, kind):
-            try:
-                record = read_payload(store, address, name)
-            except (HeadraceError, OSError) as error:
-                problems.append(f"{address}: {error}")
-                continue
-            ours += [address] if record.get("release_id") == release.release_id else []
-    requests, unreadable = _requests(store, release)
+    starts = _Starts(mentioned=_mentioned(about))
+    in_its_slot = _mentioned([entry for entry in about if entry.kind == "slot_reserved"])
+    ours, starts.problems = sealed_in_the_name(store, {release.release_id})
+    starts.own += [*in_its_slot, *ours]
     promoted = any(entry.kind == "promoted" for entry in about)
     if promoted and not any(address.kind is ArtifactKind.RELEASE for address in ours):
-        problems.append(
+        starts.problems.append(
             f"{release.release_id}: expected a sealed {ArtifactKind.RELEASE.value} for what the "
             "ledger calls promoted, found none"
         )
     quoted = f'"{release.release_id}"'
-    problems += unsealed_problems(store, LISTED_KINDS, (quoted,))
-    return [*starts, *ours, *requests], problems + unreadable
+    starts.problems += unsealed_problems(store, LISTED_KINDS, (quoted,))
+    _add_requests(store, release, starts)
+    return starts
 
 
-def _requests(store: ArtifactStore, release: ReleaseName) -> tuple[list[Address], list[str]]:
-    found, problems = [], []
+def _mentioned(entries: Sequence[LedgerEntry]) -> list[Address]:
+    return sorted({found for entry in entries for found in mentions(dict(entry.details))}, key=str)
+
+
+def _add_requests(store: ArtifactStore, release: ReleaseName, starts: _Starts) -> None:
     for address in sealed(store, ArtifactKind.RELEASE_REQUEST):
         try:
             request = read_request(store, address)
         except (HeadraceError, OSError) as error:
-            problems.append(f"{address}: {error}")
+            starts.problems.append(f"{address}: {error}")
             continue
-        found += [address] if request.release_id == release.release_id else []
-    if not found:
-        problems.append(f"{release.release_id}: expected its sealed release request, found none")
-    return found, problems
+        if request.release_id == release.release_id:
+            starts.own.append(address)
+            starts.requests.append(request)
+    if not starts.requests:
+        starts.problems.append(
+            f"{release.release_id}: expected its sealed release request, found none"
+        )

@@ -21,6 +21,7 @@ from tasks.contracts.stages import ArtifactKind, Stage
 MANIFEST_NAME = "manifest.json"
 FACTS_NAME = "facts.json"
 _HEX_64 = re.compile(r"[0-9a-f]{64}")
+_PAYLOAD_FOLDER = re.compile(r"payload-[0-9a-f]{16}")
 _TERMINATION = re.compile(
     r"sealed (?P<address>[a-z_]+/[0-9a-f]{64}) manifest sha256:(?P<digest>[0-9a-f]{64})"
 )
@@ -113,6 +114,18 @@ class Manifest:
     def payload_folder(self) -> str:
         """Return the folder beside the manifest: equal content, equal name."""
         return f"payload-{self.content[:16]}"
+
+    def left_behind(self, path: str) -> str | None:
+        """Return the payload folder that `path` lies in, where it is one of another try's.
+
+        A stage whose bytes are not the same each time leaves one when it is killed before its
+        seal. The manifest decides: once it is there, nobody will ever read another folder.
+        """
+        folder, inside = f"{self.address}/", path.removeprefix(f"{self.address}/")
+        name, _, rest = inside.partition("/")
+        if not path.startswith(folder) or not rest or not _PAYLOAD_FOLDER.fullmatch(name):
+            return None
+        return None if name == self.payload_folder else f"{folder}{name}"
 
     @property
     def size(self) -> int:

@@ -44,7 +44,9 @@ class GateRefusedError(HeadraceError):
 
 
 class CorruptArtifactError(HeadraceError):
-    """Bytes in the store differ from what their manifest says."""
+    """Bytes in the store differ from what their manifest says: a retry finds them just so."""
+
+    exit_code = ExitCode.BAD_REQUEST
 
 
 class StoreUnavailableError(HeadraceError):

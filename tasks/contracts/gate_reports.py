@@ -169,6 +169,8 @@ class GateReport:
                 f"{where}: expected a complete gate_report/{number}, found a bad field: {error!r}"
             )
             raise BadRequestError(message) from error
+        if number >= 2:
+            _demand_numbers(report, where)
         if record.get("passed") is not report.passed:
             message = (
                 f"{where}: field passed: expected {report.passed} from the checks, "
@@ -188,6 +190,18 @@ class GateReport:
             key_figures=dict(record["key_figures"]),
             note=str(record["note"]),
         )
+
+
+def _demand_numbers(report: GateReport, where: str) -> None:
+    """Refuse a check that keeps no numbers: nobody could prove its verdict."""
+    for place, check in enumerate(report.checks):
+        for name, numbers in (("limits", check.limits), ("measured", check.measured)):
+            if not isinstance(numbers, Mapping):
+                message = (
+                    f"{where}: checks[{place}] ({check.name}): field {name}: expected the "
+                    f"numbers of the verdict, as in every gate_report/2, found {numbers!r:.80}"
+                )
+                raise BadRequestError(message)
 
 
 def demand_passing(

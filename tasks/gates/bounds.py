@@ -1,15 +1,17 @@
 """The bounds of every gate on one page: what a release demands of each kind of artifact.
 
+Fields without a default are what the release request pins; those with one belong to the code.
 Standard library only: a gate whose report is sealed already is answered without pandas.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from types import MappingProxyType
 from typing import Any, cast
 
+from tasks.contracts.artifacts import Manifest
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import Json
 from tasks.contracts.requests import ReleaseRequest
@@ -213,6 +215,34 @@ def bounds_for(kind: ArtifactKind, release: ReleaseRequest) -> Any:
     return _BOUNDS[kind](release)
 
 
-def configuration(kind: ArtifactKind, bounds: Any) -> dict[str, Json]:
-    """Return all that a verdict depends on besides the payload."""
-    return {"kind": kind.value, "bounds": cast("Json", asdict(bounds))}
+def configuration(artifact: Manifest, release: ReleaseRequest) -> dict[str, Json]:
+    """Return all that a verdict depends on besides the payload and the code of the gate."""
+    bounds = asdict(bounds_for(artifact.kind, release))
+    return {
+        "kind": artifact.kind.value,
+        "bounds": cast("Json", bounds),
+        LAST_RUN: last_run(artifact, release),
+        MADE_FROM: made_from(artifact),
+    }
+
+
+def pinned_by_request(kind: ArtifactKind, release: ReleaseRequest) -> frozenset[str]:
+    """Return the names of the bounds that the release request decides, whatever the code."""
+    return frozenset(
+        item.name for item in fields(bounds_for(kind, release)) if item.default is MISSING
+    )
+
+
+def last_run(artifact: Manifest, release: ReleaseRequest) -> str | None:
+    """Return the address of the champion's events, which new events are held against."""
+    if release.champion is None or artifact.kind is not ArtifactKind.VALIDATED_EVENTS:
+        return None
+    return release.champion.events
+
+
+def made_from(artifact: Manifest) -> str | None:
+    """Return the address of the events that a feature set was made from."""
+    events = artifact.inputs.get("events")
+    if events is None or artifact.kind is not ArtifactKind.FEATURE_SET:
+        return None
+    return events.address

@@ -12,7 +12,14 @@ from tasks.contracts.artifacts import Address
 from tasks.contracts.json_types import Json
 from tasks.contracts.stage_io import Outcome, StageContext, StageInput
 from tasks.contracts.stages import ArtifactKind
-from tasks.gates.bounds import LAST_RUN, MADE_FROM, bounds_for, configuration
+from tasks.gates.bounds import (
+    LAST_RUN,
+    MADE_FROM,
+    bounds_for,
+    configuration,
+    last_run,
+    made_from,
+)
 
 READS: Mapping[str, ArtifactKind] = MappingProxyType(
     {"artifact": ArtifactKind.GATE_REPORT}  # stands for any kind: nothing reads a report as input
@@ -23,13 +30,7 @@ PRODUCES = ArtifactKind.GATE_REPORT
 
 def configure(context: StageContext) -> dict[str, Json]:
     """Return the bounds, and the addresses of the events that the artifact is held against."""
-    artifact = context.inputs["artifact"]
-    kind = artifact.manifest.kind
-    return {
-        **configuration(kind, bounds_for(kind, context.the_release())),
-        LAST_RUN: _last_run(context, artifact),
-        MADE_FROM: _made_from(artifact),
-    }
+    return configuration(context.inputs["artifact"].manifest, context.the_release())
 
 
 def run(context: StageContext) -> Outcome:
@@ -57,22 +58,12 @@ def run(context: StageContext) -> Outcome:
     return Outcome(sentence=report.sentence, facts=facts, refused=not report.passed)
 
 
-def _last_run(context: StageContext, artifact: StageInput) -> str | None:
-    champion = context.the_release().champion
-    if champion is None or artifact.manifest.kind is not ArtifactKind.VALIDATED_EVENTS:
-        return None
-    return champion.events
-
-
-def _made_from(artifact: StageInput) -> str | None:
-    events = artifact.manifest.inputs.get("events")
-    if events is None or artifact.manifest.kind is not ArtifactKind.FEATURE_SET:
-        return None
-    return events.address
-
-
 def _compared(context: StageContext, artifact: StageInput) -> dict[str, Path]:
-    wanted = {LAST_RUN: _last_run(context, artifact), MADE_FROM: _made_from(artifact)}
+    release = context.the_release()
+    wanted = {
+        LAST_RUN: last_run(artifact.manifest, release),
+        MADE_FROM: made_from(artifact.manifest),
+    }
     store = ArtifactStore(ObjectStore(context.store_url), cache=context.work / "compared")
     return {
         role: store.fetch(store.manifest(Address.parse(address)))

@@ -1,9 +1,10 @@
-"""Random single mutations of everything a release reaches: bytes, fields, missing and added files."""
+"""Random single mutations of all that a release reaches: bytes, fields, files gone, new or linked."""
 
 from __future__ import annotations
 
 import json
 import random
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,31 +14,46 @@ from typing import Any
 from tasks.contracts.json_types import canonical_json, pretty_json
 
 MISSING = None
+ITSELF = "itself"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mutation:
-    """One change: which file, what it was made of, and its new bytes (None: it is gone)."""
+    """One change: which file, what it was made of, and its new bytes (None: it is gone).
+
+    With `link` the path becomes a link: to that place, or, where it is "itself", to a copy of what
+    was there.
+    """
 
     kind: str
     path: Path
     detail: str
     after: bytes | None
+    link: str | None = None
 
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Make the change, and undo it to the byte."""
         before = self.path.read_bytes() if self.path.exists() else None
-        try:
+        with tempfile.TemporaryDirectory() as elsewhere:
+            try:
+                self._change(before, Path(elsewhere) / "copy")
+                yield
+            finally:
+                self._write(before)
+
+    def _change(self, before: bytes | None, copy: Path) -> None:
+        if self.link is None:
             self._write(self.after)
-            yield
-        finally:
-            self._write(before)
+            return
+        copy.write_bytes(before or b"{}")
+        self.path.unlink(missing_ok=True)
+        self.path.symlink_to(copy if self.link == ITSELF else self.link)
 
     def _write(self, data: bytes | None) -> None:
-        if data is None:
+        if data is None or self.path.is_symlink():
             self.path.unlink()
-        else:
+        if data is not None:
             self.path.write_bytes(data)
 
 
@@ -148,8 +164,29 @@ def _gone(_chance: random.Random, path: Path) -> Mutation:
 def _new(chance: random.Random, path: Path) -> Mutation | None:
     if path.name == "state.json":
         return None  # beside it lie files that no release reaches: traffic, slots, locks
-    name = chance.choice(["more.bin", "more.json", f"copy-of-{path.name}", f"{path.name}.bak"])
-    return Mutation(kind="file added", path=path.with_name(name), detail="", after=b"{}")
+    return Mutation(
+        kind="file added", path=path.with_name(_name(chance, path)), detail="", after=b"{}"
+    )
+
+
+def _name(chance: random.Random, path: Path) -> str:
+    names = ["more.bin", "more.json", f"copy-of-{path.name}", f"{path.name}.bak"]
+    hidden = [".scratch-evil", f".scratch-{path.name}", f".{path.name}", ".hidden"]
+    return chance.choice([*names, *hidden])
+
+
+def _link_added(chance: random.Random, path: Path) -> Mutation | None:
+    if path.name == "state.json":
+        return None
+    target = chance.choice([ITSELF, "nowhere", path.name, "."])
+    new = path.with_name(_name(chance, path))
+    return Mutation(kind="link added", path=new, detail=target, after=None, link=target)
+
+
+def _made_a_link(_chance: random.Random, path: Path) -> Mutation | None:
+    if path.name == "state.json":
+        return None  # it lies where its owner wants it: the store alone is sealed
+    return Mutation(kind="file made a link", path=path, detail="", after=None, link=ITSELF)
 
 
 _KINDS: dict[str, Callable[[random.Random, Path], Mutation | None]] = {
@@ -159,4 +196,6 @@ _KINDS: dict[str, Callable[[random.Random, Path], Mutation | None]] = {
     "field added": _field("added"),
     "file removed": _gone,
     "file added": _new,
+    "link added": _link_added,
+    "file made a link": _made_a_link,
 }

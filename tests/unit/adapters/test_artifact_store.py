@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -91,6 +93,29 @@ def test_damage_is_found_and_the_file_is_named(store, tmp_path, damage, named) -
     damage(store.fetch(sealed))
     with pytest.raises(CorruptArtifactError, match=named):
         store.fetch(sealed)
+
+
+@pytest.mark.parametrize("kind", ("store", "remote"))
+def test_what_is_marked_as_used_is_young_again_and_unchanged(kind, tmp_path, request) -> None:
+    store = request.getfixturevalue(kind)
+    sealed = store.seal(recipe(), payload(tmp_path / "p"), {"seconds": 3})
+    facts = store.objects.read(f"{sealed.address}/facts.json")
+    before = max(one.written for one in store.objects.entries(str(sealed.address)))
+    time.sleep(0.02)
+    assert store.mark_used(sealed.address) == sealed
+    assert max(one.written for one in store.objects.entries(str(sealed.address))) > before
+    assert store.objects.read(f"{sealed.address}/facts.json") == facts
+    store.check(sealed)
+
+
+def test_a_store_that_cannot_be_written_is_read_all_the_same(store, tmp_path, monkeypatch) -> None:
+    sealed = store.seal(recipe(), payload(tmp_path / "p"), {"seconds": 3})
+
+    def read_only(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("os.utime", read_only)
+    assert store.mark_used(sealed.address) == sealed
 
 
 def test_put_if_absent_keeps_the_first(store) -> None:

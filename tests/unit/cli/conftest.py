@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -13,10 +14,11 @@ from tasks.adapters.object_store import ObjectStore
 from tasks.cli.home import Home
 from tasks.contracts.artifacts import Manifest
 from tasks.contracts.gate_reports import GateCheck, GateReport
-from tasks.contracts.json_types import pretty_json
+from tasks.contracts.json_types import Json, pretty_json
 from tasks.contracts.requests import PLANS, ReleaseRequest
 from tasks.contracts.stage_io import StageContext, StageInput
 from tasks.contracts.stages import STAGE_FACTS, ArtifactKind, Stage
+from tasks.gates.bounds import configuration
 from tasks.rollout.judge import judge, verdict_numbers
 from tasks.rollout.observation import StepObservation, VariantSeen
 from tasks.rollout.phases import Decision
@@ -54,6 +56,7 @@ REFUSING = replace(
     where="in 118 of 2.1M rows",
     measured={"rows": 2_100_000, "unexpected": 118, "missing": 7},
 )
+OTHER_CODE = "code of a gate that is not ours"
 HIT_RATE = {True: 0.4, False: 0.2}  # better or worse than stable's 0.3
 
 
@@ -97,12 +100,14 @@ def observation(begun: TrafficStepBegun, *, better: bool) -> StepObservation:
 
 @dataclass(kw_only=True)
 class TinyReleases:
-    """Seals releases into a store below `root`, or at `url`."""
+    """Seals releases into a store below `root`, or at `url`; `code` is the digest of the stages'."""
 
     root: Path
     url: str = ""
+    code: str = "c"
     made: dict[str, dict[Stage, Manifest]] = field(default_factory=dict)
     sealed: list[Manifest] = field(default_factory=list)
+    requests: dict[str, ReleaseRequest] = field(default_factory=dict)
 
     @property
     def home(self) -> Home:
@@ -130,7 +135,14 @@ class TinyReleases:
         folder.mkdir(parents=True)
         return folder
 
-    def _seal_folder(self, stage: Stage, folder: Path, inputs: Mapping[str, Manifest]) -> Manifest:
+    def _seal_folder(
+        self,
+        stage: Stage,
+        folder: Path,
+        inputs: Mapping[str, Manifest],
+        config: Mapping[str, Json] | None = None,
+        code: str = "",
+    ) -> Manifest:
         texts = {
             path.relative_to(folder).as_posix(): path.read_text()
             for path in sorted(folder.rglob("*"))
@@ -140,25 +152,53 @@ class TinyReleases:
             kind=STAGE_FACTS[stage].produces,
             stage=stage,
             inputs={name: item.reference for name, item in inputs.items()},
-            config={"files": dict(texts)},
-            code="c",
+            config=config or {"files": dict(texts)},
+            code=code or self.code,
         )
         facts = {"seconds": 1.5, "started_at": 1_700_000_000.0, "host": "a-host"}
         manifest = self.store.seal(recipe, folder, facts)
         self.sealed.append(manifest)
         return manifest
 
-    def gate(self, manifest: Manifest, *, passed: bool = True) -> Manifest:
+    def gate(
+        self,
+        manifest: Manifest,
+        *,
+        passed: bool = True,
+        release_id: str = "",
+        text: Callable[[GateReport], str] = GateReport.to_text,
+        bounds: Mapping[str, Json] | None = None,
+        code: str = OTHER_CODE,
+    ) -> Manifest:
+        """Seal a report under the bounds of a release, as gate_artifact does; the first is kept.
+
+        `bounds` are those in which it differs from what the release demands.
+        """
         report = GateReport(
             artifact=str(manifest.address),
             content=manifest.content,
             kind=manifest.kind,
             checks=(CHECK if passed else REFUSING,),
         )
-        files = {"report.json": report.to_text(), "report.html": "<p>page</p>"}
-        return self.seal(Stage.GATE_ARTIFACT, files, {"artifact": manifest})
+        release = self.request(release_id or self._maker_of(manifest))
+        folder = self._scratch(Stage.GATE_ARTIFACT)
+        (folder / "report.json").write_text(text(report))
+        (folder / "report.html").write_text("<p>page</p>")
+        config = configuration(manifest, release)
+        demanded = cast("dict[str, Json]", config["bounds"])
+        config["bounds"] = {**demanded, **(bounds or {})}
+        return self._seal_folder(Stage.GATE_ARTIFACT, folder, {"artifact": manifest}, config, code)
+
+    def _maker_of(self, manifest: Manifest) -> str:
+        return next(name for name, made in self.made.items() if manifest in made.values())
 
     def request(self, release_id: str) -> ReleaseRequest:
+        """Return what a release asked for, read once: who was champion then."""
+        if release_id not in self.requests:
+            self.requests[release_id] = self._requested(release_id)
+        return self.requests[release_id]
+
+    def _requested(self, release_id: str) -> ReleaseRequest:
         return ReleaseRequest(
             release_id=release_id,
             model=MODEL,
@@ -185,7 +225,7 @@ class TinyReleases:
                 files["slot.json"] = self._reserved(release_id, made)
             made[stage] = self.seal(stage, files, inputs)
             if STAGE_FACTS[stage].gated:
-                self.gate(made[stage])
+                self.gate(made[stage], release_id=release_id)
         self.made[release_id] = made
         return made
 
@@ -244,13 +284,32 @@ class TinyReleases:
             "verdict.json": verdict.to_text(),
         }
         sealed = self.seal(Stage.JUDGE_STEP, files, {"step": shifted})
-        self.gate(sealed, passed=verdict.decision.favourable)
+        self.gate(sealed, passed=verdict.decision.favourable, release_id=release_id)
         return sealed
+
+    def taken_back_by_a_person(self, run: str) -> Manifest:
+        """Roll back what serves, as the DAG that a person triggers does: of no release's making."""
+        out = self._scratch(Stage.ROLL_BACK_RELEASE)
+        settings: dict[str, Json] = {"requested_by_run": run, "reason": "bad", "model": MODEL}
+        roll_back_release.run(self._context(out, {}, settings=settings))
+        return self._seal_folder(Stage.ROLL_BACK_RELEASE, out, {})
 
     def _end(self, stage: Stage, release_id: str, inputs: Mapping[str, Manifest]) -> Manifest:
         module = promote_release if stage is Stage.PROMOTE_RELEASE else roll_back_release
         out = self._scratch(stage)
-        context = StageContext(
+        module.run(self._context(out, inputs, release=self.request(release_id)))
+        self.made[release_id][stage] = self._seal_folder(stage, out, inputs)
+        return self.made[release_id][stage]
+
+    def _context(
+        self,
+        out: Path,
+        inputs: Mapping[str, Manifest],
+        *,
+        release: ReleaseRequest | None = None,
+        settings: Mapping[str, Json] | None = None,
+    ) -> StageContext:
+        return StageContext(
             inputs={
                 name: StageInput(address=str(item.address), manifest=item, path=out)
                 for name, item in inputs.items()
@@ -259,12 +318,10 @@ class TinyReleases:
             work=out,
             progress=lambda _sentence, _share: None,
             store_url=self.home.store_url,
-            release=self.request(release_id),
+            release=release,
             state_dir=self.home.state,
+            settings=settings or {},
         )
-        module.run(context)
-        self.made[release_id][stage] = self._seal_folder(stage, out, inputs)
-        return self.made[release_id][stage]
 
     def folder_of(self, manifest: Manifest) -> Path:
         return self.root / "store" / str(manifest.address)

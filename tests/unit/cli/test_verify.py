@@ -119,3 +119,54 @@ def test_a_promotion_without_its_sealed_release_is_named(tiny) -> None:
         "expected a sealed release for what the ledger calls promoted" in problem
         for problem in problems(tiny)
     )
+
+
+@pytest.mark.parametrize("name", (".scratch-evil", ".hidden", "deep/.scratch-more"))
+def test_an_added_file_with_a_hidden_name_is_named(tiny, name: str) -> None:
+    tiny.promote(RELEASE)
+    model = tiny.made[RELEASE][Stage.TRAIN_MODEL]
+    payload = tiny.folder_of(model) / model.payload_folder
+    for place in (payload / name, tiny.folder_of(model) / name.replace("deep/", "")):
+        place.write_text("x")
+        assert any(
+            place.name in problem and str(model.address) in problem for problem in problems(tiny)
+        )
+        place.unlink()
+    stray = tiny.root / "store" / "ledger" / tiny.state.model / ".scratch-x"
+    stray.write_text("x")
+    assert any(".scratch-x: expected only entries of the ledger" in p for p in problems(tiny))
+
+
+@pytest.mark.parametrize("target", ("itself", "nowhere", "folder"))
+@pytest.mark.parametrize(
+    "place", ("manifest.json", "facts.json", "payload/payload.txt", "payload/deep", "payload", ".")
+)
+def test_a_link_in_place_of_what_was_sealed_is_named(tiny, place: str, target: str) -> None:
+    tiny.promote(RELEASE)
+    model = tiny.made[RELEASE][Stage.TRAIN_MODEL]
+    path = tiny.folder_of(model) / place.replace("payload", model.payload_folder, 1)
+    path = path if not place.endswith("payload.txt") else path.with_name("payload.txt")
+    aside = tiny.root / "aside"
+    path.rename(aside)
+    (tiny.root / "folder").mkdir()
+    path.symlink_to(
+        {"itself": aside, "nowhere": tiny.root / "x", "folder": tiny.root / "folder"}[target]
+    )
+    found = problems(tiny)
+    assert any(str(model.address) in problem for problem in found), found
+
+
+def test_an_added_link_is_named_in_an_artifact_and_in_the_ledger(tiny) -> None:
+    tiny.promote(RELEASE)
+    model = tiny.made[RELEASE][Stage.TRAIN_MODEL]
+    folder = tiny.folder_of(model)
+    for place in (folder / "dangling", folder / model.payload_folder / "dangling"):
+        place.symlink_to("/nowhere")
+        assert any(
+            "dangling" in problem and str(model.address) in problem for problem in problems(tiny)
+        )
+        place.unlink()
+    first = min((tiny.root / "store" / "ledger").rglob("*.json"))
+    aside = first.rename(tiny.root / "aside")
+    first.symlink_to(aside)
+    assert any(f"{first.name}: expected a plain file" in problem for problem in problems(tiny))

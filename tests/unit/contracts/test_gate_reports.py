@@ -27,8 +27,12 @@ PRICE = GateCheck(
     severity="critical",
     passed=False,
     expectation="expect_column_values_to_be_between",
+    limits={"min_value": 0},
+    measured={"rows": 2_100_000, "unexpected": 118, "missing": 7},
 )
-USERS = replace(PRICE, name="users", passed=True)
+USERS = replace(
+    PRICE, name="users", passed=True, measured={"rows": 2_100_000, "unexpected": 0, "missing": 7}
+)
 QUIET = replace(PRICE, name="quiet day", severity="warning")
 FIGURE = Figure(
     title="Difference",
@@ -83,6 +87,29 @@ def test_many_failures_are_bounded_and_counted() -> None:
 def test_a_report_comes_back_from_its_text_as_it_was() -> None:
     found = report(PRICE, USERS, QUIET)
     assert GateReport.parse(found.to_text(), "report.json") == found
+
+
+@pytest.mark.parametrize("field", ("limits", "measured"))
+@pytest.mark.parametrize("found", ("none", "nothing", "a word"))
+def test_a_check_that_keeps_no_numbers_is_refused(field: str, found: str) -> None:
+    record = json.loads(report(USERS, PRICE).to_text())
+    if found == "nothing":
+        del record["checks"][1][field]
+    else:
+        record["checks"][1][field] = None if found == "none" else "0"
+    named = rf"report.json: checks\[1\] \(price\): field {field}: expected the numbers"
+    with pytest.raises(BadRequestError, match=named):
+        GateReport.parse(json.dumps(record), "report.json")
+
+
+def test_a_report_of_before_numbers_were_kept_is_read() -> None:
+    record = json.loads(report(USERS, PRICE).to_text())
+    record["format"] = "gate_report/1"
+    for check in record["checks"]:
+        del check["limits"], check["measured"]
+    read = GateReport.parse(json.dumps(record), "report.json")
+    assert [check.recomputed for check in read.checks] == [None, None]
+    assert [check.passed for check in read.checks] == [True, False]
 
 
 def test_a_report_that_looked_at_nothing_is_refused() -> None:

@@ -64,6 +64,8 @@ def gate_report(world, manifest, *, passed):
         severity="critical",
         passed=passed,
         expectation="expect_column_values_to_be_between",
+        limits={"min_value": 0},
+        measured={"rows": 1, "unexpected": 0 if passed else 1, "missing": 0},
     )
     report = GateReport(
         artifact=str(manifest.address),
@@ -159,6 +161,47 @@ def test_the_same_request_again_is_answered_from_the_seal(tmp_path) -> None:
     assert code == ExitCode.DONE
     assert parse_termination(first) == parse_termination(second)
     assert "re-used" in second
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    (
+        pytest.param("payload-*/request.json", lambda file: file.write_text("{}"), id="cut short"),
+        pytest.param("payload-*/request.json", Path.unlink, id="removed"),
+        pytest.param("manifest.json", lambda file: file.write_text("{"), id="manifest"),
+    ),
+)
+def test_a_corrupt_artifact_is_not_tried_again_and_its_next_step_works(
+    tmp_path, monkeypatch, name, damage
+) -> None:
+    monkeypatch.setenv("HEADRACE_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("HEADRACE_TERMINATION_LOG", str(tmp_path / "termination"))
+    command = ["request_release", str(request_file(tmp_path, FORM))]
+    assert main(command) == ExitCode.DONE
+    evidence = parse_termination((tmp_path / "termination").read_text())
+    folder = tmp_path / "store" / str(evidence.address)
+    damage(next(folder.glob(name)))
+    assert main(command) == ExitCode.BAD_REQUEST  # Airflow does not retry
+    sentence = (tmp_path / "termination").read_text()
+    assert name.rpartition("/")[2] in sentence
+    assert "restore it from a copy, or remove" in sentence
+    assert "run its stage again" in sentence
+    (folder / "manifest.json").unlink()
+    assert main(command) == ExitCode.DONE
+    assert parse_termination((tmp_path / "termination").read_text()) == evidence
+
+
+def test_a_file_added_to_an_artifact_is_to_be_moved_away(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HEADRACE_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("HEADRACE_TERMINATION_LOG", str(tmp_path / "termination"))
+    command = ["request_release", str(request_file(tmp_path, FORM))]
+    assert main(command) == ExitCode.DONE
+    payload = next((tmp_path / "store").glob("release_request/*/payload-*"))
+    (payload / "more").write_text("x")
+    assert main(command) == ExitCode.BAD_REQUEST
+    assert "found more; move it away" in (tmp_path / "termination").read_text()
+    (payload / "more").unlink()
+    assert main(command) == ExitCode.DONE
 
 
 def test_a_wrong_value_in_the_form_ends_with_bad_request_and_names_it(tmp_path) -> None:
@@ -323,7 +366,14 @@ def test_a_process_that_loses_to_another_machine_ends_with_the_winners_verdict(
         folder = tmp_path / f"report-{passed}"
         folder.mkdir()
         check = GateCheck(
-            name="p", expected="a", found="b", severity="critical", passed=passed, expectation="e"
+            name="p",
+            expected="a",
+            found="b",
+            severity="critical",
+            passed=passed,
+            expectation="expect_column_values_to_be_in_set",
+            limits={"value_set": ["a"]},
+            measured={"value": "a" if passed else "b"},
         )
         report = GateReport(
             artifact="feature_set/" + "a" * 64,
