@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tasks.contracts.errors import BadRequestError
 
+GROUP_SECONDS = 600.0
 _BOOLEANS = {"true": True, "false": False}
 
 
@@ -23,6 +24,7 @@ class PodSettings:
     start_seconds: float  # on a node, before the stage runs
     poll_seconds: float
     disruptions: int  # in a row, before the user's retries are touched
+    group_seconds: float = GROUP_SECONDS  # some pods of a group have nodes, others wait for one
 
     def image(self, name: str) -> str:
         """Return the full name of one of the images, such as `torch-cuda`."""
@@ -44,6 +46,7 @@ def read_pod_settings(environment: Mapping[str, str]) -> PodSettings:
         start_seconds=_number(environment, "HEADRACE_START_SECONDS", 900),
         poll_seconds=_number(environment, "HEADRACE_POLL_SECONDS", 2),
         disruptions=int(_number(environment, "HEADRACE_DISRUPTIONS", 10)),
+        group_seconds=_number(environment, "HEADRACE_GROUP_SECONDS", GROUP_SECONDS),
     )
 
 

@@ -15,6 +15,8 @@ from tasks.contracts.stages import STAGE_FACTS, Image, Stage
 
 AIRFLOW = "airflow"  # an image without a stage
 TAG_CHARACTERS = 16
+# What starts a stage and is imported by none: of a stage's code digest it is no part.
+LAUNCHERS = {Image.TORCH: "training/launch.py"}
 
 
 def stages_of(image: Image) -> tuple[Stage, ...]:
@@ -28,6 +30,9 @@ def image_tag(image: str) -> str:
         digest = _airflow_digest()
     elif image in set(Image):
         digests = [code_digest(stage) for stage in stages_of(Image(image))]
+        if image in LAUNCHERS:
+            launcher = PACKAGE / LAUNCHERS[Image(image)]
+            digests.append(hashlib.sha256(launcher.read_bytes()).hexdigest())
         digest = hashlib.sha256("".join(digests).encode()).hexdigest()
     else:
         known = [*(one.value for one in Image), AIRFLOW]
