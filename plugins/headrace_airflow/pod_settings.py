@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.contracts.errors import BadRequestError
+from tasks.contracts.image_tags import image_tag
+from tasks.contracts.stages import STAGE_FACTS, Stage
 
 GROUP_SECONDS = 600.0
+IMAGE, TAG = "{image}", "{tag}"
+_IMAGES = re.compile(r"(?:[^{}@]|\{image\})+(?:@[^{}@]+|:(?P<tag>(?:[^{}@:/]|\{image\}|\{tag\})+))")
 _BOOLEANS = {"true": True, "false": False}
 
 
@@ -17,7 +22,7 @@ class PodSettings:
     """What every pod of one deployment has in common."""
 
     namespace: str
-    images: str  # name of an image with {image} in it; a tag or a digest, never `latest`
+    images: str  # name of an image with {image} and {tag} in it, or a tag for all; never `latest`
     template: Path | None  # pod template (YAML): volumes, secrets, pull secrets of this cluster
     deferrable: bool
     queue_seconds: float  # without a node, behind a gate, outside a quota
@@ -27,8 +32,18 @@ class PodSettings:
     group_seconds: float = GROUP_SECONDS  # some pods of a group have nodes, others wait for one
 
     def image(self, name: str) -> str:
-        """Return the full name of one of the images, such as `torch-cuda`."""
-        return self.images.replace("{image}", name)
+        """Return the name of one of the images, such as `torch-cuda`; {tag} is not filled in yet."""
+        return self.images.replace(IMAGE, name)
+
+
+def with_tag(image: str, stage: Stage) -> str:
+    """Fill in {tag}: the digest of the image's code that `make images` names its images by.
+
+    It is worked out when a pod is made, for reading the sources costs more than a parse may.
+    """
+    if TAG not in image:
+        return image
+    return image.replace(TAG, image_tag(STAGE_FACTS[stage].image.value))
 
 
 def read_pod_settings(environment: Mapping[str, str]) -> PodSettings:
@@ -52,13 +67,12 @@ def read_pod_settings(environment: Mapping[str, str]) -> PodSettings:
 
 def _images(environment: Mapping[str, str]) -> str:
     name = "HEADRACE_IMAGES"
-    images = _demanded(environment, name, "a name such as registry/headrace-{image}:1.4")
-    place = images.rsplit("/", 1)[-1]
-    tag = place.partition("@")[2] or place.partition(":")[2]
-    if "{image}" not in images or tag in {"", "latest"}:
+    images = _demanded(environment, name, "a name such as registry/headrace-{image}:{tag}")
+    found = _IMAGES.fullmatch(images)
+    if found is None or IMAGE not in images or found["tag"] == "latest":
         message = (
-            f"{name}: expected a name with {{image}} in it and a tag or digest other than latest, "
-            f"such as registry/headrace-{{image}}:1.4, found {images!r}"
+            f"{name}: expected a name with {IMAGE} in it and the tag {TAG}, or a tag or "
+            f"digest other than latest, such as registry/headrace-{IMAGE}:{TAG}, found {images!r}"
         )
         raise BadRequestError(message)
     return images

@@ -38,7 +38,7 @@ from headrace_airflow.pod_identity import (
 from headrace_airflow.pod_life import SLICE_SECONDS, AskedToEndError, PodLife, Waits
 from headrace_airflow.pod_news import CONTAINER, PodNews, PodState, utc_now
 from headrace_airflow.pod_profiles import image_name, image_of
-from headrace_airflow.pod_settings import PodSettings
+from headrace_airflow.pod_settings import PodSettings, with_tag
 from headrace_airflow.pod_trigger import PodTrigger, state_in_airflow
 from headrace_airflow.sealed_store import SealedStore
 from headrace_airflow.stage_call import StageCall, conclude, last_word
@@ -310,6 +310,7 @@ class StageOperator(KubernetesPodOperator):
         key = TaskKey.of(context)
         text = request.to_text()
         self.name = record.name
+        self.image = with_tag(str(self.image), self.call.stage)
         pod = self.build_pod_request_obj(context)
         pod.metadata.labels.update({**MANAGED_BY, TASK_LABEL: key.digest})
         pod.metadata.annotations = {
