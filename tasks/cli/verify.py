@@ -140,7 +140,7 @@ def _verify_artifacts(
             verdict.problems += [p for one in on_it for p in report_problems(store, one)]
             verdict.gates += 1
     contents = {one.content for one in found.values() if one.kind in GATED_KINDS}
-    verdict.problems += unsealed_problems(store, (ArtifactKind.GATE_REPORT,), contents)
+    verdict.problems += unsealed_problems(store, (ArtifactKind.GATE_REPORT,), "content", contents)
 
 
 def _steps(store: ArtifactStore, found: Mapping[Address, Manifest]) -> dict[str, int]:
@@ -177,8 +177,7 @@ def _starts(
             f"{release.release_id}: expected a sealed {ArtifactKind.RELEASE.value} for what the "
             "ledger calls promoted, found none"
         )
-    quoted = f'"{release.release_id}"'
-    problems += unsealed_problems(store, LISTED_KINDS, (quoted,))
+    problems += unsealed_problems(store, LISTED_KINDS, "release_id", {release.release_id})
     return [*starts, *ours, *requests], problems + unreadable
 
 
