@@ -65,6 +65,10 @@ faults: setup  ## planted faults, long form: 2,000 requests a serving fault, 200
 kills: setup  ## 20 kills of every stage: do all end with the undisturbed digests?
 	$(PY) -W ignore -m tests.integration.kills.long_form
 
+mutations: setup  ## 1,000 random changes of a release: does verify name each? does gc keep all?
+	HEADRACE_MUTATIONS=1000 $(PY) -m pytest -q -s tests/integration/proof/test_mutations.py $(PYTEST_ARGS)
+	HEADRACE_GC_EXAMPLES=60 $(PY) -m pytest -q tests/unit/cli/test_collect.py tests/integration/stores/test_gc.py $(PYTEST_ARGS)
+
 # IMAGES="data torch" builds some; WHEELS=dir has torch's CPU wheel; BASE=, BASE_DIGEST= pin the base.
 images: setup  ## container images, by buildah: all, or IMAGES="data torch"; VARIANT=cuda for torch-cuda
 	PYTHON=$(PY) bash images/build.sh $(IMAGES)

@@ -21,6 +21,7 @@ from tasks.adapters.object_store import ObjectStore
 from tasks.adapters.scratch_space import scratch_folder
 from tasks.contracts.artifacts import Address, InputReference, Manifest, termination_sentence
 from tasks.contracts.code_digest import code_digest
+from tasks.contracts.credentials import without_given_credentials
 from tasks.contracts.errors import BadRequestError, HeadraceError, bounded
 from tasks.contracts.exit_codes import ExitCode
 from tasks.contracts.gate_reports import REPORT_NAME, GateReport, demand_passing
@@ -328,9 +329,11 @@ def main(arguments: Sequence[str]) -> int:
         say_last(str(error), log, os.environ)
         return int(error.exit_code)
     except Exception as error:  # noqa: BLE001  the last line of defence names the crash
-        traceback.print_exc()
-        log.note(Level.ERROR, traceback.format_exc())
-        say_last(bounded(f"crashed: {type(error).__name__}: {error}"), log, os.environ)
+        where = without_given_credentials(traceback.format_exc())
+        sys.stderr.write(where)
+        log.note(Level.ERROR, where)
+        said = without_given_credentials(str(error))
+        say_last(bounded(f"crashed: {type(error).__name__}: {said}"), log, os.environ)
         return int(ExitCode.CRASHED)
     level = Level.ERROR if outcome.refused else Level.INFO
     say_last(termination_sentence(manifest, outcome.sentence), log, os.environ, level)

@@ -90,6 +90,14 @@ def write_entry(store: LedgerStore, entry: LedgerEntry) -> None:
     raise CorruptArtifactError(message)
 
 
+def is_written(store: LedgerStore, entry: LedgerEntry) -> bool:
+    """Return whether the ledger holds exactly this entry."""
+    try:
+        return store.read(entry_path(entry.model, entry.sequence)) == entry.to_text().encode()
+    except FileNotFoundError:
+        return False
+
+
 def read_ledger(store: LedgerStore, model: str) -> dict[int, bytes]:
     """Return sequence -> bytes of every ledger object of a model."""
     found = {}

@@ -20,11 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tasks.contracts.bake import STATE_FILE
-from tasks.contracts.errors import (
-    BadRequestError,
-    CorruptArtifactError,
-    StoreUnavailableError,
-)
+from tasks.contracts.errors import BadRequestError, HeadraceError
 from tasks.contracts.json_types import Json
 from tasks.contracts.requests import MODEL_NAME, Champion, TrafficPlan
 from tasks.contracts.state_file import locked, replace_text
@@ -34,6 +30,7 @@ from tasks.rollout.decide import Observation
 from tasks.rollout.ledger import (
     LedgerEntry,
     LedgerStore,
+    is_written,
     read_entry,
     read_ledger,
     verify_chain,
@@ -122,7 +119,8 @@ class ModelState:
         record = self.peek()
         if self.store is not None:
             for entry in record.unwritten:
-                write_entry(self.store, entry)
+                if not is_written(self.store, entry):  # who may only read is not asked to write
+                    write_entry(self.store, entry)
         return record
 
     def champion(self) -> Champion | None:
@@ -400,7 +398,7 @@ class ModelState:
         try:
             for entry in record.unwritten:
                 write_entry(self.store, entry)
-        except (StoreUnavailableError, CorruptArtifactError, OSError):
+        except (HeadraceError, OSError):  # away, read-only, or without the right to write
             return
         with locked(self.folder / "lock"):
             now = self.peek()

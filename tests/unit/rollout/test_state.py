@@ -382,6 +382,35 @@ def test_a_pause_that_the_ledger_does_not_hold_yet_is_no_cut_tail(state: ModelSt
     assert state.verify() == ["ledger/shop/00000004.json: missing (deleted)"]
 
 
+class RefusingStore(ObjectStore):
+    def put_if_absent(self, path: str, data: bytes) -> bool:
+        message = "the store refuses these credentials"
+        raise BadRequestError(message)
+
+
+def refusing(state: ModelState) -> ModelState:
+    return replace(state, store=RefusingStore(state.store.url))  # type: ignore[union-attr]
+
+
+def test_a_rollback_does_not_wait_for_a_right_to_write(state: ModelState) -> None:
+    in_step_1(state)
+    assert refusing(state).roll_back("second") is not None
+    assert state.peek().status.phase is Phase.SERVING
+    assert kinds(state)[-1] == "rolled_back"
+    assert state.verify() == []
+
+
+def test_who_may_only_read_reads_the_history(state: ModelState) -> None:
+    in_step_1(state)
+    assert kinds(refusing(state)) == kinds(state)
+
+
+def test_who_may_only_read_is_told_where_an_entry_is_left_to_write(state: ModelState) -> None:
+    replace(state, store=None).reserve_slot("first")
+    with pytest.raises(BadRequestError, match="refuses these credentials"):
+        kinds(refusing(state))
+
+
 def test_a_foreign_object_in_the_ledgers_place_is_found(state: ModelState) -> None:
     assert state.store is not None
     state.store.put_if_absent(entry_path("shop", 1), b"foreign")
