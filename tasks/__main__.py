@@ -8,7 +8,6 @@ import os
 import platform
 import shutil
 import sys
-import tempfile
 import time
 import traceback
 from dataclasses import replace
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, cast
 from tasks.adapters.artifact_store import ArtifactStore, Recipe
 from tasks.adapters.claims import Claimant, claimed
 from tasks.adapters.object_store import ObjectStore
-from tasks.adapters.scratch_space import scratch_folder
+from tasks.adapters.scratch_space import CACHE, SCRATCH, scratch_folder, work_folder
 from tasks.contracts.artifacts import Address, InputReference, Manifest, termination_sentence
 from tasks.contracts.code_digest import code_digest
 from tasks.contracts.credentials import without_given_credentials
@@ -173,13 +172,6 @@ def run_stage(request: StageRequest, world: World) -> tuple[Manifest, Outcome]:
         return _seal(module, context, request, world)
 
 
-def work_folder(objects: ObjectStore, environment: Mapping[str, str]) -> Path:
-    """Return where this machine keeps checkpoints, scratch and verified copies."""
-    root = objects.local_root
-    fallback = Path(tempfile.gettempdir()) / "headrace"
-    return Path(environment.get("HEADRACE_WORK") or (root / "work" if root else fallback))
-
-
 def written_folders(objects: ObjectStore, environment: Mapping[str, str]) -> list[Path]:
     """Return the local folders that a stage writes to: work, and where they are named the others."""
     state = environment.get("HEADRACE_STATE")
@@ -194,10 +186,10 @@ class World:
         """Open the store that the request names."""
         objects = ObjectStore(request.store_url)
         base = work_folder(objects, environment)
-        self.scratch = base / "scratch"
+        self.scratch = base / SCRATCH
         self.work = base
         self.scratch.mkdir(parents=True, exist_ok=True)
-        self.store = ArtifactStore(objects, cache=base / "cache")
+        self.store = ArtifactStore(objects, cache=base / CACHE)
         self.log = LineLog.from_environment(_subject(request), environment)
         state = environment.get("HEADRACE_STATE")
         self.state_dir = Path(state) if state else None

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import stat
-import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tasks.adapters.scratch_space import scratch_folder
 from tasks.contracts.artifacts import (
     FACTS_NAME,
     MANIFEST_NAME,
@@ -144,6 +145,8 @@ class ArtifactStore:
             except CorruptArtifactError:  # the copy, not the artifact: it may be had again
                 shutil.rmtree(folder, ignore_errors=True)
             else:
+                with suppress(OSError):  # `headrace gc` removes copies that nobody used for long
+                    os.utime(folder)
                 return folder
         self._download(manifest, folder)
         verify_payload(folder, manifest)
@@ -173,15 +176,13 @@ class ArtifactStore:
         _demand_equal(where, entry, size, digest)
 
     def _download(self, manifest: Manifest, folder: Path) -> None:
-        scratch = self.cache / f".scratch-{uuid.uuid4().hex}"
-        scratch.mkdir(parents=True)
-        try:
+        with scratch_folder(self.cache) as scratch:
+            payload = scratch / "payload"  # with the rights of any new folder: others may read it
+            payload.mkdir()
             for entry in manifest.files:
-                self._download_file(manifest, entry, scratch)
+                self._download_file(manifest, entry, payload)
             with suppress(OSError):  # another reader was first with the same bytes
-                scratch.rename(folder)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+                payload.rename(folder)
 
     def _download_file(self, manifest: Manifest, entry: FileEntry, folder: Path) -> None:
         stored = f"{manifest.address}/{manifest.payload_folder}/{entry.path}"

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 CLAIM_FILE = "claim"
 POLL_SECONDS = 0.2
@@ -60,6 +60,18 @@ def claimed(work: Path, claimant: Claimant, waiting: Callable[[str], None]) -> I
         handle.close()
 
 
+@contextmanager
+def unclaimed(work: Path) -> Iterator[bool]:
+    """Say whether nobody makes this artifact now; while the body runs nobody begins to."""
+    try:
+        handle = (work / CLAIM_FILE).open("rb")
+    except FileNotFoundError:
+        yield True
+        return
+    with handle:
+        yield _locked(handle)
+
+
 def _hold(work: Path, waiting: Callable[[str], None]) -> IO[str]:
     """Return the locked file that lies in the folder now: who seals removes the folder."""
     while True:
@@ -76,7 +88,7 @@ def _hold(work: Path, waiting: Callable[[str], None]) -> IO[str]:
         handle.close()
 
 
-def _locked(handle: IO[str]) -> bool:
+def _locked(handle: IO[Any]) -> bool:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

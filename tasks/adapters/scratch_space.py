@@ -1,4 +1,4 @@
-"""Folders in which a process writes what it will seal; those of killed processes are swept."""
+"""Folders in which a process writes what it will seal or copies; those of killed ones are swept."""
 
 from __future__ import annotations
 
@@ -9,8 +9,22 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tasks.adapters.object_store import ObjectStore
 
 PREFIX = "headrace"
+CACHE, SCRATCH = "cache", "scratch"  # folders below that of `work_folder`
+
+
+def work_folder(objects: ObjectStore, environment: Mapping[str, str]) -> Path:
+    """Return where this machine keeps checkpoints, scratch and verified copies."""
+    root = objects.local_root
+    fallback = Path(tempfile.gettempdir()) / "headrace"
+    return Path(environment.get("HEADRACE_WORK") or (root / "work" if root else fallback))
 
 
 @contextmanager

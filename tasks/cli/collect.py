@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tasks.adapters.chain import read_request, sealed, sealed_in_the_name, walk
 from tasks.cli.artifact_proof import address_of
+from tasks.cli.collect_local import collect_local
 from tasks.cli.home import Home
 from tasks.cli.ledgers import ledger_mentions
 from tasks.cli.stack import airflow_of, running
@@ -52,6 +54,10 @@ class Folder:
     path: str
     inside: tuple[Stored, ...]
 
+    def __str__(self) -> str:
+        """Return where it is."""
+        return self.path
+
     @property
     def paths(self) -> tuple[str, ...]:
         """Return where its objects are."""
@@ -80,13 +86,17 @@ def run(options: argparse.Namespace, console: Console) -> int:
     before = time.time() - options.grace_hours * SECONDS_PER_HOUR
     word = "would remove" if options.dry_run else "removes"
 
-    def say(folder: Folder) -> None:
-        console.say(f"{word} {folder.path}")
+    def say(what: object) -> None:
+        console.say(f"{word} {what}")
 
+    store = open_store(home)
     doomed = collect(home, written_before=before, dry_run=options.dry_run, say=say)
-    size = sum(folder.size for folder in doomed) / 1e6
+    local = collect_local(
+        home, store.objects, os.environ, written_before=before, dry_run=options.dry_run, say=say
+    )
+    size = (sum(one.size for one in doomed) + sum(one.size for one in local)) / 1e6
     done = "would be freed" if options.dry_run else "freed"
-    console.say(f"{len(doomed)} folders, {size:.1f} MB {done}")
+    console.say(f"{len(doomed) + len(local)} folders, {size:.1f} MB {done}")
     return int(ExitCode.DONE)
 
 
