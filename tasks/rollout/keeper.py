@@ -25,6 +25,7 @@ from tasks.rollout.envoy_stats import Statistics, read_statistics
 from tasks.rollout.exposures import ExposureLander, user_key
 from tasks.rollout.harm import READ_SECONDS
 from tasks.rollout.harm_watch import HarmWatch
+from tasks.rollout.metrics import METRICS_SECONDS, metrics_file, render_metrics
 from tasks.rollout.phases import Phase
 from tasks.rollout.record import StateRecord
 from tasks.rollout.routes import (
@@ -85,6 +86,7 @@ class Keeper:
     _models: dict[str, RoutedModel] = field(default_factory=dict)
     _said: set[str] = field(default_factory=set)
     _read_at: float = -math.inf
+    _told_at: float = -math.inf
 
     @property
     def files(self) -> RouterFiles:
@@ -101,7 +103,10 @@ class Keeper:
             except (HeadraceError, OSError) as error:  # the model keeps its last routes
                 self._say_once(f"{model}: {error}")
         self.watch.turned()
-        return self._tell_envoy()
+        told = self._tell_envoy()
+        if statistics is not None:
+            self._tell_prometheus(statistics)
+        return told
 
     def _statistics_if_due(self) -> Statistics | None:
         now = self.watch.monotonic()
@@ -143,6 +148,14 @@ class Keeper:
         if new_clusters:
             time.sleep(CLUSTER_SECONDS)
         return _replace_if_new(self.files.routes, render_routes(models)) or new_clusters
+
+    def _tell_prometheus(self, statistics: Statistics) -> None:
+        if self._read_at - self._told_at < METRICS_SECONDS:
+            return
+        self._told_at = self._read_at
+        records = [self._models[name].record for name in sorted(self._models)]
+        text = render_metrics(statistics, records, self.watch.wall())
+        replace_text(metrics_file(self.files), text, durable=False)
 
     def _say_once(self, sentence: str) -> None:
         if sentence not in self._said:

@@ -1,0 +1,157 @@
+"""Metrics by model, variant and release number in Prometheus' text format, from Envoy's counts.
+
+TensorFlow Serving's own metrics carry no version. The keeper replaces the file as a whole, for a
+textfile collector or any static server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tasks.rollout.envoy import RouterFiles
+from tasks.rollout.envoy_stats import Statistics, VariantCounts, VariantName
+from tasks.rollout.phases import Phase
+from tasks.rollout.record import StateRecord
+
+METRICS_SECONDS = 1.0
+
+
+class _Sample(NamedTuple):
+    labels: Mapping[str, str]
+    value: float
+    suffix: str = ""
+
+
+class _Metric(NamedTuple):
+    name: str
+    kind: str
+    meaning: str
+    samples: Sequence[_Sample]
+
+
+def metrics_file(files: RouterFiles) -> Path:
+    """Return where the keeper writes them."""
+    return files.folder / "metrics.prom"
+
+
+def render_metrics(
+    statistics: Statistics, records: Iterable[StateRecord], read_at_unix: float
+) -> str:
+    """Return the text; counters begin anew with Envoy, as Prometheus expects of counters."""
+    lines: list[str] = []
+    for metric in [*_of_variants(statistics), *_of_rollouts(list(records)), _read_at(read_at_unix)]:
+        lines.append(f"# HELP {metric.name} {metric.meaning}")
+        lines.append(f"# TYPE {metric.name} {metric.kind}")
+        lines += [
+            f"{metric.name}{sample.suffix}{_labels(sample.labels)} {sample.value:.15g}"
+            for sample in metric.samples
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _labels(labels: Mapping[str, str]) -> str:
+    # Values are names of models, phases, colours and numbers: none needs an escape.
+    words = ",".join(f'{name}="{value}"' for name, value in labels.items())
+    return f"{{{words}}}" if words else ""
+
+
+def _of_variants(statistics: Statistics) -> Iterator[_Metric]:
+    variants = statistics.variants
+    yield _counter(
+        "headrace_requests_total",
+        "Requests that ended, by the variant that their user was assigned to.",
+        {name: counts.completed for name, counts in variants.items()},
+    )
+    yield _counter(
+        "headrace_failed_requests_total",
+        "Requests whose user got a server error.",
+        {name: counts.failed for name, counts in variants.items()},
+    )
+    yield _counter(
+        "headrace_given_up_tries_total",
+        "Tries that failed or took too long, so that another was made.",
+        {name: counts.retried for name, counts in variants.items()},
+    )
+    yield _Metric(
+        "headrace_request_duration_seconds",
+        "histogram",
+        "Time from a request to its answer, whoever gave it.",
+        [sample for name, counts in variants.items() for sample in _times(name, counts)],
+    )
+    slots = statistics.slots.items()
+    yield _Metric(
+        "headrace_candidate_slot_requests_total",
+        "counter",
+        "Requests that met a slot as the candidate's.",
+        [_Sample({"model": m, "slot": c.value}, counts.asked) for (m, c), counts in slots],
+    )
+    yield _Metric(
+        "headrace_candidate_slot_ejections_total",
+        "counter",
+        "How often Envoy stopped asking a candidate's slot after failures in a row.",
+        [_Sample({"model": m, "slot": c.value}, counts.ejections) for (m, c), counts in slots],
+    )
+
+
+def _counter(name: str, meaning: str, values: Mapping[VariantName, int]) -> _Metric:
+    samples = [_Sample(_of(variant), value) for variant, value in values.items()]
+    return _Metric(name, "counter", meaning, samples)
+
+
+def _of(name: VariantName) -> dict[str, str]:
+    return {"model": name.model, "variant": name.variant, "release": str(name.release_number)}
+
+
+def _times(name: VariantName, counts: VariantCounts) -> Iterator[_Sample]:
+    for bound, number in sorted(counts.within_ms.items()):
+        yield _Sample({**_of(name), "le": f"{bound / 1000:g}"}, number, "_bucket")
+    yield _Sample({**_of(name), "le": "+Inf"}, counts.timed, "_bucket")
+    yield _Sample(_of(name), counts.timed, "_count")
+
+
+def _of_rollouts(records: Sequence[StateRecord]) -> Iterator[_Metric]:
+    def gauge(name: str, meaning: str, samples: Sequence[_Sample]) -> _Metric:
+        return _Metric(name, "gauge", meaning, samples)
+
+    yield gauge(
+        "headrace_rollout_phase",
+        "1 for the phase that a model's rollout is in.",
+        [
+            _Sample({"model": one.model, "phase": phase.value}, one.status.phase is phase)
+            for one in records
+            for phase in Phase
+        ],
+    )
+    yield gauge(
+        "headrace_candidate_share_ratio",
+        "Share of users that the candidate takes.",
+        [_Sample({"model": one.model}, one.status.share / 10_000) for one in records],
+    )
+    yield gauge(
+        "headrace_candidate_refused",
+        "1 while a candidate in progress was cut by the keeper or judged unfavourably.",
+        [_Sample({"model": one.model}, _refused(one)) for one in records],
+    )
+    yield gauge(
+        "headrace_release_number",
+        "Number of the release in each role.",
+        [
+            _Sample({"model": one.model, "variant": variant}, content.release_number)
+            for one in records
+            for variant, content in (("stable", one.stable), ("candidate", one.candidate))
+            if content is not None
+        ],
+    )
+
+
+def _refused(record: StateRecord) -> bool:
+    return any(not decision.favourable for decision in record.status.verdicts.values())
+
+
+def _read_at(moment: float) -> _Metric:
+    meaning = "When the keeper last read what Envoy counted, in unix seconds."
+    return _Metric(
+        "headrace_keeper_read_timestamp_seconds", "gauge", meaning, [_Sample({}, moment)]
+    )

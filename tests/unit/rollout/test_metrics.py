@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tasks.contracts.requests import PLANS
+from tasks.rollout.envoy_stats import SlotCounts, Statistics, VariantCounts, VariantName
+from tasks.rollout.metrics import render_metrics
+from tasks.rollout.record import Colour, StateRecord
+from tasks.rollout.state import open_state
+
+REPOSITORY = Path(__file__).parents[3]
+MONITORING = REPOSITORY / "helm" / "headrace" / "monitoring"
+RULES = MONITORING / "rollout_alerts.yaml"
+DASHBOARD = MONITORING / "rollout_dashboard.json"
+PROMTOOL = shutil.which("promtool")
+needs_promtool = pytest.mark.skipif(
+    PROMTOOL is None, reason="promtool is not installed (Debian's package prometheus has it)"
+)
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> StateRecord:
+    state = open_state(tmp_path, "shop")
+    state.reserve_slot("first")
+    state.promote("first")
+    state.reserve_slot("second")
+    state.begin_step("second", 1, PLANS["replay"], per_try_timeout_ms=50)
+    return state.peek()
+
+
+def counted() -> Statistics:
+    name = VariantName(model="shop", variant="candidate", release_number=2)
+    counts = VariantCounts(
+        completed=40, failed=1, retried=3, within_ms={5.0: 30, 140.0: 39, 60000.0: 40}
+    )
+    return Statistics(
+        variants={name: counts},
+        slots={("shop", Colour.GREEN): SlotCounts(asked=38, ejections=1)},
+    )
+
+
+def test_every_count_names_model_variant_and_release(record: StateRecord) -> None:
+    text = render_metrics(counted(), [record], 1_700_000_000.25)
+    mine = 'model="shop",variant="candidate",release="2"'
+    for line in (
+        f"headrace_requests_total{{{mine}}} 40",
+        f"headrace_failed_requests_total{{{mine}}} 1",
+        f"headrace_given_up_tries_total{{{mine}}} 3",
+        f'headrace_request_duration_seconds_bucket{{{mine},le="0.005"}} 30',
+        f'headrace_request_duration_seconds_bucket{{{mine},le="0.14"}} 39',
+        f'headrace_request_duration_seconds_bucket{{{mine},le="+Inf"}} 40',
+        f"headrace_request_duration_seconds_count{{{mine}}} 40",
+        'headrace_candidate_slot_requests_total{model="shop",slot="green"} 38',
+        'headrace_candidate_slot_ejections_total{model="shop",slot="green"} 1',
+        'headrace_rollout_phase{model="shop",phase="stepping"} 1',
+        'headrace_rollout_phase{model="shop",phase="paused"} 0',
+        'headrace_candidate_share_ratio{model="shop"} 0.05',
+        'headrace_candidate_refused{model="shop"} 0',
+        'headrace_release_number{model="shop",variant="stable"} 1',
+        'headrace_release_number{model="shop",variant="candidate"} 2',
+        "headrace_keeper_read_timestamp_seconds 1700000000.25",
+    ):
+        assert line in text.splitlines()
+
+
+def test_a_candidate_that_was_cut_is_a_metric(tmp_path: Path, record: StateRecord) -> None:
+    state = open_state(tmp_path, "shop")
+    state.cut("second", record.status.step or 0, numbers={})
+    text = render_metrics(counted(), [state.peek()], 0.0)
+    assert 'headrace_candidate_refused{model="shop"} 1' in text
+    assert 'headrace_candidate_share_ratio{model="shop"} 0' in text
+
+
+def expressions() -> list[str]:
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    return [target["expr"] for panel in panels for target in panel["targets"]]
+
+
+def test_alerts_and_panels_ask_only_for_metrics_that_there_are(record: StateRecord) -> None:
+    text = render_metrics(counted(), [record], 0.0)
+    known = {line.split("{")[0].split(" ")[0] for line in text.splitlines() if line[0] != "#"}
+    for asked in [*expressions(), RULES.read_text()]:
+        assert set(re.findall(r"\bheadrace_\w+", asked)) <= known
+    assert len(expressions()) >= 10
+
+
+def test_panels_have_places_and_numbers_of_their_own() -> None:
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels]
+    assert len(set(places)) == len(panels) == len({panel["id"] for panel in panels})
+
+
+def promtool(*arguments: str, text: str | None = None) -> None:
+    assert PROMTOOL is not None
+    done = subprocess.run([PROMTOOL, *arguments], input=text, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_promtool
+def test_prometheus_reads_the_metrics(record: StateRecord) -> None:
+    promtool("check", "metrics", text=render_metrics(counted(), [record], 0.0))
+
+
+@needs_promtool
+def test_prometheus_fires_each_alert_when_it_should_and_not_before(tmp_path: Path) -> None:
+    promtool("check", "rules", str(RULES))
+    played = Path(__file__).with_name("alerts_test.yaml").read_text().replace("RULES", str(RULES))
+    (tmp_path / "test.yaml").write_text(played)
+    promtool("test", "rules", str(tmp_path / "test.yaml"))
+
+
+@needs_promtool
+def test_prometheus_reads_the_panels_expressions(tmp_path: Path) -> None:
+    rules = [
+        {"record": f"panel:{number}", "expr": asked.replace("$model", "shop")}
+        for number, asked in enumerate(expressions())
+    ]
+    (tmp_path / "rules.yaml").write_text(json.dumps({"groups": [{"name": "x", "rules": rules}]}))
+    promtool("check", "rules", str(tmp_path / "rules.yaml"))
