@@ -101,7 +101,7 @@ def _makes_nothing_of_the_unmade(stage: Stage, kind: ArtifactKind, release: Rele
     unmade = release.line.run(
         stage,
         release=release.address,
-        reads={**release.reads(stage), name: never},
+        reads={name: never, **release.reads(stage)},  # the first to be looked for
         gates=release.gates(stage),
     )
     assert unmade.code is ExitCode.BAD_REQUEST, unmade.sentence
