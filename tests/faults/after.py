@@ -54,42 +54,74 @@ def stopped_as_said(fault: Fault, stop: Hop | None) -> Hop:
 
 
 def nothing_runs_after(stop: Hop, release: Release) -> None:
-    """Assert that the next stage makes nothing of what was stopped."""
+    """Assert that no stage behind the stop makes anything of what was stopped."""
     if stop.report is None:
         stage = Stage(stop.name)
-        assert STAGE_FACTS[stage].produces not in release.made
         kind = STAGE_FACTS[stage].produces
-    else:
-        assert stop.code is ExitCode.GATE_REFUSED
-        kind = stop.report.kind
-    for following in _readers(kind):
-        _makes_nothing(following, kind, release, gated=stop.report is not None)
+        assert kind not in release.made
+        _is_stopped_again(stage, stop, release)
+        for following in readers(kind, release):
+            _makes_nothing_of_the_unmade(following, kind, release)
+        return
+    assert stop.code is ExitCode.GATE_REFUSED
+    for following in readers(stop.report.kind, release):
+        _makes_nothing_of_the_refused(following, stop.report.kind, release)
 
 
-def _makes_nothing(stage: Stage, kind: ArtifactKind, release: Release, *, gated: bool) -> None:
+def _is_stopped_again(stage: Stage, stop: Hop, release: Release) -> None:
+    """Run what stopped once more, as a retry does: had it sealed anything, it would be re-used."""
+    before = release.line.sealed(STAGE_FACTS[stage].produces)
+    again = release.run(stage)
+    assert (again.code, again.address) == (stop.code, None), again.sentence
+    assert release.line.sealed(STAGE_FACTS[stage].produces) == before
+
+
+def _makes_nothing_of_the_refused(stage: Stage, kind: ArtifactKind, release: Release) -> None:
     product = STAGE_FACTS[stage].produces
     before = release.line.sealed(product)
-    if gated:
-        refused = release.run(stage)
-        assert refused.code is ExitCode.GATE_REFUSED, refused.sentence
-        assert f"Gate '{kind.value}' refused" in refused.sentence
-        without = {n: a for n, a in release.gates(stage).items() if a != release.reports[kind]}
-        unasked = release.run(stage, gates=without)
-        assert unasked.code is ExitCode.BAD_REQUEST, unasked.sentence
-        assert "expected the address of its gate report" in unasked.sentence
-    else:
-        unread = release.run(stage)
-        assert unread.code is ExitCode.BAD_REQUEST, unread.sentence
-        assert "missing [" in unread.sentence
+    refused = release.run(stage)
+    assert refused.code is ExitCode.GATE_REFUSED, refused.sentence
+    assert f"Gate '{kind.value}' refused" in refused.sentence
+    without = {n: a for n, a in release.gates(stage).items() if a != release.reports[kind]}
+    unasked = release.run(stage, gates=without)
+    assert unasked.code is ExitCode.BAD_REQUEST, unasked.sentence
+    assert "expected the address of its gate report" in unasked.sentence
     assert release.line.sealed(product) == before
 
 
-def _readers(kind: ArtifactKind) -> list[Stage]:
-    """Return the first stage that reads this kind behind its gate."""
-    stages = [*MAKING, Stage.SHIFT_TRAFFIC, Stage.PROMOTE_RELEASE]
-    for stage in stages:
+def _makes_nothing_of_the_unmade(stage: Stage, kind: ArtifactKind, release: Release) -> None:
+    """Neither without the artifact nor told of one that was never sealed does the stage begin."""
+    product = STAGE_FACTS[stage].produces
+    before = release.line.sealed(product)
+    name = next(name for name, read in reads_of(stage).items() if read is kind)
+    unread = release.run(stage)
+    assert unread.code is ExitCode.BAD_REQUEST, unread.sentence
+    assert f"missing ['{name}']" in unread.sentence
+    never = f"{kind.value}/{'0' * 64}"
+    unmade = release.line.run(
+        stage,
+        release=release.address,
+        reads={name: never, **release.reads(stage)},  # the first to be looked for
+        gates=release.gates(stage),
+    )
+    assert unmade.code is ExitCode.BAD_REQUEST, unmade.sentence
+    assert f"expected a sealed {never}, found no manifest.json" in unmade.sentence
+    assert release.line.sealed(product) == before
+
+
+def readers(kind: ArtifactKind, release: Release) -> list[Stage]:
+    """Return the stages that read this kind behind its gate and miss nothing else."""
+    found = []
+    for stage in (*MAKING, Stage.SHIFT_TRAFFIC, Stage.PROMOTE_RELEASE):
         module = importlib.import_module(f"tasks.stages.{stage.value}")
-        gated = {module.READS.get(name, module.READS.get(f"{name}?")) for name in module.GATED}
-        if kind in gated:
-            return [stage]
-    return []
+        reads = reads_of(stage)
+        needed = {reads[name] for name in reads if f"{name}?" not in module.READS}
+        if kind in {reads[name] for name in module.GATED} and needed <= {kind, *release.made}:
+            found.append(stage)
+    assert found, f"{kind.value}: expected a stage that reads it behind its gate, found none"
+    return found
+
+
+def reads_of(stage: Stage) -> dict[str, ArtifactKind]:
+    module = importlib.import_module(f"tasks.stages.{stage.value}")
+    return {name.rstrip("?"): kind for name, kind in module.READS.items()}
