@@ -6,7 +6,7 @@ LOCKS := $(foreach e,airflow data torch tensorflow rollout dev,-r requirements/$
 
 export WHEELS BASE BASE_DIGEST VARIANT PREFIX
 .DEFAULT_GOAL := help
-.PHONY: help setup demo down test test-unit test-integration test-cluster test-images images trials test-slow mutations faults kills fault-matrix check format locks
+.PHONY: help setup demo down test test-unit test-integration test-cluster cluster-test cluster-release test-images images trials test-slow mutations faults kills fault-matrix check format locks
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -38,6 +38,11 @@ test-unit: setup  ## unit tests only
 test-cluster: setup  ## tests that need KUBECONFIG
 	$(PY) -m pytest -q -m "cluster and not slow" $(PYTEST_ARGS); code=$$?; [ $$code -eq 5 ] || exit $$code
 
+cluster-test: test-cluster  ## the same
+
+cluster-release: setup  ## the release DAG with a pod for every stage, on KUBECONFIG's cluster; after `make images`
+	$(PY) -m pytest -q -s tests/cluster/test_release_in_pods.py $(PYTEST_ARGS)
+
 fault-matrix: setup  ## every fault, sync and deferrable, stock and ours, on KUBECONFIG's cluster: docs/fault-matrix.md
 	$(PY) -m tests.cluster.stock .fault-matrix-stock.json
 	HEADRACE_MATRIX_STOCK=.fault-matrix-stock.json HEADRACE_MATRIX_TABLE=docs/fault-matrix.md \
@@ -59,6 +64,10 @@ faults: setup  ## planted faults, long form: 2,000 requests a serving fault, 200
 
 kills: setup  ## 20 kills of every stage: do all end with the undisturbed digests?
 	$(PY) -W ignore -m tests.integration.kills.long_form
+
+mutations: setup  ## 1,000 random changes of a release: does verify name each? does gc keep all?
+	HEADRACE_MUTATIONS=1000 $(PY) -m pytest -q -s tests/integration/proof/test_mutations.py $(PYTEST_ARGS)
+	HEADRACE_GC_EXAMPLES=60 $(PY) -m pytest -q tests/unit/cli/test_collect.py tests/integration/stores/test_gc.py $(PYTEST_ARGS)
 
 # IMAGES="data torch" builds some; WHEELS=dir has torch's CPU wheel; BASE=, BASE_DIGEST= pin the base.
 images: setup  ## container images, by buildah: all, or IMAGES="data torch"; VARIANT=cuda for torch-cuda

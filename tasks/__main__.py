@@ -20,6 +20,7 @@ from tasks.adapters.object_store import ObjectStore
 from tasks.adapters.scratch_space import CACHE, SCRATCH, scratch_folder, work_folder
 from tasks.contracts.artifacts import Address, InputReference, Manifest, termination_sentence
 from tasks.contracts.code_digest import code_digest
+from tasks.contracts.credentials import without_given_credentials
 from tasks.contracts.errors import BadRequestError, HeadraceError, bounded
 from tasks.contracts.exit_codes import ExitCode
 from tasks.contracts.gate_reports import REPORT_NAME, GateReport, demand_passing
@@ -171,6 +172,13 @@ def run_stage(request: StageRequest, world: World) -> tuple[Manifest, Outcome]:
         return _seal(module, context, request, world)
 
 
+def written_folders(objects: ObjectStore, environment: Mapping[str, str]) -> list[Path]:
+    """Return the local folders that a stage writes to: work, and where they are named the others."""
+    state = environment.get("HEADRACE_STATE")
+    named = [work_folder(objects, environment), objects.local_root, Path(state) if state else None]
+    return [folder.absolute() for folder in named if folder is not None]
+
+
 class World:
     """The store, the state folder and scratch space of this process, from the environment."""
 
@@ -264,11 +272,17 @@ def _make(
 def say_last(
     sentence: str, log: LineLog, environment: Mapping[str, str], level: Level = Level.ERROR
 ) -> None:
-    """Put the last sentence where the operator looks, and on the screen."""
+    """Put the last sentence where the operator looks, and on the screen.
+
+    Where that cannot be written, the exit code still says what became of the stage.
+    """
     log.say(level, sentence)
     target = environment.get("HEADRACE_TERMINATION_LOG", "/dev/termination-log")
-    if "HEADRACE_TERMINATION_LOG" in environment or Path(target).exists():
-        Path(target).write_text(bounded(sentence, TERMINATION_BYTES - 1), encoding="utf-8")
+    try:
+        if "HEADRACE_TERMINATION_LOG" in environment or Path(target).exists():
+            Path(target).write_text(bounded(sentence, TERMINATION_BYTES - 1), encoding="utf-8")
+    except OSError as error:
+        log.say(Level.WARNING, f"termination log: expected a file that can be written: {error}")
 
 
 def parse_arguments(arguments: Sequence[str]) -> StageRequest:
@@ -298,8 +312,8 @@ def main(arguments: Sequence[str]) -> int:
     log = LineLog(subject=Subject(process="stage"))
     try:
         request = parse_arguments(arguments)
-        folder = work_folder(ObjectStore(request.store_url), os.environ)
-        with storage_faults_told(f"{request.stage.value}: {folder}", folder):
+        folders = written_folders(ObjectStore(request.store_url), os.environ)
+        with storage_faults_told(f"{request.stage.value}: {folders[0]}", folders):
             world = World(request, os.environ)
             log = world.log
             manifest, outcome = run_stage(request, world)
@@ -307,9 +321,11 @@ def main(arguments: Sequence[str]) -> int:
         say_last(str(error), log, os.environ)
         return int(error.exit_code)
     except Exception as error:  # noqa: BLE001  the last line of defence names the crash
-        traceback.print_exc()
-        log.note(Level.ERROR, traceback.format_exc())
-        say_last(bounded(f"crashed: {type(error).__name__}: {error}"), log, os.environ)
+        where = without_given_credentials(traceback.format_exc())
+        sys.stderr.write(where)
+        log.note(Level.ERROR, where)
+        said = without_given_credentials(str(error))
+        say_last(bounded(f"crashed: {type(error).__name__}: {said}"), log, os.environ)
         return int(ExitCode.CRASHED)
     level = Level.ERROR if outcome.refused else Level.INFO
     say_last(termination_sentence(manifest, outcome.sentence), log, os.environ, level)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.small_disks import Mount
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -25,3 +29,22 @@ def data_folder() -> Path:
     if not folder:
         pytest.skip("set HEADRACE_DATA to a folder with ml-1m/, taobao-userbehavior-sample/, ...")
     return Path(folder).resolve()
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Mount]:
+    """Mount small file systems of our own; skip where this user may not."""
+    mounted: list[Path] = []
+
+    def small(options: str) -> Path:
+        folder = tmp_path / f"disk-{len(mounted)}"
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        if subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip("this user may not mount a file system")
+        mounted.append(folder)
+        return folder
+
+    yield small
+    for folder in mounted:
+        subprocess.run(["umount", str(folder)], check=True)

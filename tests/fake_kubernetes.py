@@ -46,6 +46,7 @@ class FakeKubernetes:
 
     def __init__(self) -> None:
         self.pods: dict[str, dict[str, Any]] = {}
+        self.services: dict[str, dict[str, Any]] = {}
         self.nodes: list[dict[str, Any]] = [node("large")]
         self.logs: dict[str, str] = {}
         self.asked: list[str] = []
@@ -62,6 +63,8 @@ class FakeKubernetes:
                 return told
             if path.partition("?")[0] == "/api/v1/nodes":
                 return 200, {"kind": "NodeList", "apiVersion": "v1", "items": self.nodes}, {}
+            if method == "POST" and path.endswith("/services"):
+                return self._create_service(body)
             found = _PODS.fullmatch(path)
             if found is None:
                 return 404, status(404, "NotFound", kind="paths"), {}
@@ -108,6 +111,13 @@ class FakeKubernetes:
         self.created.append(pod)
         self.on_create(pod)
         return 201, pod, {}
+
+    def _create_service(self, body: dict[str, Any]) -> tuple[int, Any, dict[str, str]]:
+        name = body["metadata"]["name"]
+        if name in self.services:
+            return 409, status(409, "AlreadyExists", kind="services"), {}
+        self.services[name] = body
+        return 201, body, {}
 
     def _delete(
         self, name: str, pod: dict[str, Any], options: Any

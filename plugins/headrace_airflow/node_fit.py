@@ -77,19 +77,40 @@ class NodeFacts:
         )
 
 
-def why_never(fields: PodFields, profile: ComputeProfile, nodes: Sequence[NodeFacts]) -> str | None:
-    """Return why no node can ever hold the pod, or None where one could if it were empty."""
+def why_never(
+    fields: PodFields, profile: ComputeProfile, nodes: Sequence[NodeFacts], pods: int = 1
+) -> str | None:
+    """Return why no node can ever hold the pod, or None where one could if it were empty.
+
+    Of a group, all pods must find room at once.
+    """
     if profile.scales_from_zero:
         return None
     reasons = [_why_not(fields, node) for node in nodes]
-    if any(reason is None for reason in reasons):
-        return None
+    holding = [node for node, reason in zip(nodes, reasons, strict=True) if reason is None]
+    if holding:
+        room = sum(_room(fields, node) for node in holding)
+        return None if room >= pods else _too_few(profile, pods, room, len(holding))
     counted = Counter(str(reason) for reason in reasons)
     listed = "; ".join(f"{count} {reason}" for reason, count in counted.most_common(5))
     found = f"of {len(nodes)} nodes {listed}" if nodes else "there is no node at all"
     return (
         f"compute profile {profile.name}: expected a node that can hold the pod when empty, "
         f"found none: {found}; make such a node pool, or choose another profile"
+    )
+
+
+def _room(fields: PodFields, node: NodeFacts) -> int:
+    """Return how many such pods the node holds when empty."""
+    asked = {name: quantity(text) for name, text in fields.resources["requests"].items()}
+    return min(int(node.allocatable[name] / one) for name, one in asked.items() if one)
+
+
+def _too_few(profile: ComputeProfile, pods: int, room: int, nodes: int) -> str:
+    return (
+        f"compute profile {profile.name}: expected room for {pods} pods at once, found room for "
+        f"{room} on the {nodes} nodes that can hold one when empty; ask for fewer ranks, or "
+        "enlarge the node pool"
     )
 
 

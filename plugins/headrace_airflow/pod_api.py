@@ -29,6 +29,7 @@ QUICK = (3.0, 8.0)  # seconds to connect and to be answered; a kill leaves us fi
 # The API's own JSON: the client's models refuse objects that newer or older servers may send.
 RAW: Mapping[str, Any] = {"_request_timeout": QUICK, "_preload_content": False}
 LOG_QUIET_SECONDS = 60.0  # a silent stage: open the log again
+_OURS = frozenset({"pods", "services"})
 MAX_NODES = 200  # a longer list is not looked through: it costs more than it tells
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0
 CLOCK_SKEW_SECONDS = 30.0  # between a node and us; lines read twice are dropped
@@ -93,6 +94,19 @@ class PodApi:
                 return None
             raise self._refusal(error, str(pod["metadata"]["name"])) from error
         return dict(made)
+
+    def create_service(self, service: Mapping[str, Any]) -> None:
+        """Create the Service, unless an earlier try did."""
+        try:
+            self._asked(
+                "create",
+                lambda core: core.create_namespaced_service(
+                    self.namespace, body=dict(service), **RAW
+                ),
+            )
+        except ApiException as error:
+            if error.status != TAKEN:
+                raise self._refusal(error, str(service["metadata"]["name"])) from error
 
     def read(self, name: str) -> Pod | None:
         """Return the pod of that name; None only if the API itself says that there is none."""
@@ -262,7 +276,7 @@ def _passes(error: ApiException, what: str) -> bool:
     if error.status == ABSENT:
         return about.get("reason") != "NotFound"
     if error.status == TAKEN:  # a conflict on something else, such as a quota's count, passes
-        return what == "read" or (about.get("details") or {}).get("kind") != "pods"
+        return what == "read" or (about.get("details") or {}).get("kind") not in _OURS
     return error.status in TRANSIENT
 
 

@@ -116,6 +116,7 @@ class PodRecord:
     outcome: PodOutcome | None = None
     request: str = ""  # of a sealed attempt: digest of what was asked,
     sentence: str = ""  # and the last sentence, which names what was sealed
+    members: int = 0  # of a group: pods beside this one, once all are made
 
     @classmethod
     def first(cls, key: TaskKey, max_tries: int) -> PodRecord:
@@ -135,6 +136,10 @@ class PodRecord:
     def with_pod(self, uid: str) -> PodRecord:
         """Return the record once the pod's uid is known."""
         return replace(self, uid=uid)
+
+    def with_members(self, members: int) -> PodRecord:
+        """Return the record once all other pods of its group are made: none is made again."""
+        return replace(self, members=members)
 
     def closed(self, outcome: PodOutcome) -> PodRecord:
         """Return the record of an attempt that has ended."""
@@ -157,6 +162,7 @@ class PodRecord:
             "outcome": None if self.outcome is None else self.outcome.value,
             "request": self.request,
             "sentence": self.sentence,
+            "members": self.members,
         }
 
     @classmethod
@@ -174,6 +180,7 @@ class PodRecord:
                 outcome=None if outcome is None else PodOutcome(outcome),
                 request=str(record["request"]),
                 sentence=str(record["sentence"]),
+                members=int(record.get("members", 0)),  # records of before know no groups
             )
         except (KeyError, TypeError, ValueError) as error:
             message = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ from typing import Any
 from airflow.sdk.exceptions import AirflowException
 
 from headrace_airflow.pod_api import LogPlace, PodApi, QuotaFullError, unseen
+from headrace_airflow.pod_group import GROUP_LABEL, PodGroup, is_owned_by, rank_of, read_group
 from headrace_airflow.pod_identity import (
     RECORD_KEY,
     REQUEST_DIGEST,
@@ -21,6 +23,7 @@ from headrace_airflow.pod_identity import (
     is_ours,
 )
 from headrace_airflow.pod_news import PodNews, PodState, read_news, utc_now
+from headrace_airflow.pod_settings import GROUP_SECONDS
 from tasks.contracts.errors import BadRequestError, bounded
 
 SLICE_SECONDS = 0.2  # how soon we notice that we are asked to end
@@ -29,6 +32,11 @@ GONE_SECONDS = 120.0  # for a pod that we deleted: 30 of grace, and a kubelet lo
 REOPEN_SECONDS = 2.0
 MAX_STRANGERS = 20
 PodBody = Callable[[PodRecord], Mapping[str, Any]]
+Grouping = Callable[[PodRecord], PodGroup]
+
+
+class NoRoomError(AirflowException):
+    """A quota let no pod in for as long as we are willing to wait."""
 
 
 class AskedToEndError(Exception):
@@ -43,16 +51,21 @@ class Waits:
     start_seconds: float  # on a node, before the stage's first line
     poll_seconds: float
     disruptions: int  # in a row; not the user's retries
+    group_seconds: float = GROUP_SECONDS  # for the rest of a group, of which some hold nodes
 
     def verdict(self, news: PodNews, now: datetime) -> str:
         """Return why the pod has waited long enough, or an empty text."""
-        limits = {PodState.QUEUED: self.queue_seconds, PodState.STARTING: self.start_seconds}
-        limit, waited = limits.get(news.state), news.seconds(now)
+        limits = {
+            PodState.QUEUED: (self.queue_seconds, "had no node"),
+            PodState.INCOMPLETE: (self.group_seconds, "was part of an incomplete group"),
+            PodState.STARTING: (self.start_seconds, "did not start on its node"),
+        }
+        limit, what = limits.get(news.state, (math.inf, ""))
+        waited = news.seconds(now)
         if news.hopeless:
             return f"it can never start: {news.detail}"
-        if limit is None or waited <= limit:
+        if waited <= limit:
             return ""
-        what = "had no node" if news.state is PodState.QUEUED else "did not start on its node"
         return f"it {what} for {waited:.0f} s (limit {limit:g} s): {news.detail}"
 
 
@@ -69,6 +82,7 @@ class PodLife:
         waits: Waits,
         say: Callable[[str], None],
         pause: Callable[[float], None],
+        group: Grouping | None = None,
     ) -> None:
         self.key = key
         self.max_tries = max_tries
@@ -77,6 +91,7 @@ class PodLife:
         self.waits = waits
         self.say = say
         self.pause = pause
+        self.group = group
         self.record = self._recorded()
 
     def known_end(self, request_digest: str) -> PodNews | None:
@@ -101,6 +116,8 @@ class PodLife:
                 continue
             marks = pod["metadata"].get("annotations") or {}
             if marks.get(REQUEST_DIGEST) in {request_digest, None}:
+                if marks and self.group is not None and not self.record.members:
+                    self._complete(self.group(self.record), body(self.record))
                 return self.record
             self.replace("its request is another one")
         message = (
@@ -131,15 +148,41 @@ class PodLife:
         self._keep(record.with_pod(pod["metadata"]["uid"]))
         return pod
 
+    def _complete(self, group: PodGroup, body: Mapping[str, Any]) -> None:
+        """Make what the group lacks; a try that was cut off here goes on here."""
+        uid = str(self.record.uid)
+        self.api.create_service(group.service(body, uid))
+        for member in group.members(body, uid):
+            name = member["metadata"]["name"]
+            if self._created_beside(member, uid) is None:
+                found = self.api.read(name)
+                if found is not None and not is_owned_by(found, uid):
+                    self.replace(f"its rank {name} is not ours")
+                    message = f"pod {name}: expected a free name, found a pod of others; try again"
+                    raise AirflowException(message)
+        self._keep(self.record.with_members(group.ranks - 1))
+
     def _created(self, body: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        deadline = time.monotonic() + self.waits.queue_seconds
+        return self._created_within(self.waits.queue_seconds, body)
+
+    def _created_beside(self, body: Mapping[str, Any], uid: str) -> Mapping[str, Any] | None:
+        """Create a rank beside rank 0, which holds its node meanwhile: that wait is a shorter one."""
+        try:
+            return self._created_within(self.waits.group_seconds, body)
+        except NoRoomError:
+            self.api.delete_own(self.record.name, uid)
+            self.close(PodOutcome.FAILED)
+            raise
+
+    def _created_within(self, seconds: float, body: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        deadline = time.monotonic() + seconds
         while True:
             try:
                 pod = self.api.create(body)
             except QuotaFullError as full:
                 if time.monotonic() > deadline:
-                    message = f"no room for {self.waits.queue_seconds:g} s: {full}"
-                    raise AirflowException(bounded(message)) from full
+                    message = f"no room for {seconds:g} s: {full}"
+                    raise NoRoomError(bounded(message)) from full
                 self.say(f"waiting for room: {full}")
                 self.pause(max(self.waits.poll_seconds, 5.0))
             else:
@@ -206,22 +249,32 @@ class PodLife:
         """Delete the recorded pod and wait until it has ended or is gone."""
         uid = self._known_uid()
         deadline = time.monotonic() + GONE_SECONDS
-        while uid is not None:
-            pod = self.api.read_own(self.record.name, uid)
-            if pod is None:
-                return
-            if not pod["metadata"].get("deletionTimestamp"):
-                self.api.delete_own(self.record.name, uid)
-            elif read_news(pod).over:
-                return
+        while uid is not None and (left := self._asked_to_go(uid)):
             if time.monotonic() > deadline:
                 message = (
-                    f"pod {self.record.name} (uid {uid}): expected it to end within "
+                    f"pod {left[0]} (uid of its attempt {uid}): expected it to end within "
                     f"{GONE_SECONDS:g} s of its deletion, found it still there; no other is "
                     "started beside it"
                 )
                 raise AirflowException(message)
             self.pause(min(self.waits.poll_seconds, 1.0))
+
+    def _asked_to_go(self, uid: str) -> list[str]:
+        """Ask for the end of the attempt's pods; return the names of those that may still work."""
+        left = []
+        for pod in self._pods(uid):
+            metadata = pod["metadata"]
+            if not metadata.get("deletionTimestamp"):
+                self.api.delete_own(metadata["name"], metadata["uid"])
+            elif read_news(pod).over:
+                continue
+            left.append(str(metadata["name"]))
+        return left
+
+    def _pods(self, uid: str) -> list[Mapping[str, Any]]:
+        own = self.api.read_own(self.record.name, uid)
+        others = [] if self.group is None else members(self.api, self.group(self.record).name, uid)
+        return [*([] if own is None else [own]), *others]
 
     def remove_now(self) -> str:
         """Ask for the recorded pod's end without waiting; return its uid or an empty text."""
@@ -274,7 +327,16 @@ def look(api: PodApi, record: PodRecord) -> PodNews:
     if pod is None:
         detail = f"Gone: pod {record.name} (uid {uid}) is not there any more; we did not delete it"
         return PodNews(uid=uid, state=PodState.DISRUPTED, detail=detail)
-    return read_news(pod)
+    if not record.members:
+        return read_news(pod)
+    others = members(api, str(pod["metadata"]["labels"][GROUP_LABEL]), uid)
+    by_rank = {0: pod, **{rank_of(one): one for one in others}}
+    return read_group(by_rank, record.members + 1, utc_now())
+
+
+def members(api: PodApi, group: str, uid: str) -> list[Mapping[str, Any]]:
+    """Return the other pods of a group: those made for that very rank 0."""
+    return [one for one in api.labelled(f"{GROUP_LABEL}={group}") if is_owned_by(one, uid)]
 
 
 class LogFollower:

@@ -13,7 +13,7 @@ from tasks.contracts.errors import bounded
 from tasks.contracts.exit_codes import ExitCode
 
 CONTAINER = "base"
-_CONCLUSIVE = frozenset({ExitCode.DONE, ExitCode.GATE_REFUSED, ExitCode.BAD_REQUEST})
+CONCLUSIVE = frozenset({ExitCode.DONE, ExitCode.GATE_REFUSED, ExitCode.BAD_REQUEST})
 _SIGNALLED = 128
 _HOPELESS = frozenset({"InvalidImageName"})  # no wait can mend it
 _IMAGE_TROUBLE = frozenset({"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull"}) | _HOPELESS
@@ -23,6 +23,7 @@ class PodState(StrEnum):
     """Where a pod is on its way."""
 
     QUEUED = "queued"  # no node yet: pending, behind a gate or a quota
+    INCOMPLETE = "incomplete"  # of a group: some pods hold nodes that the others wait for
     STARTING = "starting"  # on a node: image, volumes, init containers
     RUNNING = "running"
     ENDED = "ended"  # the stage itself ended
@@ -107,12 +108,13 @@ def read_news(pod: Mapping[str, Any]) -> PodNews:
 
 def _over(pod: Mapping[str, Any], status: Mapping[str, Any], ended: Any) -> PodNews:
     uid = pod["metadata"]["uid"]
-    if ended is not None and ended.get("exitCode") in _CONCLUSIVE:
+    if ended is not None and ended.get("exitCode") in CONCLUSIVE:
         return PodNews(
             uid=uid,
             state=PodState.ENDED,
             exit_code=ended["exitCode"],
             sentence=ended.get("message") or "",
+            since=ended.get("finishedAt"),
         )
     if status.get("reason") == "DeadlineExceeded":
         limit = pod["spec"].get("activeDeadlineSeconds")
@@ -124,7 +126,13 @@ def _over(pod: Mapping[str, Any], status: Mapping[str, Any], ended: Any) -> PodN
     sentence = ended.get("message") or ""
     if ended.get("reason") == "OOMKilled":
         sentence = f"killed for memory at its limit of {_memory_limit(pod)} {sentence}".rstrip()
-    return PodNews(uid=uid, state=PodState.ENDED, exit_code=ended["exitCode"], sentence=sentence)
+    return PodNews(
+        uid=uid,
+        state=PodState.ENDED,
+        exit_code=ended["exitCode"],
+        sentence=sentence,
+        since=ended.get("finishedAt"),
+    )
 
 
 def _disruption(pod: Mapping[str, Any], status: Mapping[str, Any], ended: Any) -> str:
@@ -135,20 +143,26 @@ def _disruption(pod: Mapping[str, Any], status: Mapping[str, Any], ended: Any) -
         return f"{status['reason']}: {status.get('message') or 'no message'}"
     if ended is None:
         return "Failed: no container of it ever ran"
-    asked = _deletion_asked(pod["metadata"])
+    asked = deletion_asked(pod["metadata"])
     finished = ended.get("finishedAt")
     if asked is not None and (finished is None or datetime.fromisoformat(finished) >= asked):
         return f"Deleted: somebody deleted the pod while it worked, at {asked.isoformat()}"
     return ""
 
 
-def _deletion_asked(metadata: Mapping[str, Any]) -> datetime | None:
+def deletion_asked(metadata: Mapping[str, Any]) -> datetime | None:
     """Return when the deletion was asked for; the API's time stamp is that plus the grace."""
     stamp = metadata.get("deletionTimestamp")
     if stamp is None:
         return None
     grace = timedelta(seconds=metadata.get("deletionGracePeriodSeconds") or 0)
     return datetime.fromisoformat(stamp) - grace
+
+
+def scheduled_at(pod: Mapping[str, Any]) -> str | None:
+    """Return when the pod got its node."""
+    condition = _condition(pod.get("status") or {}, "PodScheduled")
+    return condition.get("lastTransitionTime") if condition.get("status") == "True" else None
 
 
 def _container(status: Mapping[str, Any]) -> Mapping[str, Any]:

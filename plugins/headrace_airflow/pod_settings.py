@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.contracts.errors import BadRequestError
+from tasks.contracts.image_tags import image_tag
+from tasks.contracts.stages import STAGE_FACTS, Stage
 
+GROUP_SECONDS = 600.0
+IMAGE, TAG = "{image}", "{tag}"
+_IMAGES = re.compile(r"(?:[^{}@]|\{image\})+(?:@[^{}@]+|:(?P<tag>(?:[^{}@:/]|\{image\}|\{tag\})+))")
 _BOOLEANS = {"true": True, "false": False}
 
 
@@ -16,17 +22,28 @@ class PodSettings:
     """What every pod of one deployment has in common."""
 
     namespace: str
-    images: str  # name of an image with {image} in it; a tag or a digest, never `latest`
+    images: str  # name of an image with {image} and {tag} in it, or a tag for all; never `latest`
     template: Path | None  # pod template (YAML): volumes, secrets, pull secrets of this cluster
     deferrable: bool
     queue_seconds: float  # without a node, behind a gate, outside a quota
     start_seconds: float  # on a node, before the stage runs
     poll_seconds: float
     disruptions: int  # in a row, before the user's retries are touched
+    group_seconds: float = GROUP_SECONDS  # some pods of a group have nodes, others wait for one
 
     def image(self, name: str) -> str:
-        """Return the full name of one of the images, such as `torch-cuda`."""
-        return self.images.replace("{image}", name)
+        """Return the name of one of the images, such as `torch-cuda`; {tag} is not filled in yet."""
+        return self.images.replace(IMAGE, name)
+
+
+def with_tag(image: str, stage: Stage) -> str:
+    """Fill in {tag}: the digest of the image's code that `make images` names its images by.
+
+    It is worked out when a pod is made, for reading the sources costs more than a parse may.
+    """
+    if TAG not in image:
+        return image
+    return image.replace(TAG, image_tag(STAGE_FACTS[stage].image.value))
 
 
 def read_pod_settings(environment: Mapping[str, str]) -> PodSettings:
@@ -44,18 +61,18 @@ def read_pod_settings(environment: Mapping[str, str]) -> PodSettings:
         start_seconds=_number(environment, "HEADRACE_START_SECONDS", 900),
         poll_seconds=_number(environment, "HEADRACE_POLL_SECONDS", 2),
         disruptions=int(_number(environment, "HEADRACE_DISRUPTIONS", 10)),
+        group_seconds=_number(environment, "HEADRACE_GROUP_SECONDS", GROUP_SECONDS),
     )
 
 
 def _images(environment: Mapping[str, str]) -> str:
     name = "HEADRACE_IMAGES"
-    images = _demanded(environment, name, "a name such as registry/headrace-{image}:1.4")
-    place = images.rsplit("/", 1)[-1]
-    tag = place.partition("@")[2] or place.partition(":")[2]
-    if "{image}" not in images or tag in {"", "latest"}:
+    images = _demanded(environment, name, "a name such as registry/headrace-{image}:{tag}")
+    found = _IMAGES.fullmatch(images)
+    if found is None or IMAGE not in images or found["tag"] == "latest":
         message = (
-            f"{name}: expected a name with {{image}} in it and a tag or digest other than latest, "
-            f"such as registry/headrace-{{image}}:1.4, found {images!r}"
+            f"{name}: expected a name with {IMAGE} in it and the tag {TAG}, or a tag or "
+            f"digest other than latest, such as registry/headrace-{IMAGE}:{TAG}, found {images!r}"
         )
         raise BadRequestError(message)
     return images

@@ -25,6 +25,7 @@ from headrace_airflow.deployment import Deployment
 from headrace_airflow.links import ArtifactLink, GateReportLink
 from headrace_airflow.node_fit import NodeFacts, why_never
 from headrace_airflow.pod_api import ApiAwayError, Patience, PodApi, cluster_hook
+from headrace_airflow.pod_group import LAUNCHER, PodGroup
 from headrace_airflow.pod_identity import (
     MANAGED_BY,
     REQUEST,
@@ -36,8 +37,8 @@ from headrace_airflow.pod_identity import (
 )
 from headrace_airflow.pod_life import SLICE_SECONDS, AskedToEndError, PodLife, Waits
 from headrace_airflow.pod_news import CONTAINER, PodNews, PodState, utc_now
-from headrace_airflow.pod_profiles import image_name
-from headrace_airflow.pod_settings import PodSettings
+from headrace_airflow.pod_profiles import image_name, image_of
+from headrace_airflow.pod_settings import PodSettings, with_tag
 from headrace_airflow.pod_trigger import PodTrigger, state_in_airflow
 from headrace_airflow.sealed_store import SealedStore
 from headrace_airflow.stage_call import StageCall, conclude, last_word
@@ -45,7 +46,7 @@ from tasks.contracts.artifacts import parse_termination
 from tasks.contracts.errors import BadRequestError, HeadraceError
 from tasks.contracts.json_types import digest_of_json
 from tasks.contracts.stage_io import StageRequest
-from tasks.contracts.stages import Stage
+from tasks.contracts.stages import Image, Stage
 
 REQUEST_FOLDER, REQUEST_FILE = "/headrace", "request.json"
 MAX_REQUEST_BYTES = 200_000  # the API holds 256 KiB of annotations
@@ -72,11 +73,13 @@ class StageOperator(KubernetesPodOperator):
         call: StageCall,
         deployment: Deployment,
         compute: StageCompute | None = None,
+        ranks: int = 1,
         **kwargs: Any,
     ) -> None:
         pods = _demand_pods(deployment)
         table = deployment.compute
         compute = compute or table.compute_for(call.stage)
+        _demand_ranks(call.stage, ranks)
         longest_run = table.stages[call.stage].longest_run
         super().__init__(
             **{
@@ -92,12 +95,14 @@ class StageOperator(KubernetesPodOperator):
                 "base_container_name": CONTAINER,
                 "termination_message_policy": "FallbackToLogsOnError",
                 "automount_service_account_token": False,
+                **({"cmds": list(LAUNCHER)} if ranks > 1 else {}),
                 **kwargs,
             }
         )
         self.call = call
         self.deployment = deployment
         self.compute = compute
+        self.ranks = ranks  # pods that work together; rank 0 seals
         self.request_json = ""
         self.sealed_address = ""
         is_gate = call.stage is Stage.GATE_ARTIFACT
@@ -206,7 +211,7 @@ class StageOperator(KubernetesPodOperator):
         if nodes is None:
             return
         facts = [NodeFacts.from_api(node) for node in nodes]
-        why = why_never(pod_fields(self.compute), profile, facts)
+        why = why_never(pod_fields(self.compute), profile, facts, pods=self.ranks)
         if why is not None:
             message = f"{self.call.stage.value}: {why}"
             raise BadRequestError(message)
@@ -288,16 +293,24 @@ class StageOperator(KubernetesPodOperator):
                 start_seconds=pods.start_seconds,
                 poll_seconds=pods.poll_seconds,
                 disruptions=pods.disruptions,
+                group_seconds=pods.group_seconds,
             ),
             say=lambda text: self.log.info("%s", text),
             pause=self._pause,
+            group=self._group if self.ranks > 1 else None,
         )
+
+    def _group(self, record: PodRecord) -> PodGroup:
+        pods = _demand_pods(self.deployment)
+        join_seconds = pods.group_seconds + pods.start_seconds
+        return PodGroup.of_pod(record.name, self.ranks, join_seconds)
 
     def pod_body(self, context: Any, record: PodRecord, request: StageRequest) -> dict[str, Any]:
         """Return the pod of an attempt, as the API takes it."""
         key = TaskKey.of(context)
         text = request.to_text()
         self.name = record.name
+        self.image = with_tag(str(self.image), self.call.stage)
         pod = self.build_pod_request_obj(context)
         pod.metadata.labels.update({**MANAGED_BY, TASK_LABEL: key.digest})
         pod.metadata.annotations = {
@@ -315,7 +328,18 @@ class StageOperator(KubernetesPodOperator):
             k8s.V1EnvVar(name="HEADRACE_STATE", value=str(self.deployment.state_dir)),
         ]
         body = self.client.api_client.sanitize_for_serialization(pod)
-        return pod_fields(self.compute).merged_into(body, CONTAINER)
+        whole = pod_fields(self.compute).merged_into(body, CONTAINER)
+        return whole if self.ranks == 1 else self._group(record).as_rank(whole, 0)
+
+
+def _demand_ranks(stage: Stage, ranks: int) -> None:
+    if ranks == 1 or (ranks > 1 and image_of(stage) is Image.TORCH):
+        return
+    message = (
+        f"{stage.value}: expected ranks=1, or more for a stage of the image {Image.TORCH.value} "
+        f"(torchrun starts them), found ranks={ranks}"
+    )
+    raise BadRequestError(message)
 
 
 def _demand_pods(deployment: Deployment) -> PodSettings:

@@ -40,6 +40,7 @@ class PodTrigger(BaseTrigger):
                 "start_seconds": self.waits.start_seconds,
                 "poll_seconds": self.waits.poll_seconds,
                 "disruptions": self.waits.disruptions,
+                "group_seconds": self.waits.group_seconds,
             },
         }
         return f"{PodTrigger.__module__}.{PodTrigger.__qualname__}", values

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import fsspec
 
 from tasks.contracts.artifacts import MANIFEST_NAME, Address, Manifest, SealedEvidence
 from tasks.contracts.requests import ReleaseRequest
@@ -76,7 +79,17 @@ class SealedStore:
     def _path(self, below: str) -> ObjectStoragePath:
         from airflow.sdk import ObjectStoragePath  # noqa: PLC0415  heavy, and wanted at run time
 
+        _attach_where_no_provider_does(self.url)
         return ObjectStoragePath(f"{self.url}/{below}")
+
+
+def _attach_where_no_provider_does(url: str) -> None:
+    """Give Airflow fsspec's own file system: it knows `file` and those of installed providers only."""
+    from airflow.sdk.io import attach, has_fs  # noqa: PLC0415  heavy, and wanted at run time
+
+    scheme = urlsplit(url).scheme
+    if scheme != "file" and not has_fs(scheme):
+        attach(scheme, fs=fsspec.filesystem(scheme))
 
 
 def _agree(where: str, expected: object, found: object) -> None:

@@ -18,7 +18,8 @@ import fsspec
 from fsspec.asyn import AsyncFileSystem
 from fsspec.core import url_to_fs
 
-from tasks.contracts.errors import BadRequestError, StoreUnavailableError
+from tasks.contracts.credentials import without_given_credentials
+from tasks.contracts.errors import BadRequestError, HeadraceError, StoreUnavailableError
 from tasks.contracts.storage_faults import storage_fault
 from tasks.contracts.store_urls import demand_no_credentials, fsspec_options
 
@@ -29,6 +30,10 @@ MAX_PARTS = 10_000  # of S3
 REQUEST_SECONDS = 60.0  # one small object, all tries together
 SLOWEST_BYTES_PER_SECOND = 1_000_000
 READ, WRITE = "read", "write"
+REFUSED = (
+    "the store refuses these credentials: compare their rights with docs/runbooks/stores.md "
+    "(without s3:ListBucket even an object that is not there is refused), then start again"
+)
 _FOREIGN = frozenset({"botocore", "aiobotocore", "aiohttp", "fsspec", "s3fs", "gcsfs", "google"})
 
 
@@ -91,13 +96,21 @@ class ObjectStore:
             absent = isinstance(error, FileNotFoundError) and doing == READ
             if absent or not _is_of_the_store(error):
                 raise
-            advice = "; is it full or read-only?" if doing == WRITE else ""
-            said = str(error) or type(error).__name__
-            message = f"store {self.url}: could not {doing} {path}: {said:.500}{advice}"
-            if doing == WRITE and isinstance(error, OSError):
-                fault = storage_fault(error, f"store {self.url}: {path}", self.local_root)
-                raise fault or StoreUnavailableError(message) from error
-            raise StoreUnavailableError(message) from error
+            raise self._said(error, doing, path) from error
+
+    def _said(self, error: Exception, doing: str, path: str) -> HeadraceError:
+        """Return the one error of ours: only what the store refuses is not worth a retry."""
+        words = without_given_credentials(str(error) or type(error).__name__)
+        message = f"store {self.url}: could not {doing} {path}: {words:.500}"
+        if isinstance(error, PermissionError) and not self._is_local:
+            return BadRequestError(f"{message}; {REFUSED}")
+        if doing != WRITE:
+            return StoreUnavailableError(message)
+        fault = None
+        if isinstance(error, OSError):
+            here = [self.local_root] if self.local_root else []
+            fault = storage_fault(error, f"store {self.url}: {path}", here)
+        return fault or StoreUnavailableError(f"{message}; is it full or read-only?")
 
     def read(self, path: str) -> bytes:
         """Return the bytes at `path` by one request; FileNotFoundError when there are none."""

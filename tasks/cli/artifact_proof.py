@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ from tasks.adapters.artifact_store import LINK
 from tasks.contracts.artifacts import FACTS_NAME, MANIFEST_NAME, Address, Manifest
 from tasks.contracts.errors import HeadraceError
 from tasks.contracts.facts import facts_problems
+from tasks.contracts.json_types import parse_object
 from tasks.contracts.stages import ArtifactKind
 
 if TYPE_CHECKING:
@@ -113,24 +114,25 @@ def unsealed(store: ArtifactStore, kind: ArtifactKind) -> Iterator[Unsealed]:
 
 
 def unsealed_problems(
-    store: ArtifactStore, kinds: Iterable[ArtifactKind], wanted: Iterable[str]
+    store: ArtifactStore, kinds: Iterable[ArtifactKind], field: str, wanted: Collection[str]
 ) -> list[str]:
-    """Return the unsealed artifacts whose payload speaks of one of these release ids or contents."""
-    words = [word.encode() for word in wanted]
+    """Return the unsealed artifacts of whose own records one says in `field` what is wanted.
+
+    What only mentions it, as a request names its champion, is about something else.
+    """
     return [
         one.problem
         for kind in kinds
         for one in unsealed(store, kind)
-        if any(_speaks(store, path, words) for path in one.payload if path.endswith(".json"))
+        if any(_says(store, path, field, wanted) for path in one.payload if path.endswith(".json"))
     ]
 
 
-def _speaks(store: ArtifactStore, path: str, words: Sequence[bytes]) -> bool:
+def _says(store: ArtifactStore, path: str, field: str, wanted: Collection[str]) -> bool:
     try:
-        text = store.objects.read(path)
+        return str(parse_object(store.objects.read(path), path).get(field)) in wanted
     except (FileNotFoundError, HeadraceError):
         return False
-    return any(word in text for word in words)
 
 
 def address_of(text: str) -> Address | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
 from tasks.cli.options import COMMANDS, PASSED_ON, build_parser
+from tasks.contracts.credentials import without_given_credentials
 from tasks.contracts.errors import HeadraceError, bounded
 from tasks.contracts.exit_codes import ExitCode
 from tasks.contracts.log_lines import LineLog, Subject
@@ -112,7 +113,7 @@ def explain(error: BaseException) -> Failure:
     if isinstance(error, OSError) and error.errno in _REFUSED_BY_THE_SYSTEM:
         return _refused_by_the_system(error)
     sentence = (
-        f"crashed: {type(error).__name__}: {bounded(str(error), 500)}; "
+        f"crashed: {type(error).__name__}: {bounded(without_given_credentials(str(error)), 500)}; "
         "the same command with --debug shows where"
     )
     return Failure(sentence=sentence, exit_code=int(ExitCode.CRASHED))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tasks.cli.home import Home
-from tasks.cli.processes import marked
+from tasks.cli.processes import leftovers
 from tasks.cli.stack import readable, stop_all
 from tasks.cli.supervisor import is_held
 from tasks.contracts.errors import HeadraceError
@@ -23,16 +23,16 @@ def run(_options: argparse.Namespace, console: Console) -> int:
     was_running = is_held(home.lock_file)
     if was_running:
         console.say("stopping the stack")
-    leftovers = stop_all(home)
+    ended = stop_all(home)
     report = readable(home)
-    left = [] if report is None else marked(report.stack_id)
+    left = leftovers(home.root, None if report is None else report.stack_id)
     if left:
         pids = ", ".join(str(process.pid) for process in left[:10])
         message = (
             f"expected no process of the stack, found {len(left)} that cannot be ended: {pids}"
         )
         raise HeadraceError(message)
-    if leftovers:
-        console.say(f"ended {leftovers} processes that had been left running")
+    if ended:
+        console.say(f"ended {ended} processes that had been left running")
     console.say("stopped" if was_running else f"nothing was running for {home.root}")
     return int(ExitCode.DONE)

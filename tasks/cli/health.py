@@ -90,16 +90,15 @@ def problems_of(home: Home, report: StackReport) -> list[str]:
         partial(_airflow, home, report),
         partial(_mlflow, report),
     ]
-    down = {part.name for part in report.unwell}
+    silent = {part.name for part in (*report.unwell, *report.not_up_yet)}
     with ThreadPoolExecutor(len(asks)) as pool:
         found = [problem for said in pool.map(lambda ask: ask(), asks) for problem in said]
-    return [line for line in dict.fromkeys(found) if not _said_before(line, down)]
+    return [line for line in dict.fromkeys(found) if not _is_only_silent(line, silent)]
 
 
-def _said_before(line: str, down: set[str]) -> bool:
-    """Return whether a part that is known not to run is only found silent once more."""
-    silent = {f"{words_for(name)}: no answer" for name in down}
-    return any(line.startswith(start) for start in silent)
+def _is_only_silent(line: str, silent: set[str]) -> bool:
+    """Return whether a line says no more than that one of these parts does not answer."""
+    return any(line.startswith(f"{words_for(name)}: no answer") for name in silent)
 
 
 def words_for(part: str) -> str:
@@ -281,7 +280,10 @@ def records(models: Sequence[ServedModel]) -> list[str]:
 
 
 def _airflow(home: Home, report: StackReport) -> list[str]:
-    airflow = airflow_of(home, report, timeout_seconds=AIRFLOW_SECONDS)
+    try:
+        airflow = airflow_of(home, report, timeout_seconds=AIRFLOW_SECONDS)
+    except (BadRequestError, OSError) as error:
+        return [f"Airflow API: cannot be asked: {error}"]
     try:
         found = heartbeats(airflow.health(), datetime.now(tz=UTC))
         return found or [f"a DAG cannot be read: {line}" for line in airflow.import_errors()[:1]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tasks.cli.home import Home
-from tasks.cli.ledgers import state_of, up_to
+from tasks.cli.ledgers import known_state, readable_entries, up_to
 from tasks.contracts.exit_codes import ExitCode
 
 if TYPE_CHECKING:
@@ -14,19 +14,39 @@ if TYPE_CHECKING:
 
     from tasks.cli.console import Console
     from tasks.rollout.ledger import LedgerEntry
+    from tasks.rollout.state import ModelState
 
 COLUMNS = ("no", "at (UTC)", "what", "release", "step", "share", "who", "why")
+MAX_SHOWN = 5
 SERVING_MOVES = frozenset({"promoted", "rolled_back"})
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Print the entries, oldest first; with --at, say who served then."""
-    state = state_of(Home.from_environment(), options.model)
-    entries = up_to(state.history(), options.at)
+    state = known_state(Home.from_environment(), options.model)
+    entries = up_to(readable_entries(state), options.at)
     console.table(f"ledger of {options.model}", COLUMNS, [_row(entry) for entry in entries])
     when = f"at {options.at}" if options.at else "now"
-    console.say(f"{when}: {served_after(entries)}")
-    return int(ExitCode.DONE)
+    problems = ledger_problems(state)
+    if not problems:
+        console.say(f"{when}: {served_after(entries)}")
+        return int(ExitCode.DONE)
+    console.say(f"{when}: who served cannot be told, the ledger is not whole:")
+    for problem in problems[:MAX_SHOWN]:
+        console.say(f"  - {problem}")
+    if len(problems) > MAX_SHOWN:
+        console.say(f"  (+{len(problems) - MAX_SHOWN} more)")
+    console.say("restore these objects from a copy; `headrace verify` names all that is wrong")
+    return int(ExitCode.GATE_REFUSED)
+
+
+def ledger_problems(state: ModelState) -> list[str]:
+    """Return why the ledger cannot be believed: a link that is missing, or its record."""
+    if not state.path.exists():
+        return [
+            f"{state.path}: expected the state record, which holds the ledger's end, found none"
+        ]
+    return state.verify()
 
 
 def _row(entry: LedgerEntry) -> tuple[str, ...]:

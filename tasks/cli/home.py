@@ -129,7 +129,19 @@ class Secrets:
         if not home.secrets_file.exists():
             made = {name: secrets.token_urlsafe(32) for name in cls.__dataclass_fields__}
             write_private(home.secrets_file, json.dumps({"format": "secrets/1", **made}))
-        record = read_json(home.secrets_file)
+        return cls.load(home)
+
+    @classmethod
+    def load(cls, home: Home) -> Secrets:
+        """Return the secrets of this home; nothing is written where there are none."""
+        try:
+            record = read_json(home.secrets_file)
+        except FileNotFoundError as error:
+            message = (
+                f"{home.secrets_file}: expected the secrets of the running stack, found no such "
+                "file; `headrace down` and `headrace up` make new ones"
+            )
+            raise BadRequestError(message) from error
         try:
             return cls(**{name: str(record[name]) for name in cls.__dataclass_fields__})
         except KeyError as error:

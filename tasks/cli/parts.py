@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import socket
 import urllib.error
 import urllib.request
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from tasks.cli.home import write_private
 from tasks.cli.ports import LOOPBACK
 
 if TYPE_CHECKING:
@@ -58,7 +60,14 @@ class Part:
     def done_before(self) -> bool:
         """Return whether the step was done by an earlier start."""
         stamp = self.stamp
-        return stamp is not None and stamp.exists() and stamp.read_text() == self.stamp_text
+        if stamp is None or not stamp.exists():
+            return False
+        return stamp.read_bytes() == self.stamp_text.encode()
+
+    def write_stamp(self) -> None:
+        """Write down, in one step, that the step is done."""
+        if self.stamp is not None:
+            write_private(self.stamp, self.stamp_text)
 
     def is_ready(self) -> bool:
         """Ask the running part; True where there is nothing to ask."""
@@ -77,7 +86,7 @@ def answers(url: str) -> bool:
             return True
     except urllib.error.HTTPError as error:
         return error.code < _SERVER_ERROR
-    except OSError:
+    except (OSError, http.client.HTTPException):  # nobody, or somebody who speaks no HTTP
         return False
 
 

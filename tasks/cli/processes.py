@@ -156,6 +156,16 @@ def marked_of_home(root: Path) -> list[Identity]:
     return _with_environment({f"HEADRACE_HOME={root}".encode()}, prefix=f"{MARKER}=".encode())
 
 
+def leftovers(root: Path, stack_id: str | None) -> list[Identity]:
+    """Return the live processes that any stack of this home has started, this one in any case.
+
+    A supervisor that was killed before it had written its record is in no record; a home that was
+    named otherwise (by a link) is known by its stack.
+    """
+    of_stack = [] if stack_id is None else marked(stack_id)
+    return list(dict.fromkeys([*marked_of_home(root), *of_stack]))
+
+
 def _with_environment(needed: set[bytes], prefix: bytes = b"") -> list[Identity]:
     found = []
     for pid in _all_pids():

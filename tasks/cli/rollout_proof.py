@@ -13,7 +13,13 @@ from tasks.contracts.errors import BadRequestError, HeadraceError, bounded
 from tasks.contracts.json_types import Json
 from tasks.contracts.stages import ArtifactKind
 from tasks.rollout.judge import judge, verdict_numbers, verify_verdict
-from tasks.rollout.ledger import LedgerEntry, entry_path, read_ledger, verify_chain
+from tasks.rollout.ledger import (
+    LedgerEntry,
+    entry_path,
+    read_ledger,
+    verify_chain,
+    with_unwritten,
+)
 from tasks.rollout.observation import StepObservation
 from tasks.rollout.record import StateRecord, record_problems
 from tasks.rollout.retrace import retrace, state_problems
@@ -37,7 +43,7 @@ def state_and_ledger_problems(
         record = StateRecord.parse(text, where)
     except BadRequestError:
         return problems  # record_problems has said why
-    objects = read_ledger(store.objects, state.model)
+    objects = with_unwritten(read_ledger(store.objects, state.model), record.unwritten)
     problems += verify_chain(state.model, objects, record.sequence, record.head)
     problems += [
         f"{where}: field entries: expected entry {entry.sequence} as the ledger holds it"

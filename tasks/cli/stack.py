@@ -16,7 +16,7 @@ from tasks.cli.airflow_api import TIMEOUT_SECONDS, Airflow
 from tasks.cli.home import CHECKOUT, Home, Secrets, read_json, write_private
 from tasks.cli.installed import demand_installed
 from tasks.cli.parts import Status
-from tasks.cli.processes import Identity, end_all, marked_of_home, stop, wait_gone
+from tasks.cli.processes import Identity, stop, wait_gone
 from tasks.cli.stack_plan import AIRFLOW_USER, clean_environment
 from tasks.cli.supervisor import clear_leftovers, holder_of, is_held, last_line
 from tasks.contracts.errors import BadRequestError, HeadraceError
@@ -69,6 +69,12 @@ class StackReport:
     def unwell(self) -> tuple[PartReport, ...]:
         """Return the parts that ended by themselves and wait to be started again."""
         return tuple(part for part in self.parts if part.status is Status.BACKING_OFF)
+
+    @property
+    def not_up_yet(self) -> tuple[PartReport, ...]:
+        """Return the parts of which nobody expects an answer: one started again is missed."""
+        first = (part for part in self.parts if part.restarts == 0)
+        return tuple(part for part in first if not part.status.settled)
 
     @classmethod
     def read(cls, home: Home) -> StackReport | None:
@@ -131,7 +137,7 @@ def airflow_of(
     home: Home, report: StackReport, timeout_seconds: float = TIMEOUT_SECONDS
 ) -> Airflow:
     """Return the client of the stack's Airflow."""
-    password = Secrets.load_or_make(home).airflow_password
+    password = Secrets.load(home).airflow_password
     return Airflow(
         report.addresses["airflow"],
         user=AIRFLOW_USER,
@@ -264,9 +270,10 @@ def stop_all(home: Home) -> int:
             "it is starting or stopping: try again in a few seconds"
         )
         raise HeadraceError(message)
+    ended = clear_leftovers(home.stack_file, home.root)
     if readable(home) is None:
-        return _set_aside(home)
-    return clear_leftovers(home.stack_file)
+        _set_aside(home)
+    return ended
 
 
 def _the_supervisor(home: Home) -> Identity | None:
@@ -285,9 +292,7 @@ def readable(home: Home) -> StackReport | None:
         return None
 
 
-def _set_aside(home: Home) -> int:
-    """End what carries the mark of this home; a record that cannot be read makes way."""
-    ended = end_all(marked_of_home(home.root), polite_seconds=2.0)
+def _set_aside(home: Home) -> None:
+    """Let a record that cannot be read make way, for somebody to look at."""
     with suppress(FileNotFoundError):
         home.stack_file.replace(home.stack_file.with_name("stack.damaged.json"))
-    return ended

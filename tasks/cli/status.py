@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tasks.cli.health import problems_of, read_models, room
 from tasks.cli.home import Home
 from tasks.cli.parts import Status
-from tasks.cli.processes import marked
+from tasks.cli.processes import leftovers
 from tasks.cli.stack import StackReport, running
 from tasks.cli.stack_plan import AIRFLOW_USER
 from tasks.contracts.errors import BadRequestError
@@ -70,15 +70,15 @@ def assess(home: Home, report: StackReport | None) -> Situation:
     if report is None:
         return _not_running(home)
     problems = problems_of(home, report)
+    if problems:
+        return Situation.bad(*problems)
     starting = [part.name for part in report.parts if not part.status.settled]
-    if starting and not report.unwell:
-        return Situation(line=f"starting: {', '.join(starting)}")
-    return Situation.bad(*problems) if problems else Situation(line="all well")
+    return Situation(line=f"starting: {', '.join(starting)}" if starting else "all well")
 
 
 def _not_running(home: Home) -> Situation:
     last = StackReport.read(home)
-    left = [] if last is None else marked(last.stack_id)
+    left = leftovers(home.root, None if last is None else last.stack_id)
     if left:
         line = (
             f"the supervisor has ended but left {len(left)} processes running; "

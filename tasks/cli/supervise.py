@@ -32,7 +32,7 @@ def run(_options: argparse.Namespace, console: Console) -> int:
     home = Home.from_environment()
     home.create()
     with held(home.lock_file):
-        ended = clear_leftovers(home.stack_file)
+        ended = clear_leftovers(home.stack_file, home.root)
         if ended:
             console.say(f"ended {ended} processes that an earlier stack had left running")
         _supervise(home, _said(console))

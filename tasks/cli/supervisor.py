@@ -10,11 +10,20 @@ import subprocess
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import IO, TYPE_CHECKING
 
 from tasks.cli.home import read_json, write_private
 from tasks.cli.parts import Part, Status
-from tasks.cli.processes import MARKER, PART_MARKER, Identity, stop, stop_marked
+from tasks.cli.processes import (
+    MARKER,
+    PART_MARKER,
+    Identity,
+    end_all,
+    leftovers,
+    stop,
+    stop_marked,
+)
 from tasks.contracts.errors import BadRequestError, ConflictError, HeadraceError
 from tasks.contracts.json_types import Json, pretty_json
 
@@ -107,8 +116,10 @@ class Supervisor:
         if time.monotonic() >= self._replan_at:
             self._whatever_happens("plan", self._follow_plan)
             self._replan_at = time.monotonic() + REPLAN_SECONDS
-        for child in list(self._children.values()):
-            self._look_after(child)
+            # Whoever ends what a killed supervisor left must find its mark: recorded, then started.
+            self._whatever_happens("record", self._write_record)
+        for name, child in list(self._children.items()):
+            self._whatever_happens(f"looking after {name}", partial(self._look_after, child))
         self._whatever_happens("record", self._write_record)
 
     def _whatever_happens(self, topic: str, act: Callable[[], None]) -> None:
@@ -156,14 +167,14 @@ class Supervisor:
         )
 
     def _start(self, child: Child) -> None:
-        if child.part.done_before():
-            child.status = Status.FINISHED
-            return
         log = self._log_of(child)
         marks = {MARKER: self._stack_id, PART_MARKER: child.part.name}
         environment = {**os.environ, **child.part.environment, **marks}
         child.since = time.monotonic()
         try:
+            if child.part.done_before():
+                child.status, child.note = Status.FINISHED, ""
+                return
             _rotate(log)
             with log.open("ab") as writer:
                 child.process = _spawn(child.part.command, environment, writer)
@@ -171,8 +182,8 @@ class Supervisor:
             child.note = f"could not be started: {error}"
             self._back_off(child)
             return
-        child.identity = Identity.of(child.process.pid)
         child.status = Status.STARTING
+        child.identity = Identity.of(child.process.pid)
 
     def _await_ready(self, child: Child) -> None:
         if child.part.once:
@@ -186,17 +197,30 @@ class Supervisor:
 
     def _ended(self, child: Child, code: int) -> None:
         child.process, child.identity = None, None
-        # A killed scheduler leaves stages in sessions of their own: its next one starts them anew.
-        stop_marked(self._stack_id, polite_seconds=ORPHAN_SECONDS, part=child.part.name)
-        stamp = child.part.stamp
-        if stamp is not None and code == 0:
-            stamp.write_text(child.part.stamp_text)
-            child.status, child.note = Status.FINISHED, ""
+        self._whatever_happens(
+            f"ending what {child.part.name} left", partial(self._stop_orphans, child)
+        )
+        if child.part.once and code == 0:
+            self._finish(child)
             return
         if time.monotonic() - child.since > HEALTHY_SECONDS:
             child.failures = 0
         child.note = f"ended with {_ending(code)}: {last_line(self._log_of(child))}"
         self._back_off(child)
+
+    def _stop_orphans(self, child: Child) -> None:
+        """End stages in sessions of their own: the next scheduler starts them anew."""
+        stop_marked(self._stack_id, polite_seconds=ORPHAN_SECONDS, part=child.part.name)
+
+    def _finish(self, child: Child) -> None:
+        """Remember that a step is done; one that cannot be remembered is done again."""
+        try:
+            child.part.write_stamp()
+        except OSError as error:
+            child.note = f"ended well, but that could not be written down: {error}"
+            self._back_off(child)
+        else:
+            child.status, child.note = Status.FINISHED, ""
 
     def _back_off(self, child: Child) -> None:
         delay = min(FIRST_BACKOFF_SECONDS * 2**child.failures, LONGEST_BACKOFF_SECONDS)
@@ -219,7 +243,8 @@ class Supervisor:
                 if child.identity is not None:
                     child.identity.signal_group(signal.SIGTERM)
             for child in together:
-                self._stop(child)
+                stopping = f"stopping {child.part.name}"
+                self._whatever_happens(stopping, partial(self._stop, child))
             self._whatever_happens("record", self._write_record)
         stop_marked(self._stack_id, polite_seconds=2.0)
 
@@ -340,22 +365,19 @@ def holder_of(lock: Path) -> Identity | None:
     return found if found is not None and found.alive else None
 
 
-def clear_leftovers(record_file: Path) -> int:
-    """End what a killed supervisor left running; return how many processes there were."""
-    if not record_file.exists():
-        return 0
+def clear_leftovers(record_file: Path, home: Path) -> int:
+    """End what killed supervisors of a home left running; return how many processes there were."""
     try:
         record = read_json(record_file)
-    except BadRequestError:
-        return 0
-    parts = record.get("parts")
-    rows = (
-        [row for row in parts.values() if isinstance(row, dict)] if isinstance(parts, dict) else []
-    )
-    found = [Identity.from_record(row.get("process")) for row in rows]
+    except (BadRequestError, OSError):
+        record = {}
+    parts, stack_id = record.get("parts"), record.get("stack_id")
+    rows = parts.values() if isinstance(parts, dict) else []
+    found = [Identity.from_record(row.get("process")) for row in rows if isinstance(row, dict)]
     alive = [identity for identity in found if identity is not None and identity.alive]
     for identity in alive:
         identity.signal_group(signal.SIGTERM)
     for identity in alive:
         stop(identity, polite_seconds=5.0)
-    return len(alive) + stop_marked(str(record.get("stack_id")), polite_seconds=2.0)
+    left = leftovers(home, stack_id if isinstance(stack_id, str) else None)
+    return len(alive) + end_all(left, polite_seconds=2.0)

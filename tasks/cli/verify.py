@@ -158,7 +158,7 @@ def _verify_gates(
             verdict.add(report_findings(store, one))
         verdict.gates += 1
     contents = {manifest.content for manifest in gated}
-    verdict.problems += unsealed_problems(store, (ArtifactKind.GATE_REPORT,), contents)
+    verdict.problems += unsealed_problems(store, (ArtifactKind.GATE_REPORT,), "content", contents)
 
 
 def _made_here(found: Mapping[Address, Manifest], own: Sequence[Address]) -> set[Address]:
@@ -215,8 +215,8 @@ def _starts(store: ArtifactStore, release: ReleaseName, about: Sequence[LedgerEn
             f"{release.release_id}: expected a sealed {ArtifactKind.RELEASE.value} for what the "
             "ledger calls promoted, found none"
         )
-    quoted = f'"{release.release_id}"'
-    starts.problems += unsealed_problems(store, LISTED_KINDS, (quoted,))
+    own_id = {release.release_id}
+    starts.problems += unsealed_problems(store, LISTED_KINDS, "release_id", own_id)
     _add_requests(store, release, starts)
     return starts
 

@@ -26,7 +26,8 @@ def source_of(module: str) -> Path | None:
     return file if parts and file.is_file() else None
 
 
-def _imported_by(module: str, source: Path) -> set[str]:
+@cache
+def _imported_by(module: str, source: Path) -> frozenset[str]:
     tree = ast.parse(source.read_bytes())
     names: set[str] = set()
     package = module if source.name == "__init__.py" else module.rpartition(".")[0]
@@ -39,7 +40,7 @@ def _imported_by(module: str, source: Path) -> set[str]:
                 parents = package.split(".")[: len(package.split(".")) - node.level + 1]
                 base = ".".join([*parents, base] if base else parents)
             names |= {base} | {f"{base}.{alias.name}" for alias in node.names}
-    return {name for name in names if name.split(".")[0] == "tasks"}
+    return frozenset(name for name in names if name.split(".")[0] == "tasks")
 
 
 def _with_parents(module: str) -> set[str]:

@@ -9,12 +9,14 @@ import hashlib
 import sys
 from collections.abc import Sequence
 
-from tasks.contracts.code_digest import PACKAGE, code_digest, lock_of
+from tasks.contracts.code_digest import PACKAGE, code_digest, lock_of, source_of
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.stages import STAGE_FACTS, Image, Stage
 
 AIRFLOW = "airflow"  # an image without a stage
 TAG_CHARACTERS = 16
+# What starts a stage and is imported by none: of a stage's code digest it is no part.
+LAUNCHERS = {Image.TORCH: "training/launch.py"}
 
 
 def stages_of(image: Image) -> tuple[Stage, ...]:
@@ -27,13 +29,26 @@ def image_tag(image: str) -> str:
     if image == AIRFLOW:
         digest = _airflow_digest()
     elif image in set(Image):
-        digests = [code_digest(stage) for stage in stages_of(Image(image))]
+        digests = [_digest_where_its_code_is(stage) for stage in stages_of(Image(image))]
+        if image in LAUNCHERS:
+            launcher = PACKAGE / LAUNCHERS[Image(image)]
+            digests.append(hashlib.sha256(launcher.read_bytes()).hexdigest())
         digest = hashlib.sha256("".join(digests).encode()).hexdigest()
     else:
         known = [*(one.value for one in Image), AIRFLOW]
         message = f"image: expected one of {known}, found {image!r:.60}"
         raise BadRequestError(message)
     return digest[:TAG_CHARACTERS]
+
+
+def _digest_where_its_code_is(stage: Stage) -> str:
+    if source_of(f"tasks.stages.{stage.value}") is None:
+        message = (
+            f"image tag: expected tasks/stages/{stage.value}.py in {PACKAGE.parent}, found none; "
+            "install the whole wheel beside Airflow, or name a tag in HEADRACE_IMAGES"
+        )
+        raise BadRequestError(message)
+    return code_digest(stage)
 
 
 def _airflow_digest() -> str:

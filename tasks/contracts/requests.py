@@ -14,6 +14,7 @@ from tasks.contracts.catalogues import COMPRESSIONS, DATASETS, RECIPES
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import Json, check_format, parse_object, pretty_json
 from tasks.contracts.stages import ArtifactKind
+from tasks.contracts.store_urls import demand_no_credentials
 
 MAX_STEPS = 8
 MODEL_NAME = re.compile(r"(?!router$)[a-z][a-z0-9-]{0,39}")  # state/router is the router's own
@@ -204,6 +205,8 @@ class ReleaseRequest:
         _demand(self.compression in COMPRESSIONS, expected, self.compression)
         _demand(0 <= self.seed < 2**31, "0 <= seed < 2^31", self.seed)
         parse_utc(self.as_of)
+        for name in ("events_url", "catalogue_url", "mapping_url"):
+            demand_no_credentials(getattr(self, name) or "", name)
         own = self.dataset == "events"
         expected = "events_url when the dataset is 'events'"
         _demand(bool(self.events_url) or not own, expected, self.events_url)

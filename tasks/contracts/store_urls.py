@@ -12,7 +12,9 @@ CONNECT_SECONDS = 5
 READ_SECONDS = 30
 # Names of query parameters that carry a secret: presigned S3 and GCS URLs, Azure SAS, tokens.
 _SECRET_WORDS = ("signature", "credential", "token", "secret", "password", "apikey", "api_key")
-_SECRET_NAMES = frozenset({"sig", "key", "awsaccesskeyid", "googleaccessid"})
+_SECRET_NAMES = frozenset(
+    {"sig", "sas", "key", "auth", "authorization", "pwd", "awsaccesskeyid", "googleaccessid"}
+)
 
 # Requests are retried in one place (tasks.adapters.s3_patience), so botocore does not; one stream
 # a file keeps memory small and reads an object without asking (or listing) for it first.
@@ -39,11 +41,12 @@ def fsspec_options(url: str) -> dict[str, Any]:
 
 
 def holds_credentials(url: str) -> bool:
-    """Return whether a URL carries a user name, a password or a signature."""
+    """Return whether a URL carries a user name, a password, a token or a signature."""
     parts = urlsplit(url)
     if "@" in parts.netloc:
         return True
-    return any(_is_secret(name) for name, _ in parse_qsl(parts.query, keep_blank_values=True))
+    named = parse_qsl(f"{parts.query}&{parts.fragment}", keep_blank_values=True)
+    return any(_is_secret(name) for name, _ in named)
 
 
 def demand_no_credentials(url: str, what: str) -> str:
@@ -59,9 +62,10 @@ def demand_no_credentials(url: str, what: str) -> str:
 
 
 def without_credentials(url: str) -> str:
-    """Return the URL as it may be shown: without user, password and query."""
+    """Return the URL as it may be shown: without user, password, query and fragment."""
     parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()[:200]
+    host = parts.netloc.rpartition("@")[2]
+    return parts._replace(netloc=host, query="", fragment="").geturl()[:200]
 
 
 def _is_secret(name: str) -> bool:

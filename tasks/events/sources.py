@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 import fsspec
 
+from tasks.contracts.credentials import without_given_credentials
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import Json
 
@@ -73,7 +74,8 @@ def url_sources(url: str, what: str) -> tuple[Source, ...]:
         system, path = fsspec.core.url_to_fs(url)
         found = system.glob(path) if "*" in path else [path] if system.isfile(path) else []
     except (ImportError, OSError, ValueError) as error:
-        message = f"{what}: expected a readable path or fsspec URL, found {url!r}: {error}"
+        said = without_given_credentials(str(error))
+        message = f"{what}: expected a readable path or fsspec URL, found {url!r}: {said}"
         raise BadRequestError(message) from error
     if not found:
         message = (

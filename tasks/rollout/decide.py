@@ -54,11 +54,11 @@ def next_status(plan: TrafficPlan | None, now: RolloutStatus, seen: Observation)
 
 def _safe(now: RolloutStatus, seen: Observation) -> RolloutStatus:
     if now.phase is Phase.HALTED and seen.stable_ready and not seen.candidate_ready:
-        return replace(now, phase=Phase.PAUSED, share=0, paused_by_lease=False)
+        return _paused(now)
     if now.phase is not Phase.STEPPING:
         return now
     if not seen.candidate_ready:
-        return replace(now, phase=Phase.PAUSED, share=0, paused_by_lease=False)
+        return _paused(now)
     if not seen.stable_ready:
         # The candidate is the only healthy copy: stable would fail every user it still has.
         return replace(now, phase=Phase.HALTED, share=NUM_BUCKETS)
@@ -98,9 +98,14 @@ def _why_no_step(plan: TrafficPlan, now: RolloutStatus, seen: Observation) -> st
         return f"expected a staged candidate, found phase {now.phase} ({now.phase.meaning})"
     if not now.has_stable:
         return "there is no stable release to compare with; promote the first release directly"
+    return _why_not_served(seen) or _why_not_this_step(plan, now, seen.step)
+
+
+def _why_not_served(seen: Observation) -> str | None:
+    """Return why nobody may meet the candidate: beside a broken stable it would be judged alone."""
     if not seen.candidate_ready:
         return "the candidate's slot does not answer"
-    return _why_not_this_step(plan, now, seen.step)
+    return None if seen.stable_ready else "stable's slot does not answer"
 
 
 def _why_not_this_step(plan: TrafficPlan, now: RolloutStatus, step: int | None) -> str | None:
@@ -121,43 +126,64 @@ def _stepping(plan: TrafficPlan, now: RolloutStatus, step: int) -> RolloutStatus
 
 
 def _record_verdict(_plan: TrafficPlan | None, now: RolloutStatus, seen: Observation) -> Transition:
-    if seen.step is None or seen.decision is None or seen.step != now.step:
-        if seen.step in now.verdicts:
-            return Transition(status=now)
+    if seen.step is None or seen.decision is None:
+        return _refuse(now, "expected a step and a decision about it")
+    said = now.verdicts.get(seen.step)
+    if said is not None:
+        other = f"step {seen.step} was judged differently: {said}, now {seen.decision}"
+        return Transition(status=now) if said is seen.decision else _refuse(now, other)
+    if seen.step != now.step:
         return _refuse(now, f"the step in progress is {now.step}, found a verdict on {seen.step}")
-    if seen.step in now.verdicts:
-        same = now.verdicts[seen.step] is seen.decision
-        return Transition(status=now) if same else _refuse(now, "the step was judged differently")
     judged = replace(now, verdicts={**now.verdicts, seen.step: seen.decision})
     if not seen.decision.favourable and now.phase in {Phase.STEPPING, Phase.PAUSED}:
-        judged = replace(judged, phase=Phase.PAUSED, share=0, paused_by_lease=False)
+        judged = _paused(judged)
     return Transition(status=judged)
 
 
-def _renew(plan: TrafficPlan | None, now: RolloutStatus, _seen: Observation) -> Transition:
-    if plan is not None and now.paused_by_lease and now.step is not None:
-        return Transition(status=_stepping(plan, now, now.step))
-    return Transition(status=now)
+def _renew(plan: TrafficPlan | None, now: RolloutStatus, seen: Observation) -> Transition:
+    if not now.paused_by_lease or _why_not_resumed(plan, now, seen) is not None:
+        return Transition(status=now)  # the next renewal asks again
+    return _resume(plan, now, seen)
 
 
 def _pause(_plan: TrafficPlan | None, now: RolloutStatus, _seen: Observation) -> Transition:
     if now.phase in {Phase.STEPPING, Phase.PAUSED}:
-        paused = replace(now, phase=Phase.PAUSED, share=0, paused_by_lease=False)
-        return Transition(status=paused)
+        return Transition(status=_paused(now))
     return _refuse(now, f"expected a step in progress, found phase {now.phase}")
+
+
+def _paused(now: RolloutStatus) -> RolloutStatus:
+    return replace(now, phase=Phase.PAUSED, share=0, paused_by_lease=False)
+
+
+def _cut(_plan: TrafficPlan | None, now: RolloutStatus, seen: Observation) -> Transition:
+    if now.phase not in {Phase.STEPPING, Phase.PAUSED} or now.step is None:
+        return _refuse(now, f"expected a step in progress, found phase {now.phase}")
+    if seen.step != now.step:
+        return _refuse(now, f"the step in progress is {now.step}, found a cut of {seen.step}")
+    # Harm outweighs a verdict that was favourable before it: nothing resumes, nothing ships.
+    verdicts = {**now.verdicts, now.step: Decision.ROLL_BACK}
+    return Transition(status=replace(_paused(now), verdicts=verdicts))
 
 
 def _resume(plan: TrafficPlan | None, now: RolloutStatus, seen: Observation) -> Transition:
     if now.phase is Phase.STEPPING:
         return Transition(status=now)
+    refusal = _why_not_resumed(plan, now, seen)
+    if plan is None or now.step is None or refusal is not None:
+        return _refuse(now, refusal or "the release has no traffic plan")
+    return Transition(status=_stepping(plan, now, now.step))
+
+
+def _why_not_resumed(plan: TrafficPlan | None, now: RolloutStatus, seen: Observation) -> str | None:
     if now.phase is not Phase.PAUSED or now.step is None or plan is None:
-        return _refuse(now, f"expected a paused step, found phase {now.phase}")
+        return f"expected a paused step, found phase {now.phase}"
+    if not 1 <= now.step <= len(plan.steps):
+        return f"plan {plan.name} has steps 1 to {len(plan.steps)}, found step {now.step}"
     verdict = now.verdicts.get(now.step)
     if verdict is not None and not verdict.favourable:
-        return _refuse(now, f"the verdict on step {now.step} is {verdict}")
-    if not seen.candidate_ready:
-        return _refuse(now, "the candidate's slot does not answer")
-    return Transition(status=_stepping(plan, now, now.step))
+        return f"the verdict on step {now.step} is {verdict}"
+    return _why_not_served(seen)
 
 
 def _promote(plan: TrafficPlan | None, now: RolloutStatus, seen: Observation) -> Transition:
@@ -176,11 +202,9 @@ def _roll_back(_plan: TrafficPlan | None, now: RolloutStatus, seen: Observation)
     after = Phase.SERVING if now.has_stable else Phase.EMPTY
     if now.phase in {Phase.EMPTY, Phase.SERVING}:
         return Transition(status=now)
-    carries_users = now.phase in {Phase.STEPPING, Phase.HALTED}
-    if carries_users and not seen.stable_ready and seen.candidate_ready:
+    if now.phase is Phase.HALTED and not seen.stable_ready and seen.candidate_ready:
         # Rolling back would send the users of the only healthy copy to a broken stable.
-        halted = replace(now, phase=Phase.HALTED, share=NUM_BUCKETS)
-        return _refuse(halted, "stable does not answer and the candidate does")
+        return _refuse(now, "stable does not answer and the candidate does")
     return Transition(status=RolloutStatus(phase=after, has_stable=now.has_stable))
 
 
@@ -195,6 +219,7 @@ _ANSWERS: Mapping[Ask, Callable[[TrafficPlan | None, RolloutStatus, Observation]
     Ask.RECORD_VERDICT: _record_verdict,
     Ask.RENEW: _renew,
     Ask.PAUSE: _pause,
+    Ask.CUT: _cut,
     Ask.RESUME: _resume,
     Ask.PROMOTE: _promote,
     Ask.ROLL_BACK: _roll_back,

@@ -17,6 +17,11 @@ from tasks.rollout.assignment import LUA_BUCKET
 from tasks.rollout.routes import BUCKET_HEADER, Config, render_clusters, render_routes
 
 FLUSH_MILLISECONDS = 100
+TIME_BOUNDS_MS = (
+    *(0.5, 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 17, 20, 24, 28, 33, 40, 48, 57, 70, 80, 95, 115),
+    *(140, 170, 200, 240, 290, 350, 420, 500, 600, 700, 850, 1000, 1200, 1500, 2000, 3000),
+    *(5000, 10_000, 30_000, 60_000),
+)
 _TYPE = "type.googleapis.com/envoy"
 _LUA = f"""{LUA_BUCKET}
 function envoy_on_request(handle)
@@ -122,14 +127,23 @@ def write_bootstrap(files: RouterFiles, *, port: int, admin_port: int, host: str
 def reopen_log(files: RouterFiles) -> bool:
     """Tell the running Envoy to open its access log anew; False when it does not answer."""
     try:
-        record: Any = parse_object(files.bootstrap.read_bytes(), str(files.bootstrap))
-        admin = record["admin"]["address"]["socket_address"]
-        connection = http.client.HTTPConnection(admin["address"], admin["port_value"], timeout=1)
+        connection = http.client.HTTPConnection(*admin_address(files), timeout=1)
         with contextlib.closing(connection):
             connection.request("POST", "/reopen_logs")
             return connection.getresponse().status == http.client.OK
-    except (OSError, KeyError, BadRequestError, http.client.HTTPException):
+    except (OSError, BadRequestError, http.client.HTTPException):
         return False
+
+
+def admin_address(files: RouterFiles) -> tuple[str, int]:
+    """Return host and port of the running Envoy's admin endpoint, from its bootstrap file."""
+    record: Any = parse_object(files.bootstrap.read_bytes(), str(files.bootstrap))
+    try:
+        address = record["admin"]["address"]["socket_address"]
+        return str(address["address"]), int(address["port_value"])
+    except (KeyError, TypeError, ValueError) as error:
+        message = f"{files.bootstrap}: expected the address of the admin endpoint, found: {error!r}"
+        raise BadRequestError(message) from error
 
 
 def bootstrap(files: RouterFiles, port: int, admin_port: int, host: str = "127.0.0.1") -> Config:
@@ -137,7 +151,12 @@ def bootstrap(files: RouterFiles, port: int, admin_port: int, host: str = "127.0
     return {
         "node": {"id": "headrace-router", "cluster": "headrace"},
         "admin": {"address": _address("127.0.0.1", admin_port)},
-        "stats_flush_interval": "0.5s",
+        "stats_flush_interval": "0.1s",  # times are counted only then, and the keeper judges them
+        "stats_config": {
+            "histogram_bucket_settings": [
+                {"match": {"suffix": "upstream_rq_time"}, "buckets": list(TIME_BOUNDS_MS)}
+            ]
+        },
         "dynamic_resources": {"cds_config": _watched(files.clusters)},
         "static_resources": {"listeners": [_listener(files, host, port)]},
     }

@@ -1,4 +1,4 @@
-"""Beside Envoy: renders routes from state records, measures leases, lands exposures.
+"""Beside Envoy: renders routes, measures leases, cuts candidates that harm, lands exposures.
 
 Its death is harmless: Envoy keeps the last routes and refuses the candidate past their expiry.
 """
@@ -6,12 +6,13 @@ Its death is harmless: Envoy keeps the last routes and refuses the candidate pas
 from __future__ import annotations
 
 import argparse
+import math
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tasks.contracts.errors import HeadraceError
@@ -20,7 +21,10 @@ from tasks.contracts.json_types import pretty_json
 from tasks.contracts.log_lines import Level, LineLog, Subject
 from tasks.contracts.state_file import replace_text
 from tasks.rollout.envoy import RouterFiles, reopen_log, router_files
+from tasks.rollout.envoy_stats import Statistics, read_statistics
 from tasks.rollout.exposures import ExposureLander, user_key
+from tasks.rollout.harm import READ_SECONDS
+from tasks.rollout.harm_watch import HarmWatch
 from tasks.rollout.phases import Phase
 from tasks.rollout.record import StateRecord
 from tasks.rollout.routes import (
@@ -30,7 +34,7 @@ from tasks.rollout.routes import (
     render_clusters,
     render_routes,
 )
-from tasks.rollout.state import Note, models_with_state, open_state
+from tasks.rollout.state import ModelState, Note, models_with_state, open_state
 
 TURN_SECONDS = 0.1
 CLUSTER_SECONDS = 0.5  # between new clusters and routes that name them
@@ -74,10 +78,13 @@ class Keeper:
 
     state_dir: Path
     watch: LeaseWatch = field(default_factory=LeaseWatch)
+    harm: HarmWatch = field(default_factory=HarmWatch)
+    statistics: Callable[[RouterFiles], Statistics | None] = read_statistics
     say: Callable[[str], None] = print
     about: Callable[[str, str | None], None] = lambda _model, _release_id: None
     _models: dict[str, RoutedModel] = field(default_factory=dict)
     _said: set[str] = field(default_factory=set)
+    _read_at: float = -math.inf
 
     @property
     def files(self) -> RouterFiles:
@@ -86,16 +93,24 @@ class Keeper:
 
     def turn(self) -> bool:
         """Look at every model once; return whether Envoy was told something new."""
+        statistics = self._statistics_if_due()
         for model in models_with_state(self.state_dir):
             self.about(model, None)
             try:
-                self._look_at(model)
+                self._look_at(model, statistics)
             except (HeadraceError, OSError) as error:  # the model keeps its last routes
                 self._say_once(f"{model}: {error}")
         self.watch.turned()
         return self._tell_envoy()
 
-    def _look_at(self, model: str) -> None:
+    def _statistics_if_due(self) -> Statistics | None:
+        now = self.watch.monotonic()
+        if now - self._read_at < READ_SECONDS:
+            return None
+        self._read_at = now
+        return self.statistics(self.files)
+
+    def _look_at(self, model: str, statistics: Statistics | None) -> None:
         state = open_state(self.state_dir, model)
         record = state.peek()
         release_id = record.release_id
@@ -104,10 +119,23 @@ class Keeper:
             state.lapse(release_id, record.lease.renewals, note=KEEPER)
             self._say_once(f"{model}: lease {record.lease.renewals} of {release_id} has lapsed")
             record = state.peek()
+        if statistics is not None and self._cut_if_harmful(state, record, statistics):
+            record = state.peek()
         slots_file = self.state_dir / model / "slots.json"
         if slots_file.exists():
             slots = parse_slots(slots_file.read_bytes(), str(slots_file))
             self._models[model] = RoutedModel(record=record, slots=slots)
+
+    def _cut_if_harmful(
+        self, state: ModelState, record: StateRecord, statistics: Statistics
+    ) -> bool:
+        harm = self.harm.harm(record, statistics, self.watch.wall())
+        if harm is None or record.release_id is None or record.status.step is None:
+            return False
+        note = replace(KEEPER, why=str(harm))
+        state.cut(record.release_id, record.status.step, numbers=harm.numbers(), note=note)
+        self._say_once(f"{record.model}: {record.release_id} was cut to 0 %: {harm}")
+        return True
 
     def _tell_envoy(self) -> bool:
         models = [self._models[name] for name in sorted(self._models)]
@@ -138,10 +166,13 @@ def run(
     stop: threading.Event,
     turn_seconds: float = TURN_SECONDS,
     log: LineLog | None = None,
+    statistics: Callable[[RouterFiles], Statistics | None] = read_statistics,
 ) -> None:
     """Turn until told to stop; a failed turn is said and tried again."""
     log = log or LineLog(subject=Subject(process="keeper"))
-    keeper = Keeper(state_dir=state_dir, say=log.info, about=log.about_release)
+    keeper = Keeper(
+        state_dir=state_dir, say=log.info, about=log.about_release, statistics=statistics
+    )
     files = router_files(state_dir)
     lander = ExposureLander(
         state_dir=state_dir, key=user_key(state_dir), reopen=lambda: reopen_log(files)

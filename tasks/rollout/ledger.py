@@ -90,6 +90,14 @@ def write_entry(store: LedgerStore, entry: LedgerEntry) -> None:
     raise CorruptArtifactError(message)
 
 
+def is_written(store: LedgerStore, entry: LedgerEntry) -> bool:
+    """Return whether the ledger holds exactly this entry."""
+    try:
+        return store.read(entry_path(entry.model, entry.sequence)) == entry.to_text().encode()
+    except FileNotFoundError:
+        return False
+
+
 def read_ledger(store: LedgerStore, model: str) -> dict[int, bytes]:
     """Return sequence -> bytes of every ledger object of a model."""
     found = {}
@@ -107,6 +115,13 @@ def read_entry(store: LedgerStore, model: str, sequence: int) -> LedgerEntry | N
         return LedgerEntry.parse(store.read(path), path)
     except FileNotFoundError:
         return None
+
+
+def with_unwritten(
+    objects: Mapping[int, bytes], entries: Iterable[LedgerEntry]
+) -> dict[int, bytes]:
+    """Return a ledger's objects and, where they lack one, entries that the state record still holds."""
+    return {entry.sequence: entry.to_text().encode() for entry in entries} | dict(objects)
 
 
 def verify_chain(model: str, objects: Mapping[int, bytes], sequence: int, head: str) -> list[str]:

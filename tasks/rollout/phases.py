@@ -40,6 +40,7 @@ class Ask(StrEnum):
     RECORD_VERDICT = "record_verdict"
     RENEW = "renew"
     PAUSE = "pause"
+    CUT = "cut"  # the keeper found harm: like a pause, and a verdict that nothing overrides
     RESUME = "resume"
     PROMOTE = "promote"
     ROLL_BACK = "roll_back"

@@ -1,4 +1,4 @@
-"""The state record of one model (`rollout_state/2`): everything that decides who serves whom."""
+"""The state record of one model (`rollout_state/3`): everything that decides who serves whom."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from tasks.contracts.requests import TrafficPlan, plan_from_record
 from tasks.rollout.decide import RolloutStatus
 from tasks.rollout.ledger import FIRST_PREVIOUS, LedgerEntry
 from tasks.rollout.phases import Decision, Phase
+
+NEWEST = 3
 
 
 class Colour(StrEnum):
@@ -66,11 +68,15 @@ class Lease:
 
 @dataclass(frozen=True, kw_only=True)
 class StateRecord:
-    """The state of one model's rollout; `entries` ends with the ledger's newest entry."""
+    """The state of one model's rollout; `entries` ends with the ledger's newest entry.
+
+    Entries after `in_ledger` may be here only: the record decides, and its ledger objects follow.
+    """
 
     model: str
     sequence: int = 0
     head: str = FIRST_PREVIOUS
+    in_ledger: int = 0  # the last entry whose ledger object is known to be written
     entries: tuple[LedgerEntry, ...] = ()
     status: RolloutStatus = field(
         default_factory=lambda: RolloutStatus(phase=Phase.EMPTY, has_stable=False)
@@ -83,6 +89,11 @@ class StateRecord:
     per_try_timeout_ms: float = 0.0
     step_began_at: float = 0.0  # unix time: how long a step has baked
     lease: Lease = field(default_factory=Lease)
+
+    @property
+    def unwritten(self) -> tuple[LedgerEntry, ...]:
+        """Return the entries whose ledger objects may not be there yet, oldest first."""
+        return tuple(entry for entry in self.entries if entry.sequence > self.in_ledger)
 
     @property
     def candidate(self) -> SlotContent | None:
@@ -131,7 +142,7 @@ class StateRecord:
         derived = {"salt": self.salt, "rollout": self.rollout}
         return pretty_json(
             with_digest(
-                {"format": "rollout_state/2"}
+                {"format": f"rollout_state/{NEWEST}"}
                 | record
                 | {"entries": entries, "status": status, "plan": plan, "slots": slots}
                 | derived
@@ -142,7 +153,7 @@ class StateRecord:
     def parse(cls, text: str | bytes, where: str) -> StateRecord:
         """Read a state record; errors name `where`."""
         record = parse_object(text, where)
-        number = check_format(record, "rollout_state", 2, where)
+        number = check_format(record, "rollout_state", NEWEST, where)
         try:
             return _from_record(cast("dict[str, Any]", record), where)
         except (KeyError, TypeError, ValueError) as error:
@@ -154,7 +165,7 @@ def record_problems(text: bytes, where: str) -> list[str]:
     """Return why a state record is not as it was written; one of format 1 keeps no digest."""
     try:
         record = parse_object(text, where)
-        number = check_format(record, "rollout_state", 2, where)
+        number = check_format(record, "rollout_state", NEWEST, where)
         StateRecord.parse(text, where)
     except BadRequestError as error:
         return [str(error)]
@@ -169,6 +180,7 @@ def _from_record(raw: dict[str, Any], where: str) -> StateRecord:
         model=raw["model"],
         sequence=raw["sequence"],
         head=raw["head"],
+        in_ledger=raw.get("in_ledger", 0),  # since format 3
         entries=tuple(LedgerEntry.from_record(entry, where) for entry in entries),
         status=_status(raw["status"], has_stable=roles.stable is not None),
         roles=roles,

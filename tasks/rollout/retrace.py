@@ -164,6 +164,11 @@ def _paused(now: StateRecord, _entry: LedgerEntry) -> Change:
     return changes.about_candidate(moved(now, Observation(asked=Ask.PAUSE)), kind="paused")
 
 
+def _cut(now: StateRecord, entry: LedgerEntry) -> Change:
+    cut = moved(now, Observation(asked=Ask.CUT, step=entry.step))
+    return changes.about_candidate(cut, kind="cut")
+
+
 def _judged(now: StateRecord, entry: LedgerEntry) -> Change:
     decision = Decision(str(entry.details["decision"]))
     seen = Observation(asked=Ask.RECORD_VERDICT, step=entry.step, decision=decision)
@@ -192,6 +197,7 @@ _WAYS: Mapping[str, Sequence[Way]] = {
     "step_began": (_step_began,),
     "resumed": (_resumed(Ask.RENEW), _resumed(Ask.RESUME), _resumed(Ask.BEGIN_STEP)),
     "paused": (_lapsed, _paused),
+    "cut": (_cut,),
     "judged": (_judged,),
     "promoted": (_promoted,),
     "rolled_back": (_rolled_back,),

@@ -281,6 +281,7 @@ def _stable_route(model: RoutedModel, protocol: Protocol, wanted: list[Config]) 
         raise BadRequestError(message)
     return {
         "match": _match(protocol, wanted),
+        "stat_prefix": stat_prefix(model.record, "stable"),
         "route": {
             "cluster": cluster_name(model.name, stable, protocol, candidate=False),
             "timeout": f"{REQUEST_TIMEOUT_SECONDS}s",
@@ -304,6 +305,7 @@ def _candidate_route(model: RoutedModel, protocol: Protocol, wanted: list[Config
         headers.append(_range("content-length", RETRIED_BODY_BYTES))
     return {
         "match": _match(protocol, headers),
+        "stat_prefix": stat_prefix(record, "candidate"),
         "request_body_buffer_limit": RETRIED_BODY_BYTES,
         "route": {
             "cluster": _fallback_name(model.name, candidate, stable, protocol),
@@ -314,6 +316,13 @@ def _candidate_route(model: RoutedModel, protocol: Protocol, wanted: list[Config
         },
         **_labels(model, "candidate"),
     }
+
+
+def stat_prefix(record: StateRecord, variant: str) -> str:
+    """Return `<model>/<variant>/<release number>`: the name of a variant in Envoy's statistics."""
+    content = record.candidate if variant == "candidate" else record.stable
+    number = 0 if content is None else content.release_number
+    return f"{record.model}/{variant}/{number}"
 
 
 def _fallback_policy(per_try_timeout_ms: float) -> Config:

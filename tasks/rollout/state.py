@@ -4,7 +4,7 @@ state = open_state(state_dir, "recommender", ObjectStore(store_url))   # store: 
 state.champion() -> Champion | None            state.read() -> StateRecord
 state.reserve_slot(release_id, bundle=..., events=...) -> (colour, release_number)
 state.begin_step(release_id, step, plan, per_try_timeout_ms=...) -> LedgerEntry
-state.renew(release_id, seconds) -> Phase      state.lapse(release_id), pause, resume
+state.renew(release_id, seconds) -> Phase      state.lapse(release_id), cut, pause, resume
 state.record_verdict(release_id, step, decision, why=..., numbers=...) -> LedgerEntry
 state.promote(release_id) -> LedgerEntry       state.roll_back(release_id) -> LedgerEntry | None
 state.history() -> list[LedgerEntry]           state.verify() -> list[str]
@@ -20,11 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tasks.contracts.bake import STATE_FILE
-from tasks.contracts.errors import (
-    BadRequestError,
-    CorruptArtifactError,
-    StoreUnavailableError,
-)
+from tasks.contracts.errors import BadRequestError, HeadraceError
 from tasks.contracts.json_types import Json
 from tasks.contracts.requests import MODEL_NAME, Champion, TrafficPlan
 from tasks.contracts.state_file import locked, replace_text
@@ -34,14 +30,28 @@ from tasks.rollout.decide import Observation
 from tasks.rollout.ledger import (
     LedgerEntry,
     LedgerStore,
+    is_written,
     read_entry,
     read_ledger,
     verify_chain,
+    with_unwritten,
     write_entry,
 )
 from tasks.rollout.occupied import occupied_sentence
 from tasks.rollout.phases import Ask, Decision, Phase
 from tasks.rollout.record import Colour, SlotContent, StateRecord
+
+
+class _MovedOnError(Exception):
+    """The record has changed since the ledger was read."""
+
+
+class _RefusedError(Exception):
+    """A refusal whose sentence needs the ledger: it is made when the lock is free again."""
+
+    def __init__(self, explain: Callable[[], BadRequestError]) -> None:
+        super().__init__()
+        self.explain = explain
 
 
 class Reservation(NamedTuple):
@@ -108,8 +118,9 @@ class ModelState:
         """Return the record; ledger objects that a crash left out are written first."""
         record = self.peek()
         if self.store is not None:
-            for entry in record.entries:
-                write_entry(self.store, entry)
+            for entry in record.unwritten:
+                if not is_written(self.store, entry):  # who may only read is not asked to write
+                    write_entry(self.store, entry)
         return record
 
     def champion(self) -> Champion | None:
@@ -126,7 +137,9 @@ class ModelState:
 
     def demand_free(self, release_id: str) -> None:
         """Refuse a release while another of this model is in progress; nothing is changed."""
-        self._refuse_other(self.peek(), release_id)
+        now = self.peek()
+        if _another(now, release_id):
+            raise self._occupied(now, release_id)
 
     def reserve_slot(
         self,
@@ -139,11 +152,11 @@ class ModelState:
         """Give a release a colour and a number; a second release in progress is refused."""
 
         def change(now: StateRecord) -> Change:
-            held = now.slot_of(release_id)
-            if held is not None:
+            if now.slot_of(release_id) is not None:
                 return Change(record=now)
-            self._refuse_ended(now, release_id)
             self._refuse_other(now, release_id)
+            if now.sequence != seen:
+                raise _MovedOnError
             content = SlotContent(
                 release_id=release_id,
                 release_number=now.next_release_number,
@@ -152,7 +165,16 @@ class ModelState:
             )
             return changes.reserved(moved(now, Observation(asked=Ask.STAGE)), content)
 
-        record = self._commit(change, note)
+        while True:
+            before = self.peek()
+            seen = before.sequence
+            if before.slot_of(release_id) is None and not _another(before, release_id):
+                self._refuse_ended(release_id)
+            try:
+                record = self._commit(change, note)
+                break
+            except _MovedOnError:
+                continue  # somebody else was faster: read the ledger again
         colour = record.slot_of(release_id)
         if colour is None:  # pragma: no cover - the change above has just set it
             message = f"{self.model}: expected a slot for {release_id}, found none"
@@ -214,6 +236,26 @@ class ModelState:
 
         return self._commit(change, note).status.phase
 
+    def cut(
+        self,
+        release_id: str,
+        step: int,
+        *,
+        numbers: Mapping[str, Json],
+        note: Note | None = None,
+    ) -> Phase:
+        """Cut a candidate that harms to 0 %, for good: whatever was said of the step before."""
+
+        def change(now: StateRecord) -> Change:
+            if now.release_id != release_id:
+                return Change(record=now)  # it ended meanwhile: there is nothing to cut
+            cut = moved(now, Observation(asked=Ask.CUT, step=step))
+            if cut.status == now.status:
+                return Change(record=now)
+            return about_candidate(cut, kind="cut", details=numbers)
+
+        return self._commit(change, note).status.phase
+
     def pause(self, release_id: str, *, note: Note | None = None) -> Phase:
         """Cut the candidate to 0 % until somebody resumes."""
         return self._ask(release_id, Ask.PAUSE, "paused", note)
@@ -235,6 +277,9 @@ class ModelState:
 
         def change(now: StateRecord) -> Change:
             self._demand_in_progress(now, release_id)
+            ended = now.status.verdicts.get(step) is Decision.ROLL_BACK
+            if ended and decision is not Decision.ROLL_BACK:
+                raise _RefusedError(lambda: self._cut_sentence(release_id, step))
             seen = Observation(asked=Ask.RECORD_VERDICT, step=step, decision=decision)
             judged = moved(now, seen)
             if judged.status == now.status:
@@ -243,7 +288,10 @@ class ModelState:
             return about_candidate(judged, kind="judged", details=details)
 
         self._commit(change, note)
-        return self._entry("judged", release_id, step)
+        found = self._find("judged", release_id, step)
+        if found is None:
+            raise self._cut_sentence(release_id, step)
+        return found
 
     def promote(self, release_id: str, *, note: Note | None = None) -> LedgerEntry:
         """Make the candidate stable and stable previous; no server loads anything."""
@@ -281,11 +329,12 @@ class ModelState:
 
     def _newest_first(self) -> Iterator[LedgerEntry]:
         record = self.read()
+        held = {entry.sequence: entry for entry in record.entries}
         if self.store is None:
             yield from reversed(record.entries)
             return
         for number in range(record.sequence, 0, -1):
-            entry = read_entry(self.store, self.model, number)
+            entry = held.get(number) or read_entry(self.store, self.model, number)
             if entry is not None:
                 yield entry
 
@@ -295,7 +344,7 @@ class ModelState:
             message = f"{self.model}: expected a store to verify the ledger in, found none"
             raise BadRequestError(message)
         record = self.peek()
-        objects = read_ledger(self.store, self.model)
+        objects = with_unwritten(read_ledger(self.store, self.model), record.unwritten)
         return verify_chain(self.model, objects, record.sequence, record.head)
 
     def _ask(self, release_id: str, ask: Ask, kind: str, note: Note | None) -> Phase:
@@ -314,24 +363,49 @@ class ModelState:
         return changes.leased(record, seconds, self.clock())
 
     def _commit(self, decide: Callable[[StateRecord], Change], note: Note | None) -> StateRecord:
-        """Apply `decide` to the newest record, under the lock; that one write decides."""
-        note = note or Note()
+        """Apply `decide` to the newest record, under the lock; that one write decides.
+
+        Nobody waits for the object store under the lock: who takes users out must not.
+        """
+        try:
+            with locked(self.folder / "lock"):
+                now = self.peek()
+                change = decide(now)
+                record = change.record
+                if change.kind is not None and record != now:
+                    entry = self._draft(now, change, note or Note())
+                    record = replace(
+                        record,
+                        sequence=entry.sequence,
+                        head=entry.digest,
+                        entries=(*now.unwritten, entry),
+                    )
+                if record != now:
+                    replace_text(self.path, record.to_text())
+        except _RefusedError as refused:
+            raise refused.explain() from None
+        self._write_ledger(record)
+        return record
+
+    def _write_ledger(self, record: StateRecord) -> None:
+        """Write what the ledger lacks, and note in the record that it is there.
+
+        A store that is away ends this, not the change: the entries stay in the record, the next
+        who has a store writes them, and `verify` says what is wrong.
+        """
+        if self.store is None or not record.unwritten:
+            return
+        try:
+            for entry in record.unwritten:
+                write_entry(self.store, entry)
+        except (HeadraceError, OSError):  # away, read-only, or without the right to write
+            return
         with locked(self.folder / "lock"):
             now = self.peek()
-            change = decide(now)
-            if change.record == now:
-                self._flushed(now.entries)  # of a try that was killed between record and ledger
-                return now
-            record = change.record
-            if change.kind is not None:
-                entry = self._draft(now, change, note)
-                kept = () if self._flushed(now.entries) else now.entries
-                record = replace(
-                    record, sequence=entry.sequence, head=entry.digest, entries=(*kept, entry)
-                )
-            replace_text(self.path, record.to_text())
-        self._flushed(record.entries)
-        return record
+            if record.sequence > now.in_ledger:
+                left = tuple(e for e in now.entries[:-1] if e.sequence > record.sequence)
+                noted = replace(now, in_ledger=record.sequence, entries=(*left, now.entries[-1]))
+                replace_text(self.path, noted.to_text())
 
     def _draft(self, now: StateRecord, change: Change, note: Note) -> LedgerEntry:
         moment = datetime.fromtimestamp(self.clock(), tz=UTC)
@@ -350,20 +424,6 @@ class ModelState:
             share=change.record.status.share,
             details={**change.details, **({"code": note.code} if note.code else {})},
         )
-
-    def _flushed(self, entries: tuple[LedgerEntry, ...]) -> bool:
-        """Write entries to the ledger; False when that fails: taking users out does not wait.
-
-        What could not be written stays in the record; `read` and `verify` say what is wrong.
-        """
-        if self.store is None:
-            return not entries
-        try:
-            for entry in entries:
-                write_entry(self.store, entry)
-        except (StoreUnavailableError, CorruptArtifactError, OSError):
-            return False
-        return True
 
     def _entry(self, kind: str, release_id: str, step: int | None = None) -> LedgerEntry:
         found = self._find(kind, release_id, step)
@@ -385,14 +445,32 @@ class ModelState:
         return None
 
     def _demand_in_progress(self, now: StateRecord, release_id: str) -> None:
-        if now.release_id == release_id:
-            return
-        self._refuse_ended(now, release_id)
+        if now.release_id != release_id:
+            raise _RefusedError(lambda: self._not_in_progress(now, release_id))
+
+    def _not_in_progress(self, now: StateRecord, release_id: str) -> BadRequestError:
+        ended = self._end_of(release_id)
+        if ended is not None:
+            return ended
         message = (
             f"{self.model}: expected release {release_id} in progress, found "
             f"{now.release_id or 'none'} (phase {now.status.phase}); stage it first"
         )
-        raise BadRequestError(message)
+        return BadRequestError(message)
+
+    def _cut_sentence(self, release_id: str, step: int) -> BadRequestError:
+        cut = self._find("cut", release_id, step)
+        if cut is None:
+            message = (
+                f"{self.model}: step {step} of {release_id} was judged {Decision.ROLL_BACK.value} "
+                "before; roll the release back"
+            )
+        else:
+            message = (
+                f"{self.model}: step {step} of {release_id} was cut by {cut.who} at {cut.at} "
+                f"(sequence {cut.sequence}): {cut.why}; roll the release back"
+            )
+        return BadRequestError(message)
 
     def _demand_plan(self, now: StateRecord, plan: TrafficPlan) -> None:
         if now.plan is not None and now.plan != plan:
@@ -403,19 +481,29 @@ class ModelState:
             raise BadRequestError(message)
 
     def _refuse_other(self, now: StateRecord, release_id: str) -> None:
-        if now.release_id is not None and now.release_id != release_id:
-            staged = self._find("slot_reserved", now.release_id)
-            raise BadRequestError(occupied_sentence(now, f"release {release_id}", staged))
+        if _another(now, release_id):
+            raise _RefusedError(lambda: self._occupied(now, release_id))
 
-    def _refuse_ended(self, now: StateRecord, release_id: str) -> None:
-        ends = [
-            entry
-            for entry in (self.history() if self.store is not None else now.entries)
-            if entry.release_id == release_id and entry.kind in {"promoted", "rolled_back"}
-        ]
-        if ends:
-            message = (
-                f"{self.model}: release {release_id} has ended: {ends[-1].kind} at sequence "
-                f"{ends[-1].sequence} ({ends[-1].why}); trigger a new release"
-            )
-            raise BadRequestError(message)
+    def _occupied(self, now: StateRecord, release_id: str) -> BadRequestError:
+        staged = self._find("slot_reserved", now.release_id or "")
+        return BadRequestError(occupied_sentence(now, f"release {release_id}", staged))
+
+    def _refuse_ended(self, release_id: str) -> None:
+        ended = self._end_of(release_id)
+        if ended is not None:
+            raise ended
+
+    def _end_of(self, release_id: str) -> BadRequestError | None:
+        """Return the refusal of a release that was promoted or rolled back before."""
+        for entry in self._newest_first():
+            if entry.release_id == release_id and entry.kind in {"promoted", "rolled_back"}:
+                message = (
+                    f"{self.model}: release {release_id} has ended: {entry.kind} at sequence "
+                    f"{entry.sequence} ({entry.why}); trigger a new release"
+                )
+                return BadRequestError(message)
+        return None
+
+
+def _another(now: StateRecord, release_id: str) -> bool:
+    return now.release_id is not None and now.release_id != release_id

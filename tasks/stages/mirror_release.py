@@ -16,6 +16,7 @@ from tasks.contracts.artifacts import Address
 from tasks.contracts.json_types import Json, pretty_json
 from tasks.contracts.stage_io import Outcome, StageContext
 from tasks.contracts.stages import ArtifactKind
+from tasks.contracts.store_urls import without_credentials
 from tasks.rollout.exposures import read_lines, rollout_folder
 from tasks.rollout.ledger import LedgerEntry
 from tasks.rollout.state import ModelState, open_state
@@ -51,7 +52,7 @@ def configure(context: StageContext) -> dict[str, Json]:
         "release_id": release.release_id,
         "model": release.model,
         "sequence": _state(context).peek().sequence,
-        "mlflow": _mlflow(),
+        "mlflow": _mlflow(),  # without its address, which is no part of the artifact
     }
 
 
@@ -60,9 +61,10 @@ def run(context: StageContext) -> Outcome:
     release, mlflow = context.the_release(), _mlflow()
     if mlflow != "answers":
         _write(context, {"status": mlflow})
+        at = without_credentials(os.environ.get(ADDRESS_VARIABLE, ""))
         return Outcome(
-            sentence=f"warning: MLflow {mlflow}: {release.release_id} is not mirrored; the ledger "
-            "has everything; clear this task when MLflow is back"
+            sentence=f"warning: MLflow {mlflow}{at and f' at {at}'}: {release.release_id} is not "
+            "mirrored; the ledger has everything; clear this task when MLflow is back"
         )
     state = _state(context)
     told = mirrored_release(context, state)
@@ -156,7 +158,7 @@ def _mlflow() -> str:
     address = os.environ.get(ADDRESS_VARIABLE)
     if not address:
         return f"is not configured ({ADDRESS_VARIABLE})"
-    return "answers" if answers(address) else f"does not answer at {address}"
+    return "answers" if answers(address) else "does not answer"
 
 
 def _record(mirrored: MirroredAs, status: str) -> dict[str, Json]:

@@ -54,7 +54,7 @@ class Airflow:
         self.environment = kept | {
             "AIRFLOW_HOME": str(home),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-            "AIRFLOW__CORE__DAGS_FOLDER": str(Path(__file__).with_name(dags)),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(Path(__file__).parent / dags),
             "AIRFLOW__CORE__PLUGINS_FOLDER": str(home / "plugins"),
             "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
             "AIRFLOW__CORE__PARALLELISM": "8",

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import psutil
+from headrace_airflow.compute_profiles import ProfileName
 
 from tests.cluster.faulty_proxy import Exchange, Hold, Rule, answering, away, pod_name
 
@@ -28,6 +29,7 @@ class _ByMode:
 REAPER_GRACE_SECONDS = 15
 STEPS = 8  # half a second each
 Drive = Callable[["World", "Cell", "TaskRun"], None]
+Prepare = Callable[["World", "Cell"], None]
 ONCE, ALWAYS = 1, 10**9
 
 
@@ -41,6 +43,10 @@ def undisturbed(world: World, cell: Cell, run: TaskRun) -> None:
     """Nothing happens."""
 
 
+def unprepared(world: World, cell: Cell) -> None:
+    """Nothing has to be there first."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Cell:
     """One fault in one mode, and the end it must come to."""
@@ -48,10 +54,16 @@ class Cell:
     fault: str  # as the table names it
     name: str  # of the DAG, the task and the pods
     deferrable: bool
-    drive: Drive = undisturbed
+    prepare: Prepare = unprepared  # before the run starts
+    drive: Drive = undisturbed  # once it has started
     settings: Mapping[str, Any] = field(default_factory=dict)
     operator: Mapping[str, Any] = field(default_factory=dict)
     node_selector: Mapping[str, str] = field(default_factory=dict)
+    profile: ProfileName = ProfileName.CPU
+    cpu_cores: float = 0.1
+    memory_gib: float = 0.125
+    ranks: int = 1
+    queue_seconds: float | None = None  # None: as the world has it
     retries: int = 1
     state: str = "success"
     tries: tuple[int, ...] = (1,)  # the numbers that the last try may have
@@ -74,6 +86,11 @@ class Cell:
             "settings": {"cell": self.name, "steps": STEPS, **self.settings},
             "operator": dict(self.operator),
             "node_selector": dict(self.node_selector),
+            "profile": self.profile.value,
+            "cpu_cores": self.cpu_cores,
+            "memory_gib": self.memory_gib,
+            "ranks": self.ranks,
+            "queue_seconds": self.queue_seconds,
             "retries": self.retries,
         }
 
@@ -167,7 +184,7 @@ def triggerer_killed(world: World, cell: Cell, run: TaskRun) -> None:
 # --- what happens to the pod -------------------------------------------------------------------
 
 
-def deleted_before_re_entry(world: World, cell: Cell, run: TaskRun) -> None:
+def deleted_before_re_entry(world: World, cell: Cell) -> None:
     """Sync: gone before its end was seen. Deferrable: gone after the trigger saw it."""
 
     def remove(exchange: Exchange) -> None:
@@ -201,20 +218,55 @@ def node_comes_late(world: World, cell: Cell, run: TaskRun) -> None:
     world.label_node({f"headrace/{cell.name.replace('_', '-')}": "here"})
 
 
+# --- what happens to the GPU -------------------------------------------------------------------
+
+
+def gpu_is_taken(world: World, cell: Cell) -> None:
+    world.gpu.take()
+
+
+def gpu_comes_free_late(world: World, cell: Cell, run: TaskRun) -> None:
+    """The wait is longer than the start timeout: it must count as time in the queue."""
+    _until(lambda: world.pods(cell.name), 60)
+    time.sleep(world.start_seconds + 4)
+    assert not world.events(cell.name), "the pod began to work while the GPU was taken"
+    world.gpu.free()
+
+
+def no_pool_holds_it(world: World, cell: Cell, run: TaskRun) -> None:
+    made = world.proxy.rule(Rule(cell.name, ("create",), times=ALWAYS))
+    run.wait(90)
+    assert made.seen == 0, "a pod was made that no node can ever hold"
+
+
+def preempted(world: World, cell: Cell, run: TaskRun) -> None:
+    """A stage of higher priority asks for the one GPU; the scheduler takes it from the spot stage."""
+    world.await_event(cell.name, "step")
+    rival = world.run(rival_of(cell.name))
+    found = rival.wait(120)
+    assert (found["state"], found["try_number"]) == ("success", 1), rival.log()[-2000:]
+    journal = world.events(rival_of(cell.name))
+    assert [one["event"] for one in journal].count("start") == 1, journal
+
+
+def rival_of(name: str) -> str:
+    return f"rival_of_{name}"
+
+
 # --- what happens to the API -------------------------------------------------------------------
 
 
-def api_answers_409(world: World, cell: Cell, run: TaskRun) -> None:
+def api_answers_409(world: World, cell: Cell) -> None:
     world.proxy.rule(Rule(cell.name, ("create",), before=answering(409, "AlreadyExists")))
     world.proxy.rule(Rule(cell.name, ("read",), before=answering(409, "Conflict"), times=3))
 
 
-def api_answers_429(world: World, cell: Cell, run: TaskRun) -> None:
+def api_answers_429(world: World, cell: Cell) -> None:
     busy = answering(429, "TooManyRequests", Retry_After="1")
     world.proxy.rule(Rule(cell.name, before=busy, times=6))
 
 
-def api_answers_500(world: World, cell: Cell, run: TaskRun) -> None:
+def api_answers_500(world: World, cell: Cell) -> None:
     world.proxy.rule(Rule(cell.name, before=answering(500), times=8))
 
 
@@ -261,10 +313,6 @@ def _until(look: Callable[[], Any], seconds: float) -> None:
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {seconds} s in vain for the cluster")
         time.sleep(0.3)
-
-
-# Drives that set a rule must do so before the run starts: `early` names them.
-EARLY = frozenset({api_answers_409, api_answers_429, api_answers_500, deleted_before_re_entry})
 
 
 def _cells() -> tuple[Cell, ...]:
@@ -319,7 +367,7 @@ def _cells() -> tuple[Cell, ...]:
     add(
         "pod deleted before re-entry",
         "deleted",
-        drive=deleted_before_re_entry,
+        prepare=deleted_before_re_entry,
         starts=_ByMode((2,), (1,)),
     )
     add("same name, another uid", "stranger", drive=same_name_another_uid, starts=(2,))
@@ -335,6 +383,45 @@ def _cells() -> tuple[Cell, ...]:
                 node_selector={f"headrace/late-node-{mode}": "here"},
             )
         )
+    on_gpu: dict[str, Any] = {"profile": ProfileName.GPU_TRAIN}
+    add(
+        "GPU taken for longer than the start timeout",
+        "gpu_taken",
+        prepare=gpu_is_taken,
+        drive=gpu_comes_free_late,
+        says=_ByMode("Insufficient nvidia.com/gpu", ""),
+        **on_gpu,
+    )
+    add(
+        "GPU taken for longer than the queue timeout",
+        "gpu_queue",
+        prepare=gpu_is_taken,
+        queue_seconds=8.0,
+        state="failed",
+        retries=0,
+        starts=(0,),
+        says="it had no node for",
+        **on_gpu,
+    )
+    add(
+        "no pool can ever hold it",
+        "nowhere",
+        drive=no_pool_holds_it,
+        cpu_cores=15,
+        state="failed",
+        starts=(0,),
+        says="expected a node that can hold the pod when empty, found none",
+        **on_gpu,
+    )
+    add(
+        "preempted on its spot GPU by a stage of higher priority",
+        "preempted",
+        drive=preempted,
+        settings={"steps": 60},
+        starts=(2,),
+        says="was disrupted (1 of 3)",
+        profile=ProfileName.SPOT_GPU,
+    )
     add(
         "out of memory",
         "oom",
@@ -343,9 +430,9 @@ def _cells() -> tuple[Cell, ...]:
         starts=(2,),
         says="killed for memory at its limit of 128Mi",
     )
-    add("API answers 409", "api409", drive=api_answers_409)
-    add("API answers 429", "api429", drive=api_answers_429)
-    add("API answers 500", "api500", drive=api_answers_500)
+    add("API answers 409", "api409", prepare=api_answers_409)
+    add("API answers 429", "api429", prepare=api_answers_429)
+    add("API answers 500", "api500", prepare=api_answers_500)
     add("API away for 20 s", "away", drive=api_away_20_s)
     add("result of 5 MB", "large", settings={"payload_bytes": 5 * 1024 * 1024})
     long = {"steps": 30}  # the triggerer needs some seconds to notice
@@ -379,8 +466,20 @@ def _cells() -> tuple[Cell, ...]:
 
 
 CELLS: tuple[Cell, ...] = _cells()
+# They take the GPU of others, and have no row of their own.
+RIVALS: tuple[Cell, ...] = tuple(
+    Cell(
+        fault="",
+        name=rival_of(cell.name),
+        deferrable=cell.deferrable,
+        settings={"steps": 2},
+        profile=ProfileName.GPU_TRAIN,
+    )
+    for cell in CELLS
+    if cell.drive is preempted
+)
 
 
-def cells_json(cells: tuple[Cell, ...] = CELLS) -> str:
+def cells_json(cells: tuple[Cell, ...]) -> str:
     """Return the cells as the DAG file reads them."""
     return json.dumps([cell.to_json() for cell in cells])

@@ -92,13 +92,16 @@ class FaultyProxy:
         self.lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
+        self._serving: threading.Thread | None = None
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def start(self) -> None:
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self._serving = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._serving.start()
 
     def stop(self) -> None:
-        self._server.shutdown()
+        if self._serving is not None:  # else shutdown waits for ever
+            self._server.shutdown()
         self._server.server_close()
 
     def rule(self, rule: Rule) -> Rule:

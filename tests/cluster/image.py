@@ -48,7 +48,8 @@ def build(folder: Path, kit: Path, name: str) -> Path:
     for file in _ADAPTERS:
         shutil.copy2(ROOT / "tasks/adapters" / file, app / "tasks/adapters" / file)
     shutil.copytree(Path(fsspec.__file__).parent, app / "fsspec", ignore=_LEFT_OUT)
-    shutil.copy2(Path(__file__).with_name("matrix_stage.py"), app / "matrix_stage.py")
+    for script in ("matrix_stage.py", "meeting.py"):
+        shutil.copy2(Path(__file__).with_name(script), app / script)
     for empty in ("tmp", "proc", "sys", "dev", "etc"):
         (rootfs / empty).mkdir()
     subprocess.run(["chmod", "-R", "a+rX", str(rootfs)], check=True)

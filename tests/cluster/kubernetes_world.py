@@ -11,14 +11,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headrace_airflow.compute_profiles import priority_class_objects
+from headrace_airflow.compute_profiles import ProfileName, priority_class_objects
 from headrace_airflow.pod_identity import MANAGED_BY
 from headrace_airflow.sealed_store import SealedStore
 from kubernetes import client, config
@@ -27,8 +27,10 @@ from kubernetes.client.exceptions import ApiException
 from tasks.contracts.artifacts import Address
 from tests.cluster import image
 from tests.cluster.airflow_parts import Airflow, TaskRun, patiently
-from tests.cluster.cells import CELLS, EARLY, REAPER_GRACE_SECONDS, Cell, cells_json
+from tests.cluster.cells import CELLS, REAPER_GRACE_SECONDS, RIVALS, Cell, cells_json
 from tests.cluster.faulty_proxy import FaultyProxy
+from tests.cluster.gpu_pool import COMPUTE, GpuPool, real_node
+from tests.cluster.group_cells import GROUP_CELLS
 from tests.fake_kubernetes import kubeconfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,7 +47,9 @@ spec:
   volumes: [{{name: matrix, hostPath: {{path: "{folder}"}}}}]
   containers:
     - name: base
-      env: [{{name: MATRIX_JOURNAL, value: "{folder}/journal"}}]
+      env:
+        - {{name: MATRIX_JOURNAL, value: "{folder}/journal"}}
+        - {{name: PYTHONPATH, value: "/app:{folder}/code"}}
       volumeMounts: [{{name: matrix, mountPath: "{folder}"}}]
 """
 
@@ -76,14 +80,17 @@ class World:
         self.folder = folder
         self.journal = folder / "journal"
         self.strangers: dict[str, str] = {}
-        self.proxy = FaultyProxy(Path(os.environ["KUBECONFIG"]))
-        config.load_kube_config(os.environ["KUBECONFIG"])
+        self.cluster_config = os.environ["KUBECONFIG"]
+        self.proxy = FaultyProxy(Path(self.cluster_config))
+        config.load_kube_config(self.cluster_config)
         self.core = client.CoreV1Api()
+        self.gpu = GpuPool(self.core, NAMESPACE)
         self.airflow = Airflow(folder / "airflow", self._environment(), dags)
 
     def _environment(self) -> dict[str, str]:
         (self.folder / "pod.yaml").write_text(_TEMPLATE.format(folder=self.folder))
-        (self.folder / "cells.json").write_text(cells_json())
+        (self.folder / "cells.json").write_text(cells_json(CELLS + RIVALS + GROUP_CELLS))
+        (self.folder / "compute.json").write_text(json.dumps(COMPUTE))
         through_proxy = kubeconfig(self.folder / "kubeconfig", self.proxy.url)
         return {
             "KUBECONFIG": str(through_proxy),
@@ -94,8 +101,10 @@ class World:
             "HEADRACE_NAMESPACE": NAMESPACE,
             "HEADRACE_IMAGES": os.environ.get("HEADRACE_MATRIX_IMAGE", image.IMAGE),
             "HEADRACE_POD_TEMPLATE": str(self.folder / "pod.yaml"),
+            "HEADRACE_COMPUTE": str(self.folder / "compute.json"),
             "HEADRACE_QUEUE_SECONDS": "120",
             "HEADRACE_START_SECONDS": str(START_SECONDS),
+            "HEADRACE_GROUP_SECONDS": "12",
             "HEADRACE_POLL_SECONDS": "1",
             "HEADRACE_DISRUPTIONS": "3",
         }
@@ -104,8 +113,11 @@ class World:
         for name in ("journal", "store", "state"):
             (self.folder / name).mkdir()
             (self.folder / name).chmod(0o777)  # the pods' user is not ours
+        (self.folder / "code").mkdir()
+        shutil.copy2(Path(__file__).with_name("two_rank_stage.py"), self.folder / "code")
         self.folder.chmod(0o755)
         self._prepare_cluster()
+        self.gpu.open()
         self.proxy.start()
         self.airflow.start()
 
@@ -113,18 +125,13 @@ class World:
         self.airflow.stop()
         self.proxy.stop()
         with suppress(ApiException):
+            self.gpu.close()
+        with suppress(ApiException):
             self.core.delete_collection_namespaced_pod(NAMESPACE, grace_period_seconds=0)
 
     def _prepare_cluster(self) -> None:
-        namespace = client.V1Namespace(metadata=client.V1ObjectMeta(name=NAMESPACE))
-        _unless_there(lambda: self.core.create_namespace(namespace))
-        for one in priority_class_objects():
-            _unless_there(
-                lambda body=one: client.SchedulingV1Api().create_priority_class(body)  # type: ignore[misc]
-            )
+        prepare_namespace(self.core, NAMESPACE)
         self.label_node({label: None for cell in CELLS for label in cell.node_selector})
-        account = lambda: self.core.read_namespaced_service_account("default", NAMESPACE)  # noqa: E731
-        patiently(lambda: _there(account), 30, "the namespace's service account")
         self.core.delete_collection_namespaced_pod(NAMESPACE, grace_period_seconds=0)
         if "HEADRACE_MATRIX_IMAGE" not in os.environ:
             load_image()
@@ -180,8 +187,7 @@ class World:
         self.core.create_namespaced_pod_eviction(name, NAMESPACE, body, _preload_content=False)
 
     def label_node(self, labels: Mapping[str, str | None]) -> None:
-        (node,) = self.core.list_node().items
-        self.core.patch_node(node.metadata.name, {"metadata": {"labels": dict(labels)}})
+        self.core.patch_node(real_node(self.core), {"metadata": {"labels": dict(labels)}})
 
     def reap(self) -> str:
         """Run the reaper's command once; it must be able to judge every pod."""
@@ -217,14 +223,32 @@ class World:
 
     # --- a cell ---
 
+    def run(self, name: str) -> TaskRun:
+        """Start a run of the DAG of a cell."""
+        return TaskRun(self.airflow, name)
+
+    @contextmanager
+    def turn(self, cell: Cell) -> Iterator[None]:
+        """Let the cells that want the one GPU pass one by one."""
+        if cell.profile is ProfileName.CPU:
+            yield
+            return
+        with self.gpu.turn:
+            try:
+                yield
+            finally:
+                self.gpu.free()
+
     def play(self, cell: Cell) -> Result:
         """Run a cell to its end and say what it came to."""
+        with self.turn(cell):
+            return self._play(cell)
+
+    def _play(self, cell: Cell) -> Result:
         started = time.monotonic()
-        if cell.drive in EARLY:
-            cell.drive(self, cell, None)  # type: ignore[arg-type]
-        run = TaskRun(self.airflow, cell.name)
-        if cell.drive not in EARLY:
-            cell.drive(self, cell, run)
+        cell.prepare(self, cell)
+        run = self.run(cell.name)
+        cell.drive(self, cell, run)
         task = run.wait(PATIENCE_SECONDS)
         with suppress(AssertionError):
             patiently(lambda: not self.pods(cell.name), 100, "the end of its pods")
@@ -269,6 +293,13 @@ class Matrix:
             cell: self._pool.submit(world.play, cell) for cell in cells
         }
 
+    def __contains__(self, cell: Cell) -> bool:
+        return cell in self._results
+
+    def also(self, cell: Cell) -> None:
+        """Play one more."""
+        self._results[cell] = self._pool.submit(self.world.play, cell)
+
     def result(self, cell: Cell) -> Result:
         return self._results[cell].result()
 
@@ -279,6 +310,18 @@ class Matrix:
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def prepare_namespace(core: client.CoreV1Api, name: str) -> None:
+    """Make the namespace and the priority classes of the compute profiles."""
+    namespace = client.V1Namespace(metadata=client.V1ObjectMeta(name=name))
+    _unless_there(lambda: core.create_namespace(namespace))
+    for one in priority_class_objects():
+        _unless_there(
+            lambda body=one: client.SchedulingV1Api().create_priority_class(body)  # type: ignore[misc]
+        )
+    account = lambda: core.read_namespaced_service_account("default", name)  # noqa: E731
+    patiently(lambda: _there(account), 30, "the namespace's service account")
 
 
 def the_kit() -> Path | None:
@@ -298,10 +341,16 @@ def load_image() -> None:
     name = re.sub(r"\{image\}", "rollout", image.IMAGE)
     folder = Path(tempfile.mkdtemp(prefix="headrace-image-"))
     try:
-        archive = image.build(folder, kit, name)
-        subprocess.run([str(kit / "load-image"), str(archive)], check=True, capture_output=True)
+        load_archive(image.build(folder, kit, name))
     finally:
         shutil.rmtree(folder)
+
+
+def load_archive(archive: Path) -> None:
+    """Load an image archive into the cluster."""
+    kit = the_kit()
+    assert kit is not None
+    subprocess.run([str(kit / "load-image"), str(archive)], check=True, capture_output=True)
 
 
 def _unless_there(make: Callable[[], Any]) -> None:

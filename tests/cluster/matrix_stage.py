@@ -13,6 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from meeting import Meeting  # beside it in the image
+
 from tasks.adapters.artifact_store import ArtifactStore, Recipe
 from tasks.adapters.object_store import ObjectStore
 from tasks.contracts.artifacts import termination_sentence
@@ -25,8 +27,9 @@ STEP_SECONDS = 0.5
 class Cell:
     """One cell of the matrix as its pods see it."""
 
-    def __init__(self, request: StageRequest) -> None:
+    def __init__(self, request: StageRequest, others: Meeting | None) -> None:
         self.request = request
+        self.others = others  # of a group
         self.name = str(request.settings["cell"])
         self.behaviour = str(request.settings.get("behaviour", "work"))
         self.folder = Path(os.environ["MATRIX_JOURNAL"])
@@ -49,6 +52,8 @@ class Cell:
         done = int(self.checkpoint.read_text()) if self.checkpoint.exists() else 0
         for step in range(done, int(str(self.request.settings.get("steps", 4)))):
             time.sleep(STEP_SECONDS)
+            if self.others is not None:
+                self.others.demand_all()
             fresh = self.checkpoint.with_suffix(f".{os.getpid()}.{os.environ['HOSTNAME']}")
             fresh.write_text(str(step + 1))
             fresh.replace(self.checkpoint)
@@ -77,14 +82,27 @@ class Cell:
         return termination_sentence(manifest, f"{self.name} worked")
 
 
+def follow(cell: Cell, others: Meeting, log: Path) -> int:
+    """Do as another rank than the first: be there until it ends."""
+    if cell.behaviour == "rank_fails":
+        time.sleep(2 * STEP_SECONDS)
+        log.write_text(f"rank {others.rank} gave up: as told")
+        return 7
+    others.await_end()
+    return 0
+
+
 def main() -> int:
     stage, path = sys.argv[1:]
     request = StageRequest.parse(Path(path).read_text(), path)
     assert request.stage.value == stage
-    cell = Cell(request)
+    others = Meeting.from_environment()
+    cell = Cell(request, others)
     cell.write("start")
     print(f"{cell.name}: first line", flush=True)
     log = Path("/dev/termination-log")
+    if others is not None and others.rank > 0:
+        return follow(cell, others, log)
     if cell.behaviour == "oom_once" and cell.once("oom"):
         hoard = [bytearray(16 * 1024 * 1024) for _ in range(64)]
         log.write_text(f"still alive with {len(hoard)} pieces")
@@ -99,6 +117,7 @@ def main() -> int:
         return 3
     log.write_text(cell.seal())
     print(f"{cell.name}: last line", flush=True)
+    cell.write("last")
     return 0
 
 

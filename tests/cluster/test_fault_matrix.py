@@ -2,44 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from tests.cluster.cells import CELLS, Cell
-from tests.cluster.kubernetes_world import Matrix, World
-from tests.cluster.table import table
+from tests.cluster.kubernetes_world import Matrix
 
 pytestmark = [pytest.mark.timeout(1200)]
-
-
-@pytest.fixture(scope="session")
-def matrix(request: pytest.FixtureRequest, cluster: None) -> Iterator[Matrix]:
-    chosen = [
-        item.callspec.params["cell"]
-        for item in request.session.items
-        if "cell" in getattr(getattr(item, "callspec", None), "params", {})
-    ]
-    folder = Path(
-        tempfile.mkdtemp(prefix="headrace-matrix-", dir=os.environ.get("HEADRACE_SCRATCH"))
-    )
-    world = World(folder)
-    try:
-        world.start()
-        made = Matrix(world, chosen)
-        yield made
-        made.close()
-        if "HEADRACE_MATRIX_TABLE" in os.environ:
-            stock = os.environ.get("HEADRACE_MATRIX_STOCK")
-            played = {} if stock is None else json.loads(Path(stock).read_text())
-            page = table(made.results(), world.kubernetes_version(), played)
-            Path(os.environ["HEADRACE_MATRIX_TABLE"]).write_text(page)
-    finally:
-        world.stop()
 
 
 # `make test-cluster` plays these in some two minutes; `make fault-matrix` plays every cell.
@@ -53,6 +21,9 @@ SHORT_FORM = frozenset(
         "deleted_s",
         "oom_s",
         "large_d",
+        "gpu_taken_d",
+        "nowhere_s",
+        "preempted_s",
     }
 )
 
@@ -88,7 +59,7 @@ def test_a_green_task_is_sealed_work_exactly_once(matrix: Matrix, cell: Cell) ->
 @pytest.mark.slow
 def test_a_stranger_under_our_name_lives_on(matrix: Matrix) -> None:
     for cell in [one for one in CELLS if one.name.startswith("stranger")]:
-        if cell not in matrix._results:
+        if cell not in matrix:
             continue
         matrix.result(cell)
         uid = matrix.world.strangers[cell.name]

@@ -122,7 +122,10 @@ class Storefront:
             self._envoy = subprocess.Popen(
                 envoy_command(files), stdout=log_writer, stderr=log_writer
             )
-        arguments = (state_dir, self._stop, 0.05)
+        # The keeper renders routes and measures leases but reads no statistics: it would cut a
+        # candidate that harms before the judge has a step to judge (tests/integration/rollout/
+        # test_keeper_cuts.py sees that it does).
+        arguments = (state_dir, self._stop, 0.05, None, lambda _files: None)
         self._keeper = threading.Thread(target=keeper.run, args=arguments, daemon=True)
         self._keeper.start()
 

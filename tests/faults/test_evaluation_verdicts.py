@@ -132,5 +132,5 @@ def test_too_few_users_of_the_same_retrain_are_refused_by_the_planner(
     report = verdict_on(few, retrained, tmp_path)
     (check,) = [c for c in report.failures if c.name == "users enough for a verdict"]
     assert check.expected == "standard error at most 0.0015 (margin / 3.3)"
-    assert f"with {len(few)} users (" in check.where
+    assert f"with {len(few):,} users (" in check.where
     tally.verdicts.append(f"planner, {len(few)} users: {check.sentence}")

@@ -178,7 +178,7 @@ def test_a_killed_supervisor_leaves_children_that_the_next_one_ends(
     supervisor.process.kill()
     supervisor.process.wait()
     assert marked(supervisor.stack_id)
-    assert clear_leftovers(supervisor.folder / "stack.json") >= 1
+    assert clear_leftovers(supervisor.folder / "stack.json", supervisor.folder) >= 1
     assert marked(supervisor.stack_id) == []
 
 
@@ -248,7 +248,7 @@ def test_a_recorded_pid_that_now_belongs_to_somebody_else_is_left_alone(tmp_path
             "parts": {"old": {"process": {"pid": bystander.pid, "started": "another boot:1"}}},
         }
         (tmp_path / "stack.json").write_text(json.dumps(record))
-        assert clear_leftovers(tmp_path / "stack.json") == 0
+        assert clear_leftovers(tmp_path / "stack.json", tmp_path) == 0
         assert Identity.of(bystander.pid) is not None
     finally:
         bystander.kill()

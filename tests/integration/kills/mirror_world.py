@@ -19,7 +19,7 @@ from tests.ports import free_port
 def with_mlflow(world: KillWorld) -> None:
     """Start MLflow and let the world's mirror speak to it."""
     folder, port = world.folder / "mlflow", free_port()
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)  # of a kept world: what an earlier call left is forgotten
     url = f"http://127.0.0.1:{port}"
     world.start(
         "mlflow",

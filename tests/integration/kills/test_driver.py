@@ -5,17 +5,23 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.integration.kills.driver import Command, Subject, digests, kill_often, problems, run
 
-# A "stage" that seals one artifact; `late` seals before the payload is whole, `restless` differs.
+# A "stage" that seals one artifact; `late` seals before the payload is whole, `restless` differs,
+# `refuses` will not be run again where it has ever been begun.
 STAGE = """
 import hashlib, json, sys, time
 from pathlib import Path
 store, how = Path(sys.argv[1]), sys.argv[2]
+if how == "refuses" and (store / "begun").exists():
+    sys.exit("will not run twice")
+store.mkdir(exist_ok=True)
+(store / "begun").touch()
 time.sleep(0.1)
 data = str(time.time()).encode() if how == "restless" else b"x" * 50_000
 line = f"data\\0{len(data)}\\0{hashlib.sha256(data).hexdigest()}\\n"
@@ -35,9 +41,6 @@ if how == "late" and not (folder / "manifest.json").exists():
 if how != "late":
     time.sleep(0.2)
     seal()
-if how == "refuses" and (store / "ran").exists():
-    sys.exit("will not run twice")
-(store / "ran").touch()
 time.sleep(0.1)
 """
 
@@ -72,9 +75,20 @@ def test_another_result_than_undisturbed_is_found(tmp_path: Path) -> None:
 
 
 def test_a_second_run_that_fails_is_found(tmp_path: Path) -> None:
-    found = subject(tmp_path, "refuses")
-    run(found.command)
-    assert run(found.command).code == 1
+    tally = kill_often(subject(tmp_path, "refuses"), kills=4, seed=1)
+    assert tally.kills == 4
+    assert tally.equal + len(tally.trouble) == 4  # one killed before it began may run
+    assert tally.trouble
+    for problem in tally.trouble:
+        assert "run again it ended with 1: will not run twice" in problem
+
+
+def test_a_first_run_that_fails_is_no_trial(tmp_path: Path) -> None:
+    broken = subject(tmp_path, "refuses")
+    broken = replace(broken, restore=(tmp_path / "store" / "begun").touch)
+    (tmp_path / "store").mkdir()
+    with pytest.raises(AssertionError, match="undisturbed it ended with 1: will not run twice"):
+        kill_often(broken, kills=1, seed=1)
 
 
 @pytest.mark.parametrize(

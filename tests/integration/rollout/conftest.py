@@ -5,6 +5,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tasks.adapters.object_store import ObjectStore
 from tasks.contracts.requests import PLANS, TrafficPlan
 from tasks.rollout import keeper
 from tasks.rollout.envoy import RouterFiles, envoy_command, router_files, write_bootstrap
+from tasks.rollout.envoy_stats import Statistics, read_statistics
 from tasks.rollout.phases import Decision
 from tasks.rollout.record import Colour
 from tasks.rollout.state import ModelState, open_state
@@ -88,6 +90,9 @@ class Deployment:
     def candidate(self) -> Slot:
         return self.slots[Colour.GREEN]
 
+    def start_envoy(self) -> None:
+        self.envoy = _start_envoy(self.files, self.folder / "envoy.log")
+
     def ask(self, user: str | None, **headers: str) -> httpx.Response:
         sent = {"x-model": "shop", **headers}
         if user is not None:
@@ -147,6 +152,22 @@ def _slots_record(slots: dict[Colour, Slot]) -> str:
 
 @pytest.fixture
 def deployment(tmp_path: Path) -> Iterator[Deployment]:
+    """What Envoy and the judge do for a candidate that harms: the keeper reads no statistics."""
+    with _deployed(tmp_path, lambda _files: None) as made:
+        yield made
+
+
+@pytest.fixture
+def kept_deployment(tmp_path: Path) -> Iterator[Deployment]:
+    """The same with all that the keeper does: it cuts a candidate that harms."""
+    with _deployed(tmp_path, read_statistics) as made:
+        yield made
+
+
+@contextmanager
+def _deployed(
+    tmp_path: Path, statistics: Callable[[RouterFiles], Statistics | None]
+) -> Iterator[Deployment]:
     state_dir = tmp_path / "state"
     state = open_state(state_dir, "shop", ObjectStore(f"file://{tmp_path}/store"))
     slots = {c: Slot(Mood(c.value), free_port(), free_port()) for c in Colour}
@@ -159,7 +180,8 @@ def deployment(tmp_path: Path) -> Iterator[Deployment]:
     write_bootstrap(files, port=port, admin_port=admin_port, host="127.0.0.1")
     envoy = _start_envoy(files, tmp_path / "envoy.log")
     stop = threading.Event()
-    thread = threading.Thread(target=keeper.run, args=(state_dir, stop, 0.05), daemon=True)
+    arguments = (state_dir, stop, 0.05, None, statistics)
+    thread = threading.Thread(target=keeper.run, args=arguments, daemon=True)
     thread.start()
     made = Deployment(
         folder=tmp_path,

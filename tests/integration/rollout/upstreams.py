@@ -56,6 +56,7 @@ def _handler(mood: Mood) -> type[BaseHTTPRequestHandler]:
                 linger = struct.pack("ii", 1, 0)
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
                 self.connection.close()
+                self.close_connection = True  # the reader holds the socket open until it ends
                 return
             if mood.garbage:
                 self.wfile.write(b"this is not HTTP\r\n\r\n")

@@ -9,7 +9,9 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import boto3
 import fsspec
@@ -60,10 +62,9 @@ def proxy(moto_port: int) -> Iterator[FaultyProxy]:
     server.close()
 
 
-@pytest.fixture
-def s3_environment(proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+def s3_variables(proxy: FaultyProxy) -> dict[str, str]:
     """What a deployment sets: nothing of it stands in a URL or a file."""
-    values = {
+    return {
         "AWS_ENDPOINT_URL": proxy.url,
         "AWS_ACCESS_KEY_ID": KEY_ID,
         "AWS_SECRET_ACCESS_KEY": SECRET,
@@ -71,9 +72,35 @@ def s3_environment(proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch) -> dict[
         "AWS_EC2_METADATA_DISABLED": "true",
         "NO_PROXY": "127.0.0.1,localhost",
     }
+
+
+@pytest.fixture
+def s3_environment(proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    values = s3_variables(proxy)
     for name, value in values.items():
         monkeypatch.setenv(name, value)
     return values
+
+
+def past_the_proxy(moto_port: int) -> Any:
+    """A client that asks moto itself, with credentials of its own."""
+    return boto3.client(
+        "s3",
+        endpoint_url=f"http://127.0.0.1:{moto_port}",
+        aws_access_key_id="x",
+        aws_secret_access_key="x",
+        region_name="us-east-1",
+    )
+
+
+@contextmanager
+def new_bucket(moto_port: int) -> Iterator[str]:
+    """A store's URL; the file systems that remember the address of an older server are forgotten."""
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    name = f"headrace-{uuid.uuid4().hex[:12]}"
+    past_the_proxy(moto_port).create_bucket(Bucket=name)
+    yield f"s3://{name}/store"
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
 @pytest.fixture
@@ -83,13 +110,8 @@ def plan(proxy: FaultyProxy) -> Plan:
 
 @pytest.fixture
 def s3_url(moto_port: int, s3_environment: dict[str, str]) -> Iterator[str]:
-    """A new bucket; the file systems that remember the address of an older server are forgotten."""
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
-    name = f"headrace-{uuid.uuid4().hex[:12]}"
-    client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{moto_port}")
-    client.create_bucket(Bucket=name)
-    yield f"s3://{name}/store"
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    with new_bucket(moto_port) as url:
+        yield url
 
 
 @pytest.fixture(params=("file", "s3"))

@@ -17,6 +17,11 @@ from urllib.parse import parse_qs, urlsplit
 SLOW_DOWN = (
     b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 )
+# A careless server: it repeats what it was sent, and even what nobody sent it.
+FORBIDDEN = (
+    "<Error><Code>{code}</Code><Message>{key_id} with the secret {secret} may not do this."
+    "</Message><AWSAccessKeyId>{key_id}</AWSAccessKeyId></Error>"
+)
 COPY_BYTES = 256 * 1024
 HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length", "date"})
 
@@ -41,10 +46,11 @@ class Asked:
 
 
 # What happens to a request: None passes it on.
-PASS, THROTTLE, TOO_MANY, RESET, RESET_AFTER, CUT = (
+PASS, THROTTLE, TOO_MANY, FORBID, RESET, RESET_AFTER, CUT = (
     None,
     "503 SlowDown",
     "429",
+    "403",
     "reset before the server saw it",
     "reset after the server did it",
     "body cut in the middle",
@@ -62,6 +68,7 @@ class Plan:
 
     upstream: int
     fate: Fate = all_pass
+    forbidden: str = ""  # the body of a 403
     asked: list[Asked] = field(default_factory=list)
     tries: Counter[tuple[str, str]] = field(default_factory=Counter)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -128,6 +135,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(503, SLOW_DOWN)
         elif fate == TOO_MANY:
             self._answer(429, b"")
+        elif fate == FORBID:
+            self._answer(403, self.server.plan.forbidden.encode())
         elif fate == RESET:
             self._reset()
         else:

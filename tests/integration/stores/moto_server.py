@@ -1,4 +1,4 @@
-"""moto's S3 on loopback, in a process of its own: `moto_server.py PORT`.
+"""moto's S3 in a process of its own: `moto_server.py PORT [ADDRESS]`, on loopback without one.
 
 Conditional writes are answered one after the other: moto looks and writes in two steps, which S3
 does in one.
@@ -42,4 +42,5 @@ class Quiet(WSGIRequestHandler):
 
 if __name__ == "__main__":
     app = OneConditionAtATime(DomainDispatcherApplication(create_backend_app))
-    run_simple("127.0.0.1", int(sys.argv[1]), app, threaded=True, request_handler=Quiet)
+    port, address = int(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "127.0.0.1"
+    run_simple(address, port, app, threaded=True, request_handler=Quiet)

@@ -112,3 +112,23 @@ def test_quantities_are_read_as_the_api_means_them(text: str, value: float) -> N
 def test_what_is_no_quantity_is_refused(text: str) -> None:
     with pytest.raises(BadRequestError, match=re.escape(repr(text))):
         quantity(text)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "nodes", "room"),
+    (
+        pytest.param("1", 2, None, id="two nodes with a GPU each hold both"),
+        pytest.param("2", 1, None, id="one node with two GPUs holds both"),
+        pytest.param("1", 1, "1 on the 1 nodes", id="one node with one GPU never holds both"),
+    ),
+)
+def test_a_group_needs_room_for_all_its_pods_at_once(
+    gpus: str, nodes: int, room: str | None
+) -> None:
+    allocatable = {"cpu": "9", "memory": "33Gi", "nvidia.com/gpu": gpus}
+    pool = [node(allocatable=allocatable)] * nodes
+    sentence = why_never(asked(), GPU_TRAIN, [*pool, node(labels={})], pods=2)
+    if room is None:
+        assert sentence is None
+    else:
+        assert f"expected room for 2 pods at once, found room for {room}" in str(sentence)

@@ -31,6 +31,7 @@ from headrace_airflow.pod_trigger import PodTrigger
 from headrace_airflow.stage_call import StageCall
 
 from tasks.contracts.artifacts import termination_sentence
+from tasks.contracts.image_tags import image_tag
 from tasks.contracts.stage_io import StageRequest
 from tasks.contracts.stages import Stage
 from tests.fake_kubernetes import FakeKubernetes, eventually, node, serving, status
@@ -463,6 +464,18 @@ def test_the_deployments_pool_decides_node_and_image(world: World) -> None:
     assert spec["nodeSelector"] == {"headrace/pool": "gpu-train"}
     assert spec["containers"][0]["image"] == "r/headrace-torch-cuda:1"
     assert spec["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+
+
+def test_a_pod_takes_the_image_that_was_built_from_the_code_that_airflow_has(world: World) -> None:
+    assert world.deployment.pods is not None
+    pods = replace(world.deployment.pods, images="r/{image}:{tag}")
+    world.deployment = replace(world.deployment, pods=pods)
+    world.ends(0, world.sealed())
+    operator = world.operator()
+    assert operator.image == "r/rollout:{tag}"  # a parse reads no sources
+    operator.execute(world.context)
+    image = world.fake.created[0]["spec"]["containers"][0]["image"]
+    assert image == operator.image == f"r/rollout:{image_tag('rollout')}"
 
 
 def test_a_pod_that_no_node_can_ever_hold_is_refused_before_it_is_made(world: World) -> None:

@@ -25,10 +25,10 @@ from tasks.cli import health
 from tasks.cli.home import Home
 from tasks.cli.parts import Status
 from tasks.cli.processes import Identity
-from tasks.cli.stack import PartReport, StackReport
 from tasks.cli.status import Situation
 from tasks.contracts.requests import PLANS
 from tasks.rollout.state import ModelState, open_state
+from tests.unit.cli.stack_reports import a_part, a_report
 
 NOW = datetime(2026, 1, 31, 10, 0, 0, tzinfo=UTC)
 WELL = {"metadatabase": {"status": "healthy"}} | {
@@ -141,19 +141,6 @@ def model(tmp_path: Path) -> health.ServedModel:
     return health.read_models(tmp_path / "state")[0]
 
 
-def a_report(**fields: Any) -> StackReport:
-    address = "http://127.0.0.1:9"
-    defaults: dict[str, Any] = {
-        "stack_id": "s",
-        "supervisor": Identity.of(os.getpid()),
-        "addresses": {"airflow": address, "mlflow": address, "router": address},
-        "notes": (),
-        "data_folder": None,
-        "parts": (),
-    }
-    return StackReport(**defaults | fields)
-
-
 def test_a_slot_that_serves_its_release_is_well(tmp_path: Path, state: ModelState) -> None:
     assert health._slots(model(tmp_path)) == []
 
@@ -252,17 +239,6 @@ def test_a_paused_rollout_waits_for_a_person(tmp_path: Path, state: ModelState) 
 
 
 # Processes, ports and disks
-
-
-def a_part(name: str, **fields: Any) -> PartReport:
-    defaults: dict[str, Any] = {
-        "status": Status.READY,
-        "restarts": 0,
-        "note": "",
-        "log": Path("/logs", f"{name}.log"),
-        "process": None,
-    }
-    return PartReport(name=name, **defaults | fields)
 
 
 def test_a_part_that_ended_is_named_with_its_last_words() -> None:

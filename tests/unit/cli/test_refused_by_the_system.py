@@ -6,16 +6,15 @@ import errno
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tasks.cli.command import explain
 from tasks.cli.supervisor import Supervisor
+from tests.small_disks import Mount, fill, read_only
 
 ROOT = Path(__file__).resolve().parents[3]
-Mount = Callable[[str], Path]
 
 
 def headrace(home: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -31,25 +30,6 @@ def headrace(home: Path, *words: str, **environment: str) -> subprocess.Complete
     )
 
 
-@pytest.fixture
-def mount(tmp_path: Path) -> Iterator[Mount]:
-    """Mount small file systems of our own; skip where this user may not."""
-    mounted: list[Path] = []
-
-    def small(options: str) -> Path:
-        folder = tmp_path / f"disk-{len(mounted)}"
-        folder.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
-        if subprocess.run(command, capture_output=True, check=False).returncode:
-            pytest.skip("this user may not mount a file system")
-        mounted.append(folder)
-        return folder
-
-    yield small
-    for folder in mounted:
-        subprocess.run(["umount", str(folder)], check=True)
-
-
 def test_a_stack_is_not_started_on_a_full_disk(mount: Mount) -> None:
     disk = mount("size=1m")
     done = headrace(disk / "home", "up")
@@ -59,11 +39,6 @@ def test_a_stack_is_not_started_on_a_full_disk(mount: Mount) -> None:
         "space (`headrace gc` removes what no release reaches), or set HEADRACE_HOME to another "
         "disk\n"
     )
-
-
-def read_only(disk: Path) -> Path:
-    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-    return disk
 
 
 def test_a_new_home_on_a_read_only_file_system_is_refused(mount: Mount) -> None:
@@ -155,16 +130,11 @@ def test_a_supervisor_on_a_full_disk_says_so_once_and_goes_on(mount: Mount, tmp_
     )
     supervisor._tick()
     assert (disk / "stack.json").exists()
-    with (disk / "filler").open("wb", buffering=0) as filler:
-        try:
-            while True:
-                filler.write(b"x" * 4096)
-        except OSError:
-            pass
+    filler = fill(disk)
     said.append("changes the record")
     supervisor._tick()
     supervisor._tick()
     assert [line for line in said if "No space left" in line] == [said[1]]
-    (disk / "filler").unlink()
+    filler.unlink()
     supervisor._tick()
     assert '"filler": "2"' in (disk / "stack.json").read_text()

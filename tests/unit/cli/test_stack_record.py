@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,10 +16,11 @@ import pytest
 from tasks.cli import stack
 from tasks.cli.command import main
 from tasks.cli.home import CHECKOUT, Home
-from tasks.cli.processes import MARKER, Identity, marked_of_home
-from tasks.cli.supervisor import held, holder_of
+from tasks.cli.processes import MARKER, Identity, marked, marked_of_home, stop_marked
+from tasks.cli.supervisor import clear_leftovers, held, holder_of
 from tasks.contracts.errors import BadRequestError
 
+LOST, YOUNG = (f"{name}-{os.getpid()}" for name in ("lost", "young"))  # ids of stacks
 SLEEPER = (sys.executable, "-c", "import time; time.sleep(600)")
 
 
@@ -34,7 +36,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
 @pytest.fixture
 def leftover(home: Home) -> Iterator[subprocess.Popen[bytes]]:
     """A process as a stack of this home starts them."""
-    marks = {MARKER: "lost", "HEADRACE_HOME": str(home.root)}
+    marks = {MARKER: LOST, "HEADRACE_HOME": str(home.root)}
     process = subprocess.Popen(SLEEPER, env={**os.environ, **marks}, start_new_session=True)
     yield process
     process.kill()
@@ -102,11 +104,85 @@ def test_down_without_any_record_ends_what_carries_the_mark(
     leftover.wait(10)
 
 
+@pytest.fixture
+def ended_stack(home: Home) -> None:
+    """The record of an earlier stack, whose supervisor has ended; `leftover` is not of it."""
+    home.stack_file.write_text(record(stack_id="earlier", supervisor=None))
+
+
+@pytest.mark.usefixtures("ended_stack")
+def test_down_ends_what_the_record_of_an_earlier_stack_does_not_know(
+    home: Home, leftover: subprocess.Popen[bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["status"]) == 1
+    assert capsys.readouterr().out.startswith(
+        "the supervisor has ended but left 1 processes running; `headrace down` ends them"
+    )
+    assert main(["down"]) == 0
+    assert "ended 1 processes that had been left running" in capsys.readouterr().out
+    leftover.wait(10)
+    assert home.stack_file.exists()  # it can be read
+
+
+@pytest.mark.usefixtures("ended_stack")
+def test_the_next_start_ends_it_too(home: Home, leftover: subprocess.Popen[bytes]) -> None:
+    assert clear_leftovers(home.stack_file, home.root) == 1
+    leftover.wait(10)
+
+
+def test_a_home_under_another_name_is_known_by_its_stack(
+    home: Home, leftover: subprocess.Popen[bytes], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    link = tmp_path_factory.mktemp("links") / "home"
+    link.symlink_to(home.root)
+    home.stack_file.write_text(record(stack_id=LOST, supervisor=None))
+    assert clear_leftovers(link / "stack.json", link) == 1
+    leftover.wait(10)
+
+
+DIES_WHEN_IT_WRITES = """
+import os, sys
+from pathlib import Path
+from tasks.cli.parts import Part
+from tasks.cli.supervisor import Supervisor
+folder, writes = Path(sys.argv[1]), iter(range(int(sys.argv[2])))
+def about():
+    if next(writes, None) is None:
+        os.kill(os.getpid(), 9)
+    return {"stack_id": sys.argv[3], "supervisor": None}
+part = Part(name="sleeper", command=(sys.executable, "-c", "import time; time.sleep(600)"))
+Supervisor(plan=lambda: [part], logs=folder, record=folder / "stack.json", about=about,
+           stack_id=sys.argv[3]).run()
+"""
+
+
+@pytest.mark.parametrize(
+    ("writes", "started"),
+    (
+        pytest.param(0, 0, id="before its first record: nothing has been started"),
+        pytest.param(1, 1, id="before its second: the first one knows the stack"),
+    ),
+)
+def test_a_supervisor_killed_in_its_first_tick_leaves_nothing_that_cannot_be_found(
+    tmp_path: Path, writes: int, started: int
+) -> None:
+    words = (sys.executable, "-c", DIES_WHEN_IT_WRITES, str(tmp_path), str(writes), YOUNG)
+    kept = {name: text for name, text in os.environ.items() if name != "HEADRACE_HOME"}
+    done = subprocess.run(words, cwd=CHECKOUT, env=kept, timeout=60, check=False)
+    assert done.returncode == -signal.SIGKILL
+    try:
+        assert len(marked(YOUNG)) == started
+        # No home is named to it: only the record can tell.
+        assert clear_leftovers(tmp_path / "stack.json", tmp_path) == started
+    finally:
+        assert stop_marked(YOUNG, polite_seconds=1) == 0
+
+
 def test_processes_of_another_home_are_left_alone(
     home: Home, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     other = tmp_path_factory.mktemp("other")
-    marks = {MARKER: "lost", "HEADRACE_HOME": str(other)}
+    marks = {MARKER: LOST, "HEADRACE_HOME": str(other)}
     bystander = subprocess.Popen(SLEEPER, env={**os.environ, **marks}, start_new_session=True)
     try:
         home.stack_file.write_text("{")

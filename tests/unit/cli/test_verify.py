@@ -170,3 +170,20 @@ def test_an_added_link_is_named_in_an_artifact_and_in_the_ledger(tiny) -> None:
     aside = first.rename(tiny.root / "aside")
     first.symlink_to(aside)
     assert any(f"{first.name}: expected a plain file" in problem for problem in problems(tiny))
+
+
+def test_a_request_that_was_killed_before_its_seal_is_no_fault_of_its_champion(tiny) -> None:
+    tiny.promote(RELEASE)
+    request = tiny.make("next")[Stage.REQUEST_RELEASE]
+    assert (
+        RELEASE in (tiny.folder_of(request) / request.payload_folder / "request.json").read_text()
+    )
+    (tiny.folder_of(request) / "manifest.json").unlink()
+    assert problems(tiny) == []
+
+
+def test_a_removed_manifest_of_the_releases_own_request_is_named(tiny) -> None:
+    tiny.promote(RELEASE)
+    request = tiny.made[RELEASE][Stage.REQUEST_RELEASE]
+    (tiny.folder_of(request) / "manifest.json").unlink()
+    assert any(f"{request.address}/manifest.json" in problem for problem in problems(tiny))

@@ -109,3 +109,12 @@ def test_bakes_are_cut_but_never_stretched() -> None:
     cut = plan_named("replay", bake_seconds=400)
     assert [item.bake_seconds for item in cut.steps] == [300, 300, 400]
     assert replace(cut, steps=PLANS["replay"].steps) == PLANS["replay"]
+
+
+@pytest.mark.parametrize("name", ("events_url", "catalogue_url", "mapping_url"))
+@pytest.mark.parametrize("dataset", ("events", "taobao"))
+def test_credentials_in_a_url_are_never_written_into_a_request(name: str, dataset: str) -> None:
+    urls = {"events_url": "s3://bucket/e.parquet", name: "s3://AKIAX:hunter2@bucket/e.parquet"}
+    with pytest.raises(BadRequestError, match=f"{name}: expected a URL without cred") as refused:
+        request(dataset=dataset, **urls)
+    assert "hunter2" not in str(refused.value)

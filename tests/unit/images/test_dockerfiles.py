@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -77,6 +78,21 @@ def test_tags_follow_the_code_and_differ() -> None:
 def test_a_tag_of_no_image_is_refused() -> None:
     with pytest.raises(BadRequestError, match=r"'airflow'\], found 'cuda'"):
         image_tag("cuda")
+
+
+def test_no_tag_is_made_up_where_the_code_of_the_stages_is_missing(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "tasks/contracts", tmp_path / "tasks/contracts")
+    shutil.copytree(ROOT / "requirements", tmp_path / "requirements")
+    (tmp_path / "tasks/__init__.py").touch()
+    out = subprocess.run(
+        [sys.executable, "-m", "tasks.contracts.image_tags", "torch"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert (out.returncode, out.stdout) == (4, "")
+    assert f"expected tasks/stages/train_model.py in {tmp_path}, found none" in out.stderr
 
 
 def test_a_stage_has_the_same_digest_in_the_wheel_as_in_the_checkout(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ STEP_3 = replace(STEP_2, step=3, share=5000, verdicts={1: Decision.PROCEED, 2: D
 SHIPPED = replace(STEP_3, verdicts={**STEP_3.verdicts, 3: Decision.SHIP})
 LAPSED = replace(STEP_1, phase=Phase.PAUSED, share=0, paused_by_lease=True)
 BY_HAND = replace(LAPSED, paused_by_lease=False)
+CUT = replace(BY_HAND, verdicts={1: Decision.ROLL_BACK})
 HALTED = replace(STEP_1, phase=Phase.HALTED, share=10_000)
 
 
@@ -74,6 +75,25 @@ def seen(ask: Ask = Ask.NOTHING, **others: object) -> Observation:
             LAPSED, seen(Ask.BEGIN_STEP, step=1), STEP_1, id="beginning a paused step resumes it"
         ),
         pytest.param(STEP_1, seen(Ask.PAUSE), BY_HAND, id="a person pauses"),
+        pytest.param(STEP_1, seen(Ask.CUT, step=1), CUT, id="harm takes the share away"),
+        pytest.param(JUDGED_1, seen(Ask.CUT, step=1), CUT, id="harm outweighs an earlier verdict"),
+        pytest.param(LAPSED, seen(Ask.CUT, step=1), CUT, id="a paused step can be cut for good"),
+        pytest.param(CUT, seen(Ask.RENEW), CUT, id="renewal does not resume what was cut"),
+        pytest.param(
+            CUT, seen(Ask.BEGIN_STEP, step=1), CUT, id="beginning again does not resume a cut"
+        ),
+        pytest.param(
+            LAPSED,
+            seen(Ask.RENEW, candidate_ready=False),
+            LAPSED,
+            id="renewal waits for a candidate that does not answer",
+        ),
+        pytest.param(
+            LAPSED,
+            seen(Ask.RENEW, stable_ready=False),
+            LAPSED,
+            id="renewal waits for a stable that does not answer",
+        ),
         pytest.param(FIRST, seen(Ask.PROMOTE), SERVING, id="the first release needs no steps"),
         pytest.param(SHIPPED, seen(Ask.PROMOTE), SERVING, id="a shipped candidate is promoted"),
         pytest.param(
@@ -166,6 +186,36 @@ def test_what_follows(now: RolloutStatus, what: Observation, then: RolloutStatus
             seen(Ask.RECORD_VERDICT, step=1, decision=Decision.ROLL_BACK),
             "judged differently",
             id="a second, other verdict",
+        ),
+        pytest.param(
+            STEP_2,
+            seen(Ask.RECORD_VERDICT, step=1, decision=Decision.ROLL_BACK),
+            "judged differently",
+            id="a second, other verdict on an earlier step",
+        ),
+        pytest.param(
+            STAGED,
+            seen(Ask.BEGIN_STEP, step=1, stable_ready=False),
+            "stable's slot does not answer",
+            id="steps beside a broken stable",
+        ),
+        pytest.param(
+            BY_HAND,
+            seen(Ask.RESUME, stable_ready=False),
+            "stable's slot does not answer",
+            id="resuming beside a broken stable",
+        ),
+        pytest.param(CUT, seen(Ask.RESUME), "verdict on step 1", id="resuming what was cut"),
+        pytest.param(
+            replace(SHIPPED, phase=Phase.PAUSED, share=0, verdicts={3: Decision.ROLL_BACK}),
+            seen(Ask.PROMOTE),
+            "verdict ship",
+            id="promotion of what was cut",
+        ),
+        pytest.param(STEP_2, seen(Ask.CUT, step=1), "in progress is 2", id="a cut that comes late"),
+        pytest.param(SERVING, seen(Ask.CUT, step=1), "a step in progress", id="a cut of nothing"),
+        pytest.param(
+            HALTED, seen(Ask.CUT, step=1), "a step in progress", id="a cut of all that answers"
         ),
     ),
 )

@@ -8,9 +8,10 @@ import pytest
 
 from tasks.contracts.requests import PLANS
 from tasks.rollout.envoy import write_bootstrap
+from tasks.rollout.envoy_stats import SlotCounts, Statistics, VariantCounts, VariantName
 from tasks.rollout.keeper import Keeper, LeaseWatch
 from tasks.rollout.phases import Phase
-from tasks.rollout.record import StateRecord
+from tasks.rollout.record import Colour, StateRecord
 from tasks.rollout.renew_lease import main as renew
 from tasks.rollout.state import ModelState, open_state
 
@@ -27,6 +28,32 @@ class Clock:
 
 
 @dataclass
+class FakeEnvoy:
+    """Counts requests as Envoy does: all answered within 10 ms, some tries given up."""
+
+    asked: int = 0
+    failed: int = 0
+    number: int = 2
+
+    def statistics(self) -> Statistics:
+        def counts(number: int, variant: str, **others: int) -> dict[VariantName, VariantCounts]:
+            name = VariantName(model="shop", variant=variant, release_number=number)
+            return {
+                name: VariantCounts(
+                    completed=self.asked, within_ms={10.0: self.asked, 1000.0: self.asked}, **others
+                )
+            }
+
+        return Statistics(
+            variants={
+                **counts(1, "stable"),
+                **counts(self.number, "candidate", retried=self.failed),
+            },
+            slots={("shop", Colour.GREEN): SlotCounts(asked=self.asked)},
+        )
+
+
+@dataclass
 class World:
     folder: Path
     monotonic: Clock
@@ -34,9 +61,14 @@ class World:
     state: ModelState
     said: list[str]
 
-    def keeper(self) -> Keeper:
+    def keeper(self, envoy: FakeEnvoy | None = None) -> Keeper:
         watch = LeaseWatch(monotonic=self.monotonic, wall=self.wall)
-        return Keeper(state_dir=self.folder, watch=watch, say=self.said.append)
+        return Keeper(
+            state_dir=self.folder,
+            watch=watch,
+            say=self.said.append,
+            statistics=lambda _files: None if envoy is None else envoy.statistics(),
+        )
 
     def record(self) -> StateRecord:
         return self.state.peek()
@@ -130,6 +162,70 @@ def test_a_lease_after_another_rollouts_is_measured_from_its_own_start(world: Wo
     world.both(590)
     keeper.turn()
     assert world.record().status.phase is Phase.STEPPING
+
+
+def keep(world: World, keeper: Keeper, envoy: FakeEnvoy, turns: int, **each: int) -> None:
+    for _ in range(turns):
+        envoy.asked += each.get("asked", 12)
+        envoy.failed += each.get("failed", 0)
+        world.both(0.25)
+        keeper.turn()
+
+
+def test_a_candidate_that_begins_to_fail_is_cut_with_its_numbers(world: World) -> None:
+    stepping(world)
+    envoy = FakeEnvoy()
+    keeper = world.keeper(envoy)
+    keep(world, keeper, envoy, 40)
+    assert world.record().status.share == 500
+    keep(world, keeper, envoy, 3, failed=10)
+    record = world.record()
+    assert (record.status.phase, record.status.share) == (Phase.PAUSED, 0)
+    assert "r2" not in (world.folder / "router" / "routes.json").read_text()
+    entry = record.entries[-1]
+    assert (entry.kind, entry.who, entry.details["check"]) == ("cut", "keeper", "errors")
+    assert entry.why.startswith("errors: ")
+    assert "was cut to 0 %" in world.said[0]
+    keep(world, keeper, envoy, 3, failed=10)
+    assert world.record().sequence == record.sequence
+
+
+def test_a_new_keeper_goes_on_from_what_envoy_has_counted_by_then(world: World) -> None:
+    stepping(world)
+    envoy = FakeEnvoy(asked=1000, failed=500)  # long ago, and judged by a keeper that died
+    keeper = world.keeper(envoy)
+    keep(world, keeper, envoy, 20)
+    assert world.record().status.share == 500
+    envoy.asked, envoy.failed = 0, 0  # Envoy was started again
+    keep(world, keeper, envoy, 20)
+    assert world.record().status.share == 500
+    keep(world, world.keeper(envoy), envoy, 4, failed=10)
+    assert world.record().status.share == 0
+
+
+def test_an_envoy_that_does_not_answer_cuts_nobody_and_leases_are_kept(world: World) -> None:
+    stepping(world)
+    keeper = world.keeper()
+    keep(world, keeper, FakeEnvoy(), 20)
+    assert world.record().status.share == 500
+    world.both(600)
+    keeper.turn()
+    assert world.record().status.phase is Phase.PAUSED
+
+
+def test_what_the_release_before_did_is_not_held_against_the_next(world: World) -> None:
+    stepping(world)
+    envoy = FakeEnvoy()
+    keeper = world.keeper(envoy)
+    keep(world, keeper, envoy, 20)
+    world.state.roll_back("second")
+    world.state.reserve_slot("third")
+    world.state.begin_step("third", 1, PLAN, per_try_timeout_ms=50)
+    keep(world, keeper, envoy, 20, failed=10)  # of release 2, whose last answers come late
+    assert world.record().status.share == 500
+    envoy.number = 3
+    keep(world, keeper, envoy, 20, failed=10)
+    assert world.record().status.share == 0
 
 
 def test_a_broken_state_record_keeps_the_models_last_routes(world: World) -> None:

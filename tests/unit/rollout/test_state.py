@@ -153,6 +153,7 @@ def test_a_release_that_was_rolled_back_is_not_staged_again(state: ModelState) -
         pytest.param(lambda state: begin(state, 1), id="begin"),
         pytest.param(lambda state: state.pause("second"), id="pause"),
         pytest.param(lambda state: state.lapse("second", 1), id="lapse"),
+        pytest.param(lambda state: state.cut("second", 1, numbers={"bad": 7}), id="cut"),
         pytest.param(lambda state: state.roll_back("second"), id="roll back"),
         pytest.param(
             lambda state: state.record_verdict("second", 1, Decision.ROLL_BACK, numbers={}).digest,
@@ -231,6 +232,31 @@ def test_a_lapse_of_a_lease_that_was_renewed_meanwhile_is_none(state: ModelState
     assert state.lapse("second", old) is Phase.STEPPING
 
 
+def test_a_cut_keeps_its_numbers_and_the_judge_who_comes_later_is_told(state: ModelState) -> None:
+    in_step_1(state)
+    keeper = Note(who="keeper", why="errors: 7 of 9")
+    assert state.cut("second", 1, numbers={"bad": 7}, note=keeper) is Phase.PAUSED
+    last = state.history()[-1]
+    assert (last.kind, last.who, last.why, last.share) == ("cut", "keeper", "errors: 7 of 9", 0)
+    assert last.details == {"bad": 7}
+    for decision in (Decision.PROCEED, Decision.ROLL_BACK):
+        with pytest.raises(BadRequestError, match=r"was cut by keeper .* errors: 7 of 9; roll"):
+            state.record_verdict("second", 1, decision, numbers={})
+    assert state.renew("second", 30) is Phase.PAUSED
+    with pytest.raises(BadRequestError, match="verdict on step 1"):
+        state.resume("second")
+    assert state.roll_back("second") is not None
+    assert state.verify() == []
+
+
+def test_a_cut_of_a_release_that_ended_meanwhile_changes_nothing(state: ModelState) -> None:
+    in_step_1(state)
+    state.roll_back("second")
+    text = state.path.read_text()
+    assert state.cut("second", 1, numbers={}) is Phase.SERVING
+    assert state.path.read_text() == text
+
+
 def test_renewing_for_another_release_changes_nothing(state: ModelState) -> None:
     in_step_1(state)
     text = state.path.read_text()
@@ -266,7 +292,8 @@ def test_a_ledger_object_that_a_crash_left_out_is_written_by_the_next_reader(
     state: ModelState,
 ) -> None:
     replace(state, store=None).reserve_slot("first")  # the write decides, the ledger is behind
-    assert state.verify() == ["ledger/shop/00000001.json: missing (the tail was cut)"]
+    assert list(state.store.list("ledger")) == []  # type: ignore[union-attr]
+    assert state.verify() == []  # the record decides, and still holds the entry
     state.read()
     assert state.verify() == []
 
@@ -296,6 +323,94 @@ def test_a_rollback_does_not_wait_for_a_store_that_is_away(state: ModelState) ->
     assert state.verify() == []
 
 
+class WatchedStore(ObjectStore):
+    """Tells what is written, at the moment when it is."""
+
+    def __init__(self, url: str, tell: Callable[[str], None]) -> None:
+        super().__init__(url)
+        self.tell = tell
+
+    def put_if_absent(self, path: str, data: bytes) -> bool:
+        self.tell(path)
+        return super().put_if_absent(path, data)
+
+
+def watched(state: ModelState, tell: Callable[[str], None]) -> ModelState:
+    assert state.store is not None
+    return replace(state, store=WatchedStore(state.store.url, tell))
+
+
+def test_users_are_out_before_the_ledgers_object_is_written(state: ModelState) -> None:
+    in_step_1(state)
+    shares: list[int] = []
+    slow = watched(state, lambda _: shares.append(state.peek().status.share))
+    slow.record_verdict("second", 1, Decision.ROLL_BACK, numbers={})
+    assert shares == [0]
+
+
+def test_a_lease_lapses_while_somebody_waits_for_the_store(state: ModelState) -> None:
+    in_step_1(state)
+    without, phases = replace(state, store=None), []
+
+    def lapse_meanwhile(_path: str) -> None:
+        if not phases:  # a lock that is held here would be waited for until the test's limit
+            with ThreadPoolExecutor(1) as pool:
+                phases.append(pool.submit(without.lapse, "second", 1).result(timeout=5))
+
+    judging = watched(state, lapse_meanwhile)
+    judging.record_verdict("second", 1, Decision.PROCEED, numbers={})
+    assert phases == [Phase.PAUSED]
+    assert kinds(state)[-2:] == ["judged", "paused"]
+    assert state.verify() == []
+
+
+def test_each_entry_is_sent_to_the_ledger_once(state: ModelState) -> None:
+    sent: list[str] = []
+    telling = watched(state, sent.append)
+    in_step_1(telling)
+    telling.record_verdict("second", 1, Decision.PROCEED, numbers={})
+    telling.record_verdict("second", 1, Decision.PROCEED, numbers={})
+    telling.read()
+    assert sent == [entry_path("shop", number) for number in range(1, 6)]
+
+
+def test_a_pause_that_the_ledger_does_not_hold_yet_is_no_cut_tail(state: ModelState) -> None:
+    in_step_1(state)
+    replace(state, store=None).lapse("second", 1)
+    assert state.verify() == []
+    Path(str(state.store.url).removeprefix("file://"), entry_path("shop", 4)).unlink()  # type: ignore[union-attr]
+    assert state.verify() == ["ledger/shop/00000004.json: missing (deleted)"]
+
+
+class RefusingStore(ObjectStore):
+    def put_if_absent(self, path: str, data: bytes) -> bool:
+        message = "the store refuses these credentials"
+        raise BadRequestError(message)
+
+
+def refusing(state: ModelState) -> ModelState:
+    return replace(state, store=RefusingStore(state.store.url))  # type: ignore[union-attr]
+
+
+def test_a_rollback_does_not_wait_for_a_right_to_write(state: ModelState) -> None:
+    in_step_1(state)
+    assert refusing(state).roll_back("second") is not None
+    assert state.peek().status.phase is Phase.SERVING
+    assert kinds(state)[-1] == "rolled_back"
+    assert state.verify() == []
+
+
+def test_who_may_only_read_reads_the_history(state: ModelState) -> None:
+    in_step_1(state)
+    assert kinds(refusing(state)) == kinds(state)
+
+
+def test_who_may_only_read_is_told_where_an_entry_is_left_to_write(state: ModelState) -> None:
+    replace(state, store=None).reserve_slot("first")
+    with pytest.raises(BadRequestError, match="refuses these credentials"):
+        kinds(refusing(state))
+
+
 def test_a_foreign_object_in_the_ledgers_place_is_found(state: ModelState) -> None:
     assert state.store is not None
     state.store.put_if_absent(entry_path("shop", 1), b"foreign")
@@ -321,7 +436,7 @@ def test_strange_model_names_are_refused(tmp_path: Path, name: str) -> None:
 
 def test_a_record_of_a_newer_format_is_refused(state: ModelState) -> None:
     first_release(state)
-    state.path.write_text(state.path.read_text().replace("rollout_state/2", "rollout_state/3"))
+    state.path.write_text(state.path.read_text().replace("rollout_state/3", "rollout_state/4"))
     with pytest.raises(BadRequestError, match="written by a newer Headrace"):
         state.peek()
 

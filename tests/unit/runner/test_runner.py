@@ -220,6 +220,29 @@ def test_a_request_that_does_not_parse_is_a_bad_request(tmp_path, monkeypatch) -
     assert "JSON object" in log.read_text()
 
 
+@pytest.mark.parametrize(
+    ("form", "code"),
+    (
+        pytest.param(FORM, ExitCode.DONE, id="done"),
+        pytest.param({**FORM, "recipe": "magic"}, ExitCode.BAD_REQUEST, id="bad request"),
+    ),
+)
+def test_a_termination_log_that_cannot_be_written_changes_no_verdict(
+    tmp_path, monkeypatch, capsys, form, code
+) -> None:
+    log = tmp_path / "absent" / "termination"
+    monkeypatch.setenv("HEADRACE_TERMINATION_LOG", str(log))
+    monkeypatch.setenv("HEADRACE_STATE", str(tmp_path / "state"))
+    assert main(["request_release", str(request_file(tmp_path, form))]) == code
+    said = capsys.readouterr().out.splitlines()
+    assert said[-1] == (
+        "termination log: expected a file that can be written: [Errno 2] No such file or "
+        f"directory: '{log}'"
+    )
+    evidence = parse_termination(said[-2])  # the sentence is on the screen in any case
+    assert (evidence is not None) == (code == ExitCode.DONE)
+
+
 def test_addresses_in_requests_are_checked(tmp_path) -> None:
     text = train(SimpleNamespace(address="feature_set/x")).to_text()
     with pytest.raises(BadRequestError, match="artifact address"):
