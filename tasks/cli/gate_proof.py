@@ -14,7 +14,7 @@ from tasks.contracts.errors import HeadraceError
 from tasks.contracts.gate_reports import GateReport
 from tasks.contracts.requests import ReleaseRequest
 from tasks.contracts.stages import Stage
-from tasks.gates.bounds import configuration, pinned_by_request
+from tasks.gates.bounds import LAST_RUN, MADE_FROM, configuration, pinned_by_request
 
 if TYPE_CHECKING:
     from tasks.adapters.artifact_store import ArtifactStore
@@ -136,6 +136,9 @@ def _from_what_is_demanded(
     expected = cast("dict[str, Any]", json.loads(json.dumps(configuration(manifest, request))))
     found = dict(one.manifest.config)
     bounds = found.get("bounds")
+    if not _of_this_code(one):  # older code of the gate did not write these down
+        for role in (LAST_RUN, MADE_FROM):
+            found.setdefault(role, expected[role])
     differing = _differing("config", {**expected, "bounds": None}, {**found, "bounds": None})
     if not isinstance(bounds, Mapping):
         return [*differing, f"field config.bounds: expected an object, found {bounds!r:.80}"]

@@ -168,11 +168,13 @@ class TinyReleases:
         release_id: str = "",
         text: Callable[[GateReport], str] = GateReport.to_text,
         bounds: Mapping[str, Json] | None = None,
+        without: str = "",
         code: str = OTHER_CODE,
     ) -> Manifest:
         """Seal a report under the bounds of a release, as gate_artifact does; the first is kept.
 
-        `bounds` are those in which it differs from what the release demands.
+        `bounds` are those in which it differs from what the release demands; `without` is the field
+        that its code did not know.
         """
         report = GateReport(
             artifact=str(manifest.address),
@@ -187,6 +189,7 @@ class TinyReleases:
         config = configuration(manifest, release)
         demanded = cast("dict[str, Json]", config["bounds"])
         config["bounds"] = {**demanded, **(bounds or {})}
+        config.pop(without, None)
         return self._seal_folder(Stage.GATE_ARTIFACT, folder, {"artifact": manifest}, config, code)
 
     def _maker_of(self, manifest: Manifest) -> str:

@@ -106,6 +106,21 @@ def test_bounds_that_belong_to_the_code_are_compared_where_the_code_is_ours(tiny
     assert bool(found) is ours
 
 
+@pytest.mark.parametrize("ours", (True, False))
+def test_older_code_of_the_gate_did_not_write_down_what_it_compared_with(tiny, ours) -> None:
+    tiny.promote(RELEASE)
+    tiny.promote("second")
+    events = tiny.made["second"][Stage.INGEST_EVENTS]
+    for report in tiny.reports_on(events):
+        shutil.rmtree(tiny.folder_of(report))
+    code = {"code": code_digest(Stage.GATE_ARTIFACT)} if ours else {}
+    tiny.gate(events, without="last_run", **code)
+    champions = tiny.made[RELEASE][Stage.INGEST_EVENTS].address
+    found = verdict(tiny, "second").problems
+    assert bool(found) is ours
+    assert all(f"config.last_run: expected '{champions}', found None" in one for one in found)
+
+
 def test_a_verdict_without_its_numbers_is_named(tiny) -> None:
     model = without_report(tiny, Stage.TRAIN_MODEL)
     bare = tiny.gate(model, text=without_numbers)
