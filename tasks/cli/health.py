@@ -270,11 +270,14 @@ def records(models: Sequence[ServedModel]) -> list[str]:
         if model.wrong is not None:
             found.append(model.wrong)
         elif model.record is not None and model.record.status.phase in {Phase.PAUSED, Phase.HALTED}:
-            phase = model.record.status.phase
+            status, rollback = model.record.status, f"`headrace rollback --model {model.name}"
+            means = status.phase.meaning
+            advice = f"clear the step's shift_traffic in Airflow, or {rollback} --reason WHY`"
+            if status.refused:
+                means = f"step {status.step} was cut or judged unfavourably, and nothing resumes it"
+                advice = f"`headrace history` says why; {rollback} --reason WHY`"
             found.append(
-                f"{model.name}: release {model.record.release_id} is {phase}: {phase.meaning}; "
-                f"clear the step's shift_traffic in Airflow, or `headrace rollback --model "
-                f"{model.name} --reason WHY`"
+                f"{model.name}: release {model.record.release_id} is {status.phase}: {means}; {advice}"
             )
     return found
 

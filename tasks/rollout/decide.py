@@ -21,6 +21,11 @@ class RolloutStatus:
     verdicts: Mapping[int, Decision] = field(default_factory=dict)
     paused_by_lease: bool = False  # only such a pause ends when the lease is renewed
 
+    @property
+    def refused(self) -> bool:
+        """Return whether a step was cut or judged unfavourably: then only a rollback is left."""
+        return any(not decision.favourable for decision in self.verdicts.values())
+
 
 @dataclass(frozen=True, kw_only=True)
 class Observation:

@@ -110,7 +110,9 @@ class Keeper:
 
     def _statistics_if_due(self) -> Statistics | None:
         now = self.watch.monotonic()
-        if now - self._read_at < READ_SECONDS:
+        records = [model.record for model in self._models.values()]
+        stepping = any(record.status.phase is Phase.STEPPING for record in records)
+        if now - self._read_at < (READ_SECONDS if stepping else METRICS_SECONDS):
             return None
         self._read_at = now
         return self.statistics(self.files)

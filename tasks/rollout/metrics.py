@@ -132,7 +132,7 @@ def _of_rollouts(records: Sequence[StateRecord]) -> Iterator[_Metric]:
     yield gauge(
         "headrace_candidate_refused",
         "1 while a candidate in progress was cut by the keeper or judged unfavourably.",
-        [_Sample({"model": one.model}, _refused(one)) for one in records],
+        [_Sample({"model": one.model}, one.status.refused) for one in records],
     )
     yield gauge(
         "headrace_release_number",
@@ -144,10 +144,6 @@ def _of_rollouts(records: Sequence[StateRecord]) -> Iterator[_Metric]:
             if content is not None
         ],
     )
-
-
-def _refused(record: StateRecord) -> bool:
-    return any(not decision.favourable for decision in record.status.verdicts.values())
 
 
 def _read_at(moment: float) -> _Metric:

@@ -238,6 +238,18 @@ def test_a_paused_rollout_waits_for_a_person(tmp_path: Path, state: ModelState) 
     assert said[0].endswith("or `headrace rollback --model shop --reason WHY`")
 
 
+def test_a_rollout_that_was_cut_is_not_to_be_resumed(tmp_path: Path, state: ModelState) -> None:
+    state.reserve_slot("second")
+    state.begin_step("second", 1, PLANS["replay"], per_try_timeout_ms=80)
+    state.cut("second", 1, numbers={})
+    assert health.records([model(tmp_path)]) == [
+        (
+            "shop: release second is paused: step 1 was cut or judged unfavourably, and nothing "
+            "resumes it; `headrace history` says why; `headrace rollback --model shop --reason WHY`"
+        )
+    ]
+
+
 # Processes, ports and disks
 
 
