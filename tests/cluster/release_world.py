@@ -47,6 +47,7 @@ from tests.ports import free_port
 NAMESPACE, MODEL, USERS = "headrace-release", "shop", 700  # 5 % of them are enough for a step
 BUCKET, SECRET = "headrace", "headrace-store"
 BUILT = "localhost/headrace/{image}:{tag}"  # by `make images`
+DAG = "/api/v2/dags/release_recommender"
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 PATIENCE_SECONDS = 2400.0
 _MANAGED = ",".join(f"{key}={value}" for key, value in MANAGED_BY.items())
@@ -75,6 +76,7 @@ class Released:
 
     state: str
     tasks: dict[str, str]
+    tries: dict[str, int]
     addresses: dict[str, str]  # of what the tasks passed on
     seconds: dict[str, float]
     took: float
@@ -286,27 +288,32 @@ class ReleaseWorld:
             "catalogue_url": f"s3://{BUCKET}/shop/catalogue.parquet",
             "bake_seconds": 120,
         }
-        dag = "/api/v2/dags/release_recommender"
-        patiently(lambda: self.airflow.call("GET", dag), 180, "the DAG")
+        patiently(lambda: self.airflow.call("GET", DAG), 180, "the DAG")
         started = time.monotonic()
-        run = self.airflow.call("POST", f"{dag}/dagRuns", {"logical_date": None, "conf": conf})
-        path = f"{dag}/dagRuns/{urllib.parse.quote(run['dag_run_id'], safe='')}"
-        state = patiently(
-            lambda: (now := self.airflow.call("GET", path)["state"]) in ENDED and now,
-            PATIENCE_SECONDS,
-            f"the end of {run['dag_run_id']}",
+        run = self.airflow.call("POST", f"{DAG}/dagRuns", {"logical_date": None, "conf": conf})
+        run_id = str(run["dag_run_id"])
+        patiently(
+            lambda: self._run_state(run_id) in ENDED, PATIENCE_SECONDS, f"the end of {run_id}"
         )
-        took = time.monotonic() - started
+        return self.outcome(run_id, time.monotonic() - started)
+
+    def _run_state(self, run_id: str) -> str:
+        return str(self.airflow.call("GET", _path(run_id))["state"])
+
+    def outcome(self, run_id: str, took: float) -> Released:
+        """Return what a run that has ended came to."""
+        path = _path(run_id)
         found = self.airflow.call("GET", f"{path}/taskInstances?limit=100")["task_instances"]
         tasks = {one["task_id"]: str(one["state"]) for one in found}
         return Released(
-            state=str(state),
+            state=self._run_state(run_id),
             tasks=tasks,
+            tries={one["task_id"]: int(one["try_number"]) for one in found},
             addresses=self._addresses(path, [one for one in tasks if tasks[one] == "success"]),
             seconds={one["task_id"]: float(one["duration"] or 0) for one in found},
             took=took,
-            pods=[key for key in self.watch.seen() if key.run_id == run["dag_run_id"]],
-            log=self._log_of_failed(run["dag_run_id"], tasks),
+            pods=[key for key in self.watch.seen() if key.run_id == run_id],
+            log=self._log_of_failed(run_id, tasks),
         )
 
     def _addresses(self, path: str, task_ids: list[str]) -> dict[str, str]:
@@ -408,6 +415,10 @@ def release_world(folder: Path) -> Iterator[ReleaseWorld]:
         os.umask(before)
         for name, value in kept.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _path(run_id: str) -> str:
+    return f"{DAG}/dagRuns/{urllib.parse.quote(run_id, safe='')}"
 
 
 def _address_for_pods(core: Any) -> str:

@@ -69,7 +69,8 @@ def assert_promoted_by_sealed_work(world: ReleaseWorld, run: Released, number: i
         if manifest.stage is Stage.MIRROR_RELEASE:
             told = json.loads((payload / "mirror.json").read_text())
             assert (told["status"], told["release_status"]) == ("mirrored", "promoted")
-    assert Counter(key.task_id for key in run.pods) == Counter(worked)  # one pod a task
+    # A pod a try, no more: a stage that lost the store for a while was tried again.
+    assert Counter(key.task_id for key in run.pods) == {one: run.tries[one] for one in worked}
     stable = world.state.peek().stable
     assert stable is not None
     assert stable.release_number == number
