@@ -30,6 +30,7 @@ SLICE_SECONDS = 0.2  # how soon we notice that we are asked to end
 DRAIN_SECONDS = 10.0  # for the last lines of a log
 GONE_SECONDS = 120.0  # for a pod that we deleted: 30 of grace, and a kubelet looks every 60 to 90
 REOPEN_SECONDS = 2.0
+CLOSING_SECONDS = 5.0  # after a log's end the pod's is near: the API tells of it a second later
 MAX_STRANGERS = 20
 PodBody = Callable[[PodRecord], Mapping[str, Any]]
 Grouping = Callable[[PodRecord], PodGroup]
@@ -313,7 +314,9 @@ class PodLife:
         return LogFollower(self.api, self.record.name, self.say).started()
 
     def _wait_or_wake(self, log: LogFollower | None) -> None:
-        deadline = time.monotonic() + self.waits.poll_seconds
+        closing = log is not None and log.closing
+        seconds = SLICE_SECONDS if closing else self.waits.poll_seconds
+        deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             self.pause(min(left, SLICE_SECONDS))
             if log is not None and log.just_ended():
@@ -348,6 +351,7 @@ class LogFollower:
         self._say = say
         self._place = LogPlace()
         self._done = threading.Event()
+        self._closed_at = -CLOSING_SECONDS
         self._ends = 0
         self._told_ends = 0
         self._thread = threading.Thread(target=self._follow, daemon=True, name=f"log-{name}")
@@ -362,6 +366,11 @@ class LogFollower:
         ended = self._ends > self._told_ends
         self._told_ends = self._ends
         return ended
+
+    @property
+    def closing(self) -> bool:
+        """Say whether a stream that brought lines has just ended."""
+        return time.monotonic() - self._closed_at < CLOSING_SECONDS
 
     def drain(self) -> None:
         """Wait a little for the last lines; the log is a courtesy, not evidence."""
@@ -384,6 +393,9 @@ class LogFollower:
     def _read(self) -> None:
         since = self._place.seconds_ago(utc_now())
         lines = self._api.log_lines(self._name, follow=not self._done.is_set(), since=since)
-        for place, text in unseen(lines, self._place):
+        before = self._place
+        for place, text in unseen(lines, before):
             self._place = place
             self._say(text)
+        if self._place != before:
+            self._closed_at = time.monotonic()

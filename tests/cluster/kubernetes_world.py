@@ -34,7 +34,7 @@ from tests.cluster.group_cells import GROUP_CELLS
 from tests.fake_kubernetes import kubeconfig
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMESPACE = "headrace-matrix"
+NAMESPACE = os.environ.get("HEADRACE_MATRIX_NAMESPACE", "headrace-matrix")  # emptied at the start
 PATIENCE_SECONDS = 240.0
 START_SECONDS = 15.0
 AT_ONCE = 5

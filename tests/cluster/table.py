@@ -23,6 +23,7 @@ proxy that can be told to fail in front of the Kubernetes API. Start timeout 15 
 * **twice**: steps done twice, or two pods at work at once. **left**: pods still there after the run. Both must be 0.
 * **try** is Airflow's number of the last try. SIGTERM to a worker costs none. A lost worker costs one, for Airflow itself fails its try.
 * The step "running" of a deferrable task has no worker to kill: that is "triggerer killed".
+* The GPU is pretended: one `nvidia.com/gpu` on the real node, taken by a pod or by a stage of higher priority; the scheduler is real.
 
 The last column is what the stock KubernetesPodOperator, with its defaults and the same image and request, did under the same fault.
 A task that had not ended after 100 s hangs. This kubelet may take 90 s to remove a pod, so one still there after 30 s is no orphan yet.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.cluster.cells import CELLS, Cell
-from tests.cluster.kubernetes_world import Matrix
+from tests.cluster.kubernetes_world import NAMESPACE, Matrix
 
 pytestmark = [pytest.mark.timeout(1200)]
 
@@ -63,5 +63,5 @@ def test_a_stranger_under_our_name_lives_on(matrix: Matrix) -> None:
             continue
         matrix.result(cell)
         uid = matrix.world.strangers[cell.name]
-        pods = matrix.world.core.list_namespaced_pod("headrace-matrix").items
+        pods = matrix.world.core.list_namespaced_pod(NAMESPACE).items
         assert uid in {pod.metadata.uid for pod in pods}
