@@ -59,7 +59,7 @@ def inputs_of(manifest: Manifest) -> tuple[list[tuple[Address, str]], list[str]]
     """Return the addresses of the inputs, each with the words that name who refers to it."""
     found, problems = [], []
     for name, item in sorted(manifest.inputs.items()):
-        holder = f"{manifest.address}: input {name}: "
+        holder = f"{manifest.address}/{MANIFEST_NAME}: input {name}: "
         try:
             found.append((Address.parse(item.address), holder))
         except HeadraceError as error:
@@ -70,7 +70,7 @@ def inputs_of(manifest: Manifest) -> tuple[list[tuple[Address, str]], list[str]]
 def reference_problems(manifest: Manifest, by_address: Mapping[str, Manifest]) -> list[str]:
     """Return which inputs hold other content than the manifest says."""
     return [
-        f"{manifest.address}: input {name}: expected content {item.content}, "
+        f"{manifest.address}/{MANIFEST_NAME}: input {name}: expected content {item.content}, "
         f"found {by_address[item.address].content} at {item.address}"
         for name, item in sorted(manifest.inputs.items())
         if item.address in by_address and by_address[item.address].content != item.content
