@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
-
-import fsspec
+from typing import Any
 
 from tasks.contracts.artifacts import MANIFEST_NAME, Address, Manifest, SealedEvidence
+from tasks.contracts.credentials import without_given_credentials
 from tasks.contracts.requests import ReleaseRequest
 from tasks.contracts.stages import STAGE_FACTS, Stage
-
-if TYPE_CHECKING:
-    from airflow.sdk import ObjectStoragePath
+from tasks.contracts.store_urls import fsspec_options
 
 
 class NotSealedError(Exception):
@@ -22,7 +20,7 @@ class NotSealedError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class SealedStore:
-    """The artifact store at an fsspec URL, read through Airflow's ObjectStoragePath."""
+    """The artifact store at an fsspec URL, opened as the stages open it (ADR 11)."""
 
     url: str
 
@@ -30,7 +28,7 @@ class SealedStore:
         """Return the manifest; an artifact without one does not exist."""
         where = f"{address}/{MANIFEST_NAME}"
         try:
-            text = self._path(where).read_bytes()
+            text = self._read(where)
         except FileNotFoundError as error:
             message = f"{self.url}: expected a sealed {address}, found no {MANIFEST_NAME}"
             raise NotSealedError(message) from error
@@ -42,7 +40,7 @@ class SealedStore:
         if name not in {entry.path for entry in manifest.files}:
             message = f"{self.url}/{address}: expected a file {name}, found none of that name"
             raise NotSealedError(message)
-        return bytes(self._path(f"{address}/{manifest.payload_folder}/{name}").read_bytes())
+        return self._read(f"{address}/{manifest.payload_folder}/{name}")
 
     def release_request(self, address: str) -> ReleaseRequest:
         """Return the pinned request of a release."""
@@ -70,26 +68,39 @@ class SealedStore:
         for entry in manifest.files:
             where = f"{folder}/{entry.path}"
             try:
-                found = self._path(where).stat().st_size
+                found = self._size(where)
             except FileNotFoundError as error:
                 message = f"{where}: expected {entry.size} bytes, found no file"
                 raise NotSealedError(message) from error
             _agree(f"{where}: bytes", entry.size, found)
 
-    def _path(self, below: str) -> ObjectStoragePath:
-        from airflow.sdk import ObjectStoragePath  # noqa: PLC0415  heavy, and wanted at run time
+    def _read(self, below: str) -> bytes:
+        with self._errors(below):
+            system, root = self._opened()
+            return bytes(system.cat_file(f"{root}/{below}"))
 
-        _attach_where_no_provider_does(self.url)
-        return ObjectStoragePath(f"{self.url}/{below}")
+    def _size(self, below: str) -> int:
+        with self._errors(below):
+            system, root = self._opened()
+            return int(system.size(f"{root}/{below}"))
 
+    def _opened(self) -> tuple[Any, str]:
+        from fsspec.core import url_to_fs  # noqa: PLC0415  wanted at run time, not at each parse
 
-def _attach_where_no_provider_does(url: str) -> None:
-    """Give Airflow fsspec's own file system: it knows `file` and those of installed providers only."""
-    from airflow.sdk.io import attach, has_fs  # noqa: PLC0415  heavy, and wanted at run time
+        system, root = url_to_fs(self.url, **fsspec_options(self.url))
+        return system, str(root).rstrip("/")
 
-    scheme = urlsplit(url).scheme
-    if scheme != "file" and not has_fs(scheme):
-        attach(scheme, fs=fsspec.filesystem(scheme))
+    @contextmanager
+    def _errors(self, below: str) -> Iterator[None]:
+        """Pass on what is absent; say all else in one sentence, which Airflow may try again."""
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # noqa: BLE001  whatever any scheme raises
+            said = without_given_credentials(str(error) or type(error).__name__)
+            message = f"store {self.url}: could not read {below}: {said:.500}"
+            raise OSError(message) from None  # a server's own words may hold a credential
 
 
 def _agree(where: str, expected: object, found: object) -> None:

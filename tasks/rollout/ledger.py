@@ -5,12 +5,23 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from types import NoneType
 from typing import Any, Protocol, cast
 
 from tasks.contracts.errors import BadRequestError, CorruptArtifactError
 from tasks.contracts.json_types import Json, canonical_json, check_format, parse_object
 
 FIRST_PREVIOUS = "0" * 64
+
+
+# What each field of an entry may hold; no field holds a boolean.
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(("model", "previous", "kind", "at", "who", "why"), (str,)),
+    **dict.fromkeys(("sequence", "share"), (int,)),
+    **dict.fromkeys(("release_number", "step"), (int, NoneType)),
+    "release_id": (str, NoneType),
+    "details": (dict,),
+}
 
 
 class LedgerStore(Protocol):
@@ -65,6 +76,12 @@ class LedgerEntry:
         """Build an entry from parsed JSON; errors name `where`."""
         check_format(record, "ledger_entry", 1, where)
         values = {name: value for name, value in record.items() if name != "format"}
+        for name, value in values.items():
+            kinds = _KINDS.get(name, (object,))
+            if not isinstance(value, kinds) or isinstance(value, bool):
+                expected = " or ".join(kind.__name__ for kind in kinds)
+                message = f"{where}: field {name}: expected {expected}, found {value!r:.80}"
+                raise BadRequestError(message)
         try:
             return cls(**cast("dict[str, Any]", values))
         except TypeError as error:

@@ -55,7 +55,13 @@ def retrace(model: str, entries: Iterable[LedgerEntry]) -> Retraced:
             for way in _WAYS.get(entry.kind, (_unknown,)):
                 try:
                     found.append(_checked(way(record, entry), entry))
-                except (BadRequestError, KeyError, TypeError, ValueError) as error:
+                except (
+                    BadRequestError,
+                    LookupError,
+                    TypeError,
+                    ValueError,
+                    AttributeError,
+                ) as error:
                     reasons.append(str(error) or repr(error))
         if not found:
             reason = bounded(reasons[0], 400)

@@ -15,8 +15,9 @@ from unittest import mock
 
 from tasks.__main__ import main
 from tasks.adapters.artifact_store import ArtifactStore, Recipe
+from tasks.adapters.chain import sealed
 from tasks.adapters.object_store import ObjectStore
-from tasks.contracts.artifacts import Address, parse_termination
+from tasks.contracts.artifacts import Address, SealedEvidence, parse_termination
 from tasks.contracts.exit_codes import ExitCode
 from tasks.contracts.gate_reports import GateReport
 from tasks.contracts.json_types import Json
@@ -46,7 +47,11 @@ class Ran:
     stage: Stage
     code: ExitCode
     sentence: str
-    address: str | None
+    evidence: SealedEvidence | None
+
+    @property
+    def address(self) -> str | None:
+        return None if self.evidence is None else str(self.evidence.address)
 
     @property
     def done(self) -> bool:
@@ -65,13 +70,15 @@ class Hop:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """A store and a state folder in which releases are made."""
+    """A store, in `folder` or at `url`, and a state folder in which releases are made."""
 
     folder: Path
+    url: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)  # of its stages
 
     @property
     def store_url(self) -> str:
-        return f"file://{self.folder}/store"
+        return self.url or f"file://{self.folder}/store"
 
     @property
     def state_dir(self) -> Path:
@@ -94,8 +101,7 @@ class Line:
 
     def sealed(self, kind: ArtifactKind) -> set[str]:
         """Return the addresses of all sealed artifacts of a kind."""
-        folder = self.folder / "store" / kind.value
-        return {f"{kind.value}/{path.parent.name}" for path in folder.glob("*/manifest.json")}
+        return {str(address) for address in sealed(self.store, kind)}
 
     def run(self, stage: Stage, **parts: Any) -> Ran:
         """Run a stage by its command line."""
@@ -105,6 +111,7 @@ class Line:
         file.write_text(request.to_text())
         log.unlink(missing_ok=True)
         environment = {
+            **self.environment,
             "HEADRACE_STATE": str(self.state_dir),
             "HEADRACE_WORK": str(self.folder / "work"),
             "HEADRACE_TERMINATION_LOG": str(log),
@@ -117,7 +124,7 @@ class Line:
             stage=stage,
             code=code,
             sentence=said.partition(" | ")[2] if evidence else said,
-            address=None if evidence is None else str(evidence.address),
+            evidence=evidence,
         )
 
     def request(self, release_id: str, shop: Shop, recipe: str, **more: Json) -> Release:
@@ -177,8 +184,8 @@ class Line:
             config={**manifest.config, name: cast("Json", json.loads(json.dumps(asdict(part))))},
             code=manifest.code,
         )
-        sealed = self.store.seal(recipe, folder, {})
-        return Release(line=self, address=str(sealed.address))
+        resealed = self.store.seal(recipe, folder, {})
+        return Release(line=self, address=str(resealed.address))
 
 
 @dataclass(kw_only=True)

@@ -187,3 +187,13 @@ def test_a_removed_manifest_of_the_releases_own_request_is_named(tiny) -> None:
     request = tiny.made[RELEASE][Stage.REQUEST_RELEASE]
     (tiny.folder_of(request) / "manifest.json").unlink()
     assert any(f"{request.address}/manifest.json" in problem for problem in problems(tiny))
+
+
+def test_an_input_that_is_no_address_is_named_with_its_manifest(tiny) -> None:
+    tiny.promote(RELEASE)
+    features = tiny.made[RELEASE][Stage.BUILD_FEATURES]
+    path = tiny.folder_of(features) / "manifest.json"
+    (item,) = features.inputs.values()
+    path.write_text(path.read_text().replace(item.address, f"{item.address[:-1]}m"))
+    expected = f"{features.address}/manifest.json: input ingest_events: artifact address: expected"
+    assert any(problem.startswith(expected) for problem in problems(tiny))

@@ -47,6 +47,25 @@ def test_an_empty_ledger_holds() -> None:
     assert verify_chain("shop", {}, 0, FIRST_PREVIOUS) == []
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    (
+        pytest.param("details", "text", "dict", id="details that are text"),
+        pytest.param("share", "500", "int", id="a share that is text"),
+        pytest.param("sequence", True, "int", id="a number that is a boolean"),
+        pytest.param("step", [1], "int or NoneType", id="a step that is a list"),
+        pytest.param("release_id", 7, "str or NoneType", id="a name that is a number"),
+    ),
+)
+def test_a_field_of_another_kind_is_refused_by_its_name(
+    field: str, value: object, expected: str
+) -> None:
+    objects, _ = chain(1)
+    record = json.loads(objects[1]) | {field: value}
+    with pytest.raises(BadRequestError, match=f"here: field {field}: expected {expected}, found"):
+        LedgerEntry.parse(json.dumps(record), "here")
+
+
 @given(number=st.integers(1, LENGTH), field=st.sampled_from(["who", "why", "at", "kind", "share"]))
 def test_an_edited_entry_is_named(number: int, field: str) -> None:
     objects, head = chain()

@@ -393,3 +393,26 @@ def test_a_process_that_loses_to_another_machine_ends_with_the_winners_verdict(
     assert outcome.refused
     folder = tmp_path / "store" / str(manifest.address)
     assert [path.name for path in folder.glob("payload-*")] == [manifest.payload_folder]
+
+
+def test_a_crash_repeats_no_credential(tmp_path, monkeypatch, capsys) -> None:
+    key_id = "AKIAIOSFODNN7EXAMPLE"
+    log, said = tmp_path / "headrace.jsonl", tmp_path / "termination"
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", key_id)
+    monkeypatch.setenv("HEADRACE_LOG_FILE", str(log))
+    monkeypatch.setenv("HEADRACE_TERMINATION_LOG", str(said))
+
+    def crash(*_: object) -> None:
+        message = f"{key_id} is not known here"
+        raise RuntimeError(message)
+
+    monkeypatch.setattr("tasks.__main__.run_stage", crash)
+    asked = tmp_path / "request.json"
+    request = StageRequest(stage=Stage.BUILD_FEATURES, store_url=f"file://{tmp_path}/store")
+    asked.write_text(request.to_text())
+    assert main(["build_features", str(asked)]) == ExitCode.CRASHED
+    assert said.read_text() == "crashed: RuntimeError: <AWS_ACCESS_KEY_ID> is not known here"
+    shown = capsys.readouterr()
+    for text in (log.read_text(), shown.out, shown.err):
+        assert "RuntimeError: <AWS_ACCESS_KEY_ID> is not known here" in text
+        assert key_id not in text
