@@ -25,6 +25,8 @@ LAG_READINGS = 1  # Envoy counts times a little later than tries given up
 MIN_STABLE_REQUESTS = 100  # fewer say nothing about stable's p99
 RUN_LENGTH = 5  # failures in a row after which Envoy ejects a slot (`routes`)
 RUN_READINGS = 3
+GOES_ON_READINGS = 4  # a second: what takes long for less than that may be a scheduler's whim
+LATE_RUN_READINGS = 14  # two runs of late answers, around an ejection of two seconds
 MIN_EXPECTED = 4  # answers of stable in that time, below which none is no sign of anything
 
 
@@ -86,11 +88,21 @@ def find_harm(
     if _stable_stands_still(readings):
         rates = rates[:1]  # the machine may: what took long is judged when stable goes on
     for rate in rates:
+        if rate is not rates[0] and not _goes_on(rate):
+            continue
         for place in range(len(readings) - 1):
             harm = _judged(rate, plan, readings, place)
             if harm is not None:
                 return harm
     return _run_of_failures(readings, plan, rates)
+
+
+def _goes_on(rate: _Rate) -> bool:
+    """Return whether there were such events both now and a second ago."""
+    if len(rate.events) < GOES_ON_READINGS:
+        return False
+    since = rate.events[-GOES_ON_READINGS:]
+    return since[-1] > 0 and since[0] > since[1]
 
 
 def _stable_stands_still(readings: Sequence[Reading]) -> bool:
@@ -176,13 +188,16 @@ def _run_of_failures(
     """
     place = max(0, len(readings) - 1 - RUN_READINGS)
     start, behind, end = readings[place], readings[-1 - LAG_READINGS], readings[-1]
-    if behind.slot.ejections <= start.slot.ejections:
-        return None
     rate = rates[0]
     events = rate.events[place]
-    if events < RUN_LENGTH and len(rates) > 1:
+    runs = 1
+    if events < RUN_LENGTH and len(rates) > 1:  # answers that were late, then: one run is a whim
+        place = max(0, len(readings) - 1 - LATE_RUN_READINGS)
+        start, runs = readings[place], 2
+        events += rates[1].events[place]
         rate = rates[1]
-        events += rate.events[place]
+    if behind.slot.ejections < start.slot.ejections + runs:
+        return None
     shared = any(_limit(one, plan, start, end) >= 1 for one in rates)
     certain = rate.limit**RUN_LENGTH * max(1, end.slot.asked) <= ERROR_RATE
     if events < RUN_LENGTH or not certain or shared:
