@@ -54,10 +54,6 @@ trials: setup  ## what takes minutes and CI runs too: planted faults, kills, who
 test-slow: setup  ## what takes many minutes: the stack killed in the middle, Airflow standalone, large files
 	$(PY) -m pytest -q -m "slow and not cluster and not images and not gpu and not trial" --ignore tests/faults $(PYTEST_ARGS)
 
-mutations: setup  ## 1,000 random single changes of a release: is each found, and its file named? And gc over 100 ledgers
-	HEADRACE_MUTATIONS=1000 $(PY) -m pytest -q -s tests/integration/proof/test_mutations.py $(PYTEST_ARGS)
-	HEADRACE_GC_EXAMPLES=100 $(PY) -m pytest -q tests/unit/cli/test_collect.py $(PYTEST_ARGS)
-
 faults: setup  ## planted faults, long form: 2,000 requests a serving fault, 200 resamples
 	HEADRACE_FAULTS=long $(PY) -m pytest -q -m trial tests/faults $(PYTEST_ARGS)
 	HEADRACE_FAULTS=crowd $(PY) -m pytest -q tests/faults/test_evaluation_verdicts.py $(PYTEST_ARGS)
