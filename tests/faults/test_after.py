@@ -7,9 +7,10 @@ from typing import Any, cast
 
 import pytest
 
+from tasks.contracts.artifacts import Address, SealedEvidence
 from tasks.contracts.exit_codes import ExitCode
 from tasks.contracts.gate_reports import GateCheck, GateReport
-from tasks.contracts.stages import ArtifactKind, Stage
+from tasks.contracts.stages import STAGE_FACTS, ArtifactKind, Stage
 from tests.faults.after import nothing_runs_after, readers
 from tests.faults.line import Hop, Line, Ran, Release
 
@@ -49,7 +50,11 @@ class Careless(Release):
     """A release whose stages go on whatever they are given."""
 
     def run(self, stage: Stage, **_: Any) -> Ran:
-        return Ran(stage=stage, code=ExitCode.DONE, sentence="went on", address="x/y")
+        made = SealedEvidence(
+            address=Address(kind=STAGE_FACTS[stage].produces, key="0" * 64),
+            manifest_digest="0" * 64,
+        )
+        return Ran(stage=stage, code=ExitCode.DONE, sentence="went on", evidence=made)
 
 
 def test_a_stage_that_goes_on_is_found_behind_a_stage_and_behind_a_gate(tmp_path: Path) -> None:
