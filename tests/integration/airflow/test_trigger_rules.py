@@ -14,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 STEPS_OF_REPLAY = 3
+pytestmark = pytest.mark.trial
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ from tests.integration.rollout.conftest import Deployment, eventually
 from tests.integration.rollout.test_router import ILLS, is_candidates, users_of_candidate
 from tests.ports import free_port
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.trial]
 HANGING = {"_hangs", "_hangs_in_the_middle_of_its_answer"}
 WORKERS = 4
 PAUSE_SECONDS = 0.02  # of each worker: below 200 requests a second together

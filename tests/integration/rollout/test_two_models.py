@@ -33,7 +33,7 @@ from tests.integration.serving.conftest import models, start_server  # noqa: F40
 from tests.integration.serving.running_server import RunningServer
 from tests.ports import free_port
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.trial]
 PLAN = PLANS["replay"]
 NAMES = ("shop", "search")
 PROCEED = Decision.PROCEED

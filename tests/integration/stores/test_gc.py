@@ -24,6 +24,7 @@ from tests.unit.cli.any_ledger import (
 )
 from tests.unit.cli.conftest import TinyReleases
 
+pytestmark = pytest.mark.trial
 EXAMPLES = int(os.environ.get("HEADRACE_GC_EXAMPLES", "3"))  # `make mutations` tries more
 
 

@@ -28,6 +28,7 @@ from tests.integration.stores.faulty_proxy import (
 )
 
 ROOT = Path(__file__).resolve().parents[3]
+pytestmark = pytest.mark.trial
 WRITERS = 50
 MEGABYTE = 1_000_000
 
@@ -142,7 +143,6 @@ def test_a_store_that_stays_away_is_an_error_that_allows_a_retry(
     assert time.monotonic() - began < 30
 
 
-@pytest.mark.trial
 def test_a_store_without_a_server_is_said_within_a_minute(
     s3_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

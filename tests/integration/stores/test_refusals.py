@@ -18,6 +18,7 @@ from tests.integration.stores.faulty_proxy import FORBID, FORBIDDEN, Plan
 from tests.unit.cli.conftest import MODEL, TinyReleases
 
 ROOT = Path(__file__).resolve().parents[3]
+pytestmark = pytest.mark.trial
 
 
 @pytest.fixture(params=("AccessDenied", "SignatureDoesNotMatch", "InvalidAccessKeyId"))
