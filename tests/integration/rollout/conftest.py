@@ -198,8 +198,8 @@ def _deployed(
     finally:
         stop.set()
         thread.join()
-        envoy.terminate()
-        envoy.wait()
+        made.envoy.terminate()  # of a test that started it anew, the last one
+        made.envoy.wait()
         made.client.close()
         for slot in slots.values():
             slot.stop()
