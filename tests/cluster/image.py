@@ -13,7 +13,7 @@ import fsspec
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE = "localhost/headrace/matrix-{image}:1"
-_ADAPTERS = ("__init__.py", "artifact_store.py", "object_store.py")
+_ADAPTERS = ("__init__.py", "artifact_store.py", "object_store.py", "scratch_space.py")
 _LEFT_OUT = shutil.ignore_patterns(
     "site-packages",
     "test",
