@@ -1,6 +1,7 @@
 """One rank of a group of pods: torchrun's rendezvous, then a module, then that module's exit code.
 
-`python -m tasks.training.launch MODULE ARGUMENT...`; PET_* variables say which rank of how many.
+`python -m tasks.training.launch MODULE ARGUMENT...`; PET_* variables say which rank of how many. A module that makes a process group
+ends it by `destroy_process_group`: left to Python's exit, its threads can abort a rank whose work is done (SIGABRT, exit code 134).
 """
 
 from __future__ import annotations

@@ -204,7 +204,12 @@ def assert_undisturbed(store: Path, shop: Path, folder: Path) -> None:
         "made_before_staging(Builder(Path(sys.argv[1])), 'markov')"
     )
     command = [sys.executable, "-W", "ignore", "-c", code, str(folder)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_ENABLE_ONEDNN_OPTS": "0"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "TF_ENABLE_ONEDNN_OPTS": "0",
+        "HEADRACE_STATE": str(folder / "live" / "state"),
+    }
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     undisturbed = digests(folder / "live" / "store")

@@ -23,6 +23,8 @@ if rank == 1 and sys.argv[1] == "fail":
 total = torch.tensor([10.0**rank])
 distributed.all_reduce(total)
 print(rank, float(total))
+distributed.barrier()
+distributed.destroy_process_group()
 """
 
 
