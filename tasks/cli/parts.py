@@ -43,10 +43,11 @@ class Part:
     name: str
     command: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
-    after: tuple[str, ...] = ()
+    after: tuple[str, ...] = field(default=(), compare=False)  # matters at its first start only
     ready_url: str | None = None  # answers below 500 once ready
     ready_port: int | None = None  # accepts connections once ready
     ready_file: Path | None = None  # is there once ready
+    idle_folder: Path | None = None  # ready as well while no version is in it: nothing to load
     stamp: Path | None = None  # runs once; skipped where this file holds `stamp_text`
     stamp_text: str = ""
     stop_rank: int = 0
@@ -75,7 +76,13 @@ class Part:
             return answers(self.ready_url)
         if self.ready_file is not None:
             return self.ready_file.exists()
+        if self.idle_folder is not None and not _has_version(self.idle_folder):
+            return True
         return self.ready_port is None or accepts(self.ready_port)
+
+
+def _has_version(folder: Path) -> bool:
+    return folder.is_dir() and any(entry.name.isdigit() for entry in folder.iterdir())
 
 
 def answers(url: str) -> bool:

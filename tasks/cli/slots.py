@@ -100,5 +100,7 @@ def slot_part(slot: Slot, environment: Mapping[str, str]) -> Part:
             *(f"--{name}={value}" for name, value in flags.items()),
         ),
         environment=environment,
+        ready_port=slot.rest,
+        idle_folder=slot.folder,
         stop_rank=STOP_RANK,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -178,7 +178,7 @@ def parts_of(stack: Stack, board: SlotBoard, data_folder: str | None) -> list[Pa
     slots = [slot_part(slot, environment) for slot in board.slots()]
     return [
         *airflow_parts(stack, data_folder),
-        *router_parts(stack),
+        *router_parts(stack, [slot.name for slot in slots]),
         *slots,
         *warm_parts(stack),
         mlflow_part(stack),
@@ -201,8 +201,8 @@ def warm_parts(stack: Stack) -> list[Part]:
     return [part]
 
 
-def router_parts(stack: Stack) -> list[Part]:
-    """Return the keeper, Envoy once routes are written, and the shoppers who ask it."""
+def router_parts(stack: Stack, slots: Sequence[str] = ()) -> list[Part]:
+    """Return the keeper, Envoy once routes are written, and the shoppers, who ask loaded slots."""
     environment = headrace_environment(stack)
     files = router_files(stack.home.state)
     program = (sys.executable, "-m", "tasks.cli")
@@ -226,7 +226,7 @@ def router_parts(stack: Stack) -> list[Part]:
         name="shoppers",
         command=(*program, "shoppers", *state, "--router-url", stack.url("router")),
         environment=environment,
-        after=(envoy.name,),
+        after=(envoy.name, *slots),
         stop_rank=0,
     )
     return [keeper, envoy, shoppers]

@@ -143,8 +143,7 @@ class Supervisor:
                 self._stop(child)
                 del self._children[name]
         for name, part in planned.items():
-            if name not in self._children:
-                self._children[name] = Child(part=part)
+            self._children.setdefault(name, Child(part=part)).part = part
 
     def _look_after(self, child: Child) -> None:
         if self._stopping:

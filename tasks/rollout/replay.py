@@ -192,14 +192,14 @@ class Shoppers:
         return replay
 
     def _router_serves(self, replay: RolloutReplay) -> bool:
-        """Ask without a user, which is no exposure, whether the router has this step's routes."""
+        """Ask without a user, which is no exposure, whether stable answers by this step's routes."""
         path = f"{self.router_url}/v1/models/{replay.record.model}"
         try:
             answer = self.client.get(path, headers={"x-model": replay.record.model})
         except httpx.TransportError:
             return False
         found: str | None = answer.headers.get("x-headrace-step")
-        return found == replay.mark
+        return answer.is_success and found == replay.mark
 
     def _ask(self, replay: RolloutReplay, request: int) -> Answer | None:
         """Ask for one user; None where no answer belongs to this step, so it is asked again."""

@@ -147,6 +147,10 @@ def run_id(log: Path) -> str:
     return str(found.group(1))
 
 
+def not_well(states: dict[str, str | None]) -> dict[str, str | None]:
+    return {task: state for task, state in states.items() if state not in {"success", "skipped"}}
+
+
 def seen_running(stack: Stack, run: str, task: str) -> None:
     patiently(lambda: stack.states(run).get(task) in {"running", "deferred"})
 
@@ -185,7 +189,7 @@ def test_parts_killed_and_the_stack_stopped_in_the_middle_every_release_ends_wel
     assert marked(stack_id) == []
     assert problems(store) == []
     stack.run("up")
-    assert patiently(lambda: stack.ended(run)) == "success", stack.states(run)
+    assert patiently(lambda: stack.ended(run)) == "success", not_well(stack.states(run))
     assert stack.served == 2
     assert problems(store) == []
     assert open_state(stack.home.state, MODEL, ObjectStore(f"file://{store}")).verify() == []
