@@ -148,27 +148,41 @@ def test_an_ejection_after_five_failures_in_a_row_is_harm_however_good_it_was_be
     assert found.surely_above == pytest.approx(0.0461, abs=1e-4)
 
 
+HANGS = (0, 0, 0, 12)
+EJECTED = [NOTHING] * 3
+
+
+@pytest.mark.parametrize("first", (0, 100_000), ids=["from the beginning", "after seven hours"])
+def test_a_candidate_that_hangs_is_found_when_it_hangs_again_after_its_ejection(first: int) -> None:
+    until_the_ejection = [QUIET] * 40 + [HANGS, *EJECTED]
+    assert harm(until_the_ejection, first=first) is None, "it may have been a scheduler's whim"
+    found = harm([*until_the_ejection, (0, 0, 0, 5)], first=first)
+    assert found is not None
+    assert (found.check, found.events) == ("over the 150 ms of one try", 17)
+
+
 @pytest.mark.parametrize(
-    ("before", "runs", "harmful"),
+    "turns",
     (
-        pytest.param(20, 2, True, id="late again after the first ejection"),
-        pytest.param(20, 1, False, id="late for one run, which may be a scheduler's whim"),
-        # .05 ** 5 x 4,824 requests is .0015, above the error rate: the sequences decide.
-        pytest.param(400, 2, False, id="late again after many requests"),
+        pytest.param([HANGS, *EJECTED, *[QUIET] * 40], id="back and well after its ejection"),
+        pytest.param(
+            [HANGS, *EJECTED, *[QUIET] * 3, HANGS, *EJECTED, *[QUIET] * 40],
+            id="stalled twice, with good answers in between",
+        ),
+        pytest.param([HANGS, NOTHING, (0, 0, 0, 5), *[QUIET] * 40], id="late for half a second"),
     ),
 )
-def test_two_ejections_for_time_alone_are_harm_while_few_were_asked(
-    before: int, runs: int, harmful: bool
+def test_a_candidate_that_stood_still_for_moments_is_not_cut(
+    turns: Sequence[tuple[int, int, int, int]],
 ) -> None:
-    late_run = [(7, 0, 0, 5), *[NOTHING] * 8]
-    readings = history([QUIET] * before + late_run * runs, first=100_000)
-    ejected = [
-        replace(one, slot=replace(one.slot, ejections=max(0, number - before + 8) // 9))
-        for number, one in enumerate(readings)
-    ]
-    assert ejected[-1].slot.ejections == runs
-    found = any(find_harm(ejected[: end + 1], PLAN, TRY_MS) for end in range(len(ejected)))
-    assert found is harmful
+    assert harm([QUIET] * 40 + turns) is None
+
+
+def test_one_that_hangs_at_two_requests_a_second_is_found_within_a_dozen() -> None:
+    seldom = [(1, 0, 0, 0), NOTHING] * 40
+    found = harm([*seldom, *[(0, 0, 0, 1), NOTHING] * 12])
+    assert found is not None
+    assert found.events == found.trials <= 12
 
 
 def test_a_try_given_up_for_its_time_is_no_error_though_its_time_is_counted_later() -> None:
