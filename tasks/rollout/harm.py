@@ -17,6 +17,7 @@ from tasks.contracts.json_types import Json
 from tasks.contracts.requests import TrafficPlan
 from tasks.rollout.envoy_stats import SlotCounts, VariantCounts
 from tasks.rollout.judge import MAX_SLOW_SHARE
+from tasks.rollout.routes import FALLBACK_RETRIES
 from tasks.statistics.bernoulli_sequence import log_evidence_above, lower_bound, start_weight
 
 ERROR_RATE = 0.001
@@ -145,14 +146,17 @@ def _rates(
 ) -> tuple[_Rate, ...]:
     slow_ms = slow_bound_ms(readings[-1].stable, plan, per_try_timeout_ms)
     over = _since([one.candidate.slower_than(per_try_timeout_ms) for one in readings])
-    # A try given up for its time is counted among the times, by now or soon.
+    # A try given up for its time is counted among the times, by now or soon; while stable takes
+    # long as well, each further limit that a request took is another try.
     behind = [one.candidate.retried for one in readings[: len(readings) - LAG_READINGS]]
     given_up = [*_since(behind), *([0] * LAG_READINGS)]
+    limits = [place * per_try_timeout_ms for place in range(1, FALLBACK_RETRIES + 1)]
+    tardy = _since([sum(map(one.candidate.slower_than, limits)) for one in readings])
     return (
         _Rate(
             name="errors",
             limit=plan.max_error_ratio,
-            events=[max(0, tries - late) for tries, late in zip(given_up, over, strict=True)],
+            events=[max(0, tries - late) for tries, late in zip(given_up, tardy, strict=True)],
             stable=lambda reading: reading.stable.failed,
         ),
         _Rate(

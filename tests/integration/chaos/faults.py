@@ -37,6 +37,7 @@ def _crash(part: Part) -> None:
 FAULTS = (
     Fault(name="crashes", inject=_crash),
     Fault(name="answers 500", inject=_told(Ill.ERRORS)),
+    Fault(name="answers 500 after the limit of one try", inject=_told(Ill.LATE_ERRORS)),
     Fault(name="resets", inject=_told(Ill.RESETS)),
     Fault(name="hangs", inject=_told(Ill.HANGS)),
     Fault(name="protocol-invalid bytes", inject=_told(Ill.GARBAGE)),

@@ -16,6 +16,8 @@ from typing import cast
 
 HEALTHY_SECONDS = 0.014  # ten times that is just below the limit of one try
 SLOW_SECONDS = 10 * HEALTHY_SECONDS
+LATE_SECONDS = 0.155  # after the limit of one try, before the answer of stable
+SPLIT_SECONDS = 0.001
 LEAK_BYTES = 48 * 1024 * 1024  # of each request, until something kills the process
 
 
@@ -27,7 +29,15 @@ class Ill(StrEnum):
     HANGS = "hangs"
     GARBAGE = "garbage"
     SLOW = "slow"
+    LATE_ERRORS = "late errors"
     LEAKS = "leaks"
+
+
+SECONDS: dict[Ill | None, float] = {Ill.SLOW: SLOW_SECONDS, Ill.LATE_ERRORS: LATE_SECONDS}
+STATUSES: dict[Ill | None, str] = {
+    Ill.ERRORS: "500 Internal Server Error",
+    Ill.LATE_ERRORS: "500 Internal Server Error",
+}
 
 
 class Slot(asyncio.Protocol):
@@ -66,15 +76,21 @@ class Slot(asyncio.Protocol):
         elif ill is Ill.GARBAGE:
             self.transport.write(b"this is not HTTP\r\n\r\n")
         elif ill is not Ill.HANGS:
-            seconds = SLOW_SECONDS if ill is Ill.SLOW else HEALTHY_SECONDS
-            status = "500 Internal Server Error" if ill is Ill.ERRORS else "200 OK"
+            seconds = SECONDS.get(ill, HEALTHY_SECONDS)
+            status = STATUSES.get(ill, "200 OK")
             asyncio.get_running_loop().call_later(seconds, self.answer, status, length)
 
     def answer(self, status: str, length: int) -> None:
         body = json.dumps({"slot": Slot.name, "bytes": length}).encode()
         head = f"HTTP/1.1 {status}\r\ncontent-length: {len(body)}\r\n\r\n".encode()
         if not self.transport.is_closing():
-            self.transport.write(head + body)
+            # In two packets, as servers do that send their head first.
+            self.transport.write(head)
+            asyncio.get_running_loop().call_later(SPLIT_SECONDS, self._write, body)
+
+    def _write(self, body: bytes) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(body)
 
 
 def _content_length(head: bytes) -> int:

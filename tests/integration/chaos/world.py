@@ -26,6 +26,7 @@ PLAN = PLANS["replay"]  # 5, 25, 50 %
 PER_TRY_TIMEOUT_MS = 150.0  # three times the p95 that the plan accepts, as `shift_traffic` says
 RPS = 200.0
 LOOK_SECONDS = 0.01
+STARTS_WITHIN_SECONDS = 120  # on a machine that others use as well
 
 
 def eventually(met: Callable[[], bool], seconds: float, what: str) -> float:
@@ -111,7 +112,11 @@ class World:
     def _start_slot(self, colour: Colour) -> None:
         self.slots[colour].log.write_bytes(b"")
         self.slots[colour].start()
-        eventually(lambda: b"ready" in self.slots[colour].log.read_bytes(), 20, f"slot {colour}")
+        eventually(
+            lambda: b"ready" in self.slots[colour].log.read_bytes(),
+            STARTS_WITHIN_SECONDS,
+            f"slot {colour}",
+        )
 
     def begin(self, release: str, step: int) -> None:
         if step > 1:
@@ -124,7 +129,11 @@ class World:
     def promote_first(self) -> None:
         self.state.reserve_slot("release-1")
         self.state.promote("release-1")
-        eventually(lambda: "shop.blue" in self.files.routes.read_text(), 20, "stable's routes")
+        eventually(
+            lambda: "shop.blue" in self.files.routes.read_text(),
+            STARTS_WITHIN_SECONDS,
+            "stable's routes",
+        )
 
     @contextmanager
     def users(self, rps: float = RPS, seed: int = 1) -> Iterator[Callable[[], list[Asked]]]:
@@ -190,12 +199,12 @@ def world(folder: Path, *, lease_seconds: int | None = None) -> Iterator[World]:
 
 def _demand_answers(made: World) -> None:
     """Begin only when users are answered."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + STARTS_WITHIN_SECONDS
     while True:
         with made.users(rps=20, seed=0) as asked:
             time.sleep(0.3)
         if all(one.right for one in asked()):
             return
         if time.monotonic() > deadline:
-            message = f"expected answers of the router within 30 s, found none; see {made.folder}"
+            message = f"expected answers of the router, found none; see {made.folder}"
             raise TimeoutError(message)

@@ -194,6 +194,23 @@ def test_a_try_given_up_for_its_time_is_no_error_though_its_time_is_counted_late
     assert find_harm(late, PLAN, TRY_MS) is None
 
 
+def test_tries_of_stable_that_took_long_are_no_errors_of_the_candidate() -> None:
+    """All is frozen for .4 s: 8 of the candidate's requests have two tries given up for time."""
+    readings = history([QUIET] * 40 + [QUIET, QUIET])
+    two = {10.0: 480, 40.0: 480, 140.0: 480, 290.0: 480, 440.0: 488, 1000.0: 488}
+    for place in (-2, -1):
+        frozen = replace(readings[place].candidate, retried=16, within_ms=two)
+        readings[place] = replace(readings[place], candidate=frozen)
+    assert find_harm(readings, PLAN, TRY_MS) is None
+    one = {**two, 290.0: 488}  # had each of them taken less than two limits, 8 tries had failed
+    for place in (-2, -1):
+        failed = replace(readings[place].candidate, within_ms=one)
+        readings[place] = replace(readings[place], candidate=failed)
+    found = find_harm(readings, PLAN, TRY_MS)
+    assert found is not None
+    assert (found.check, found.events) == ("errors", 8)
+
+
 def test_slow_is_three_times_stables_p99_but_never_below_the_plans_floor() -> None:
     quick = VariantCounts(completed=1000, within_ms=times(1000))
     assert slow_bound_ms(quick, PLAN, TRY_MS) == 50.0  # 3 x 10 ms is below the floor of 50 ms
