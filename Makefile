@@ -6,7 +6,7 @@ LOCKS := $(foreach e,airflow data torch tensorflow rollout dev,-r requirements/$
 
 export WHEELS BASE BASE_DIGEST VARIANT PREFIX
 .DEFAULT_GOAL := help
-.PHONY: help setup demo down test test-unit test-integration test-cluster cluster-test cluster-release test-images images trials test-slow mutations faults kills fault-matrix check format locks
+.PHONY: help setup demo down test test-unit test-integration test-cluster cluster-test cluster-release test-images images trials test-slow mutations faults kills chaos fault-matrix check format locks
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -60,6 +60,9 @@ faults: setup  ## planted faults, long form: 2,000 requests a serving fault, 200
 
 kills: setup  ## 20 kills of every stage: do all end with the undisturbed digests?
 	$(PY) -W ignore -m tests.integration.kills.long_form
+
+chaos: setup  ## candidates that harm under load, the keeper and the renewer killed: does any user pay? CHAOS_FOLDER=dir goes on
+	$(PY) -W ignore -m tests.integration.chaos.long_form
 
 mutations: setup  ## 1,000 random changes of a release: does verify name each? does gc keep all?
 	HEADRACE_MUTATIONS=1000 $(PY) -m pytest -q -s tests/integration/proof/test_mutations.py $(PYTEST_ARGS)

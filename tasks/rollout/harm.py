@@ -17,6 +17,7 @@ from tasks.contracts.json_types import Json
 from tasks.contracts.requests import TrafficPlan
 from tasks.rollout.envoy_stats import SlotCounts, VariantCounts
 from tasks.rollout.judge import MAX_SLOW_SHARE
+from tasks.rollout.routes import FALLBACK_RETRIES
 from tasks.statistics.bernoulli_sequence import log_evidence_above, lower_bound, start_weight
 
 ERROR_RATE = 0.001
@@ -26,7 +27,8 @@ MIN_STABLE_REQUESTS = 100  # fewer say nothing about stable's p99
 RUN_LENGTH = 5  # failures in a row after which Envoy ejects a slot (`routes`)
 RUN_READINGS = 3
 GOES_ON_READINGS = 4  # a second: what takes long for less than that may be a scheduler's whim
-LATE_RUN_READINGS = 14  # two runs of late answers, around an ejection of two seconds
+LOOKED_BACK_READINGS = 16  # long enough to see beyond an ejection, in which nobody is asked
+MOST = 0.5
 MIN_EXPECTED = 4  # answers of stable in that time, below which none is no sign of anything
 
 
@@ -88,7 +90,7 @@ def find_harm(
     if _stable_stands_still(readings):
         rates = rates[:1]  # the machine may: what took long is judged when stable goes on
     for rate in rates:
-        if rate is not rates[0] and not _goes_on(rate):
+        if rate is not rates[0] and not (_goes_on(rate) or _is_all_there_is(rate, readings)):
             continue
         for place in range(len(readings) - 1):
             harm = _judged(rate, plan, readings, place)
@@ -103,6 +105,23 @@ def _goes_on(rate: _Rate) -> bool:
         return False
     since = rate.events[-GOES_ON_READINGS:]
     return since[-1] > 0 and since[0] > since[1]
+
+
+def _is_all_there_is(rate: _Rate, readings: Sequence[Reading]) -> bool:
+    """Return whether most of what was asked since a second ago or longer came to this, to the end.
+
+    A slot that hangs is ejected, and then nobody asks it for a while: what comes before and after
+    the ejection are one trouble unless good answers lie between them.
+    """
+    newest = len(readings) - 1
+    if newest < GOES_ON_READINGS or rate.events[-1] == 0:
+        return False
+    for place in range(max(0, newest - LOOKED_BACK_READINGS), newest - GOES_ON_READINGS + 1):
+        events = rate.events[place]
+        asked = readings[-1].slot.asked - readings[place].slot.asked
+        if events > rate.events[place + 1] and events >= MOST * asked:
+            return True
+    return False
 
 
 def _stable_stands_still(readings: Sequence[Reading]) -> bool:
@@ -127,14 +146,17 @@ def _rates(
 ) -> tuple[_Rate, ...]:
     slow_ms = slow_bound_ms(readings[-1].stable, plan, per_try_timeout_ms)
     over = _since([one.candidate.slower_than(per_try_timeout_ms) for one in readings])
-    # A try given up for its time is counted among the times, by now or soon.
+    # A try given up for its time is counted among the times, by now or soon; while stable takes
+    # long as well, each further limit that a request took is another try.
     behind = [one.candidate.retried for one in readings[: len(readings) - LAG_READINGS]]
     given_up = [*_since(behind), *([0] * LAG_READINGS)]
+    limits = [place * per_try_timeout_ms for place in range(1, FALLBACK_RETRIES + 1)]
+    tardy = _since([sum(map(one.candidate.slower_than, limits)) for one in readings])
     return (
         _Rate(
             name="errors",
             limit=plan.max_error_ratio,
-            events=[max(0, tries - late) for tries, late in zip(given_up, over, strict=True)],
+            events=[max(0, tries - late) for tries, late in zip(given_up, tardy, strict=True)],
             stable=lambda reading: reading.stable.failed,
         ),
         _Rate(
@@ -190,17 +212,10 @@ def _run_of_failures(
     start, behind, end = readings[place], readings[-1 - LAG_READINGS], readings[-1]
     rate = rates[0]
     events = rate.events[place]
-    runs = 1
-    if events < RUN_LENGTH and len(rates) > 1:  # answers that were late, then: one run is a whim
-        place = max(0, len(readings) - 1 - LATE_RUN_READINGS)
-        start, runs = readings[place], 2
-        events += rates[1].events[place]
-        rate = rates[1]
-    if behind.slot.ejections < start.slot.ejections + runs:
+    if events < RUN_LENGTH or behind.slot.ejections == start.slot.ejections:
         return None
-    shared = any(_limit(one, plan, start, end) >= 1 for one in rates)
     certain = rate.limit**RUN_LENGTH * max(1, end.slot.asked) <= ERROR_RATE
-    if events < RUN_LENGTH or not certain or shared:
+    if not certain or any(_limit(one, plan, start, end) >= 1 for one in rates):
         return None
     trials = max(events, end.slot.asked - start.slot.asked)
     named = replace(rate, name=f"{RUN_LENGTH} failures in a row, {rate.name}")

@@ -20,6 +20,9 @@ RETRIED_BODY_BYTES = 4 * 1024 * 1024  # gRPC's own limit of a message; REST abov
 MAX_REQUESTS = 100_000  # never the circuit breaker: an overflow is not retried by Envoy
 REQUEST_TIMEOUT_SECONDS = 30
 MIN_PER_TRY_TIMEOUT_MS = 20.0
+# Candidate, stable, candidate, stable: priorities are taken in turns, and the last try must be
+# stable's, or a try of stable that breaks off would leave a user with the candidate's answer.
+FALLBACK_RETRIES = 3
 BUCKET_HEADER = "x-headrace-bucket"
 _TYPE = "type.googleapis.com/envoy"
 _CLUSTER = f"{_TYPE}.config.cluster.v3.Cluster"
@@ -112,7 +115,10 @@ def _slot_cluster(
         },
         **_http_options(protocol),
         "circuit_breakers": _NO_BREAKERS,
-        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        "common_lb_config": {
+            "healthy_panic_threshold": {"value": 0},
+            "update_merge_window": "0s",  # Envoy's default lets each ejection last a second longer
+        },
         # Stable is never ejected: it is what everybody falls back to.
         **({"outlier_detection": _EJECTION} if candidate else {}),
     }
@@ -149,8 +155,11 @@ _EJECTION: Config = {
     "consecutive_gateway_failure": 5,
     "enforcing_consecutive_gateway_failure": 100,
     "enforcing_success_rate": 0,
+    # Soon asked again: only then can the keeper tell one that hangs from one that stood still for
+    # a moment. The time grows with each ejection, also since a slot that is ejected again within
+    # one interval is never found healthy in between.
     "interval": "0.5s",
-    "base_ejection_time": "2s",
+    "base_ejection_time": "0.3s",
     "max_ejection_time": "10s",
     "max_ejection_percent": 100,
 }
@@ -165,14 +174,30 @@ LATE_STATUS_HEADER = "x-headrace-grpc-status"
 # CANCELLED, UNKNOWN, DEADLINE_EXCEEDED, NOT_FOUND, RESOURCE_EXHAUSTED, FAILED_PRECONDITION,
 # UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS; the others are the caller's own doing.
 _CANDIDATES_FAULTS = ("1", "2", "4", "5", "8", "9", "12", "13", "14", "15")
+# Only good heads are held: one that is bad goes on as it comes. What is held and then called bad
+# while another try is in flight would end Envoy 1.40 (a try that is given up within its own end).
 _LUA_WHOLE_ANSWER = f"""
+local function in_flight(handle, more)
+  local kept = handle:streamInfo():dynamicMetadata()
+  local tries = ((kept:get("headrace") or {{}})["tries"] or 0) + more
+  kept:set("headrace", "tries", tries)
+  return tries
+end
+function envoy_on_request(handle)
+  in_flight(handle, 1)
+end
 function envoy_on_response(handle)
+  in_flight(handle, -1)
+  if handle:headers():get(":status") ~= "200" then return end
   local length = tonumber(handle:headers():get("content-length") or "0")
   if length == nil or length > {WHOLE_ANSWER_BYTES} then return end
   handle:body()
   local trailers = handle:trailers()
   local status = trailers and trailers:get("grpc-status")
-  if status and status ~= "0" then handle:headers():replace("{LATE_STATUS_HEADER}", status) end
+  local others = in_flight(handle, 0)
+  if status and status ~= "0" and others == 0 then
+    handle:headers():replace("{LATE_STATUS_HEADER}", status)
+  end
 end
 """
 _HTTP_FILTERS = f"{_TYPE}.extensions.filters.http"
@@ -339,7 +364,7 @@ def _fallback_policy(per_try_timeout_ms: float) -> Config:
             *(_exact("grpc-status", code) for code in ("2", "5", "9", "12", "15")),
             *(_exact(LATE_STATUS_HEADER, code) for code in _CANDIDATES_FAULTS),
         ],
-        "num_retries": 2,
+        "num_retries": FALLBACK_RETRIES,
         "per_try_timeout": f"{timeout / 1000:.3f}s",
         "retry_back_off": {"base_interval": "0.001s", "max_interval": "0.002s"},
         "retry_priority": {

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import grpc
 import httpx
@@ -222,6 +223,47 @@ def test_no_user_pays_for_a_candidate_that(deployment: Deployment, ill: object) 
     assert {answer.headers["x-headrace-variant"] for answer in answers} == {"candidate"}
     assert deployment.candidate.mood.asked > 0
     assert [call(deployment, user) for user in users[:5]] == [("blue", "candidate")] * 5
+
+
+@pytest.mark.parametrize("ill", ILLS, ids=lambda ill: ill.__name__.strip("_").replace("_", " "))
+def test_no_user_pays_for_a_candidate_that_too_late_while_stable_takes_long(
+    deployment: Deployment, ill: object
+) -> None:
+    """What the candidate answers after its time limit must not meet the try of stable beside it."""
+    deployment.first_release()
+    deployment.begin(3, per_try_timeout_ms=80)
+    users = users_of_candidate(deployment, 8)
+    deployment.stable.mood.delay_seconds = 0.3
+    deployment.candidate.mood.delay_seconds = 0.1
+    ill(deployment.candidate.mood)  # type: ignore[operator]
+    answers = ask_many(deployment, users * 2)
+    assert {name_of(answer) for answer in answers} == {"blue"}
+    with ThreadPoolExecutor(4) as pool:
+        called = list(pool.map(partial(_called, deployment), users))
+    # An RPC that began well and breaks off beside a try of stable is the one failure passed on.
+    spared = ill is not _dies_in_the_middle_of_its_answer
+    assert set(called) == {"blue" if spared else "UNAVAILABLE"}
+    assert deployment.envoy.poll() is None, "the router lives"
+
+
+def _called(deployment: Deployment, user: str) -> str:
+    try:
+        return call(deployment, user)[0]
+    except grpc.RpcError as error:
+        return str(error.code().name)
+
+
+def test_no_user_pays_for_a_bad_candidate_when_a_try_of_stable_breaks_off(
+    deployment: Deployment,
+) -> None:
+    deployment.first_release()
+    deployment.begin(3)
+    (user,) = users_of_candidate(deployment, 1)
+    deployment.candidate.mood.status = 500
+    deployment.stable.mood.resets_left = 1
+    answer = deployment.ask(user, **{"x-request-id": "broke-off"})
+    assert name_of(answer) == "blue"
+    assert deployment.lines_of({"broke-off"})[0]["attempts"] == 4  # each asked twice, in turns
 
 
 def test_no_user_pays_for_a_candidate_that_is_gone(deployment: Deployment) -> None:

@@ -27,6 +27,7 @@ class Mood:
     delay_seconds: float = 0.0
     garbage: bool = False
     reset: bool = False
+    resets_left: int = 0  # so many requests are reset, then it is well
     half: bool = False  # begin to answer, wait, and break off
     half_seconds: float = 0.0
     half_status: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE
@@ -52,7 +53,8 @@ def _handler(mood: Mood) -> type[BaseHTTPRequestHandler]:
             mood.bodies.append(len(body))
             mood.headers.append({key.lower(): value for key, value in self.headers.items()})
             mood.wait()
-            if mood.reset:
+            mood.resets_left -= 1
+            if mood.reset or mood.resets_left >= 0:
                 linger = struct.pack("ii", 1, 0)
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
                 self.connection.close()

@@ -1,4 +1,6 @@
-from itertools import pairwise
+from functools import cache
+from itertools import combinations
+from random import Random
 
 import numpy as np
 import pytest
@@ -6,6 +8,7 @@ from scipy.stats import chi2_contingency, chisquare
 
 from tasks.rollout import assignment
 from tasks.rollout.assignment import NUM_BUCKETS, bucket_of
+from tasks.rollout.record import Colour, Roles, SlotContent, StateRecord
 
 
 @pytest.mark.parametrize(
@@ -26,28 +29,74 @@ def test_a_change_of_the_function_would_move_users_in_running_rollouts() -> None
     assert bucket_of("salt", "user-1") == 7118
 
 
-def _buckets(salt: str, users: range) -> np.ndarray:
-    return np.array([bucket_of(salt, f"u{number}") for number in users])
+NUM_USERS = 100_000
+SHARES = (100, 500, 2500, 5000, NUM_BUCKETS)
+ALPHA = 1e-4  # of each table: fixed users and salts, so a pass stays one
+SALTS = tuple(
+    StateRecord(
+        model="shop",
+        roles=Roles(candidate=Colour.GREEN),
+        slots={Colour.GREEN: SlotContent(release_id=f"release-{number}", release_number=number)},
+    ).salt
+    or ""
+    for number in range(1, 5)
+)
+SHAPES = ("u{}", "household-{:08d}", "{}@example.org")
 
 
-def test_buckets_are_uniform() -> None:
-    counts = np.bincount(_buckets("one", range(100_000)) // 100, minlength=100)
-    assert chisquare(counts).pvalue > 1e-4
+@cache
+def _buckets(salt: str, shape: str = "u{}") -> np.ndarray:
+    return np.array([bucket_of(salt, shape.format(number)) for number in range(NUM_USERS)])
 
 
-def test_two_rollouts_are_independent() -> None:
-    first, second = _buckets("r1", range(100_000)), _buckets("r2", range(100_000))
-    table = np.zeros((10, 10))
-    np.add.at(table, (first // 1000, second // 1000), 1)
-    assert chi2_contingency(table).pvalue > 1e-4
+def _independent(first: np.ndarray, second: np.ndarray, parts: int) -> float:
+    table = np.zeros((parts, parts))
+    np.add.at(table, (first * parts // NUM_BUCKETS, second * parts // NUM_BUCKETS), 1)
+    return float(chi2_contingency(table).pvalue)
 
 
-def test_the_candidates_users_only_grow_with_the_share() -> None:
-    buckets = _buckets("salt", range(20_000))
-    shares = (100, 500, 2500, 5000, NUM_BUCKETS)
-    members = [set(np.flatnonzero(buckets < share)) for share in shares]
-    assert all(early <= late for early, late in pairwise(members))
-    assert len(members[-1]) == 20_000
+@pytest.mark.parametrize("shape", SHAPES)
+def test_buckets_are_uniform_whatever_users_are_called(shape: str) -> None:
+    counts = np.bincount(_buckets(SALTS[0], shape) // 100, minlength=100)
+    assert chisquare(counts).pvalue > ALPHA
+    assert chisquare(np.bincount(_buckets(SALTS[0], shape), minlength=NUM_BUCKETS)).pvalue > ALPHA
+
+
+@pytest.mark.parametrize("salt", SALTS)
+def test_each_rollout_gives_a_step_its_share_of_users(salt: str) -> None:
+    for share in SHARES[:-1]:
+        met = int((_buckets(salt) < share).sum())
+        expected = NUM_USERS * share / NUM_BUCKETS
+        assert chisquare([met, NUM_USERS - met], [expected, NUM_USERS - expected]).pvalue > ALPHA
+
+
+@pytest.mark.parametrize(("one", "other"), tuple(combinations(SALTS, 2)))
+def test_two_rollouts_are_independent(one: str, other: str) -> None:
+    assert _independent(_buckets(one), _buckets(other), 10) > ALPHA
+
+
+def test_a_dependence_would_be_seen() -> None:
+    buckets = _buckets(SALTS[0])
+    weak = np.where(np.arange(NUM_USERS) % 20 == 0, buckets, _buckets(SALTS[1]))
+    assert _independent(buckets, weak, 10) < ALPHA, "one user in twenty keeps the bucket"
+    crowded = np.where(np.arange(NUM_USERS) % 20 == 0, buckets // 2, buckets)
+    assert chisquare(np.bincount(crowded // 100, minlength=100)).pvalue < ALPHA
+
+
+def test_in_a_million_assignments_nobody_flips_and_nobody_moves_back() -> None:
+    salt, draw, asked = SALTS[0], Random(1), 0
+    users = [f"u{number}" for number in range(NUM_USERS)]
+    met: set[str] = set()
+    flips = moves_back = 0
+    for share in SHARES:
+        first = {user for user in users if bucket_of(salt, user) < share}
+        draw.shuffle(users)  # who asked before must not matter
+        again = {user for user in users if bucket_of(salt, user) < share}
+        flips += len(first ^ again)
+        moves_back += len(met - first)
+        met = first
+        asked += 2 * len(users)
+    assert (asked, flips, moves_back, len(met)) == (1_000_000, 0, 0, NUM_USERS)
 
 
 def test_users_and_salts_of_any_script_have_a_bucket() -> None:

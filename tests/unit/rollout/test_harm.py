@@ -148,27 +148,41 @@ def test_an_ejection_after_five_failures_in_a_row_is_harm_however_good_it_was_be
     assert found.surely_above == pytest.approx(0.0461, abs=1e-4)
 
 
+HANGS = (0, 0, 0, 12)
+EJECTED = [NOTHING] * 3
+
+
+@pytest.mark.parametrize("first", (0, 100_000), ids=["from the beginning", "after seven hours"])
+def test_a_candidate_that_hangs_is_found_when_it_hangs_again_after_its_ejection(first: int) -> None:
+    until_the_ejection = [QUIET] * 40 + [HANGS, *EJECTED]
+    assert harm(until_the_ejection, first=first) is None, "it may have been a scheduler's whim"
+    found = harm([*until_the_ejection, (0, 0, 0, 5)], first=first)
+    assert found is not None
+    assert (found.check, found.events) == ("over the 150 ms of one try", 17)
+
+
 @pytest.mark.parametrize(
-    ("before", "runs", "harmful"),
+    "turns",
     (
-        pytest.param(20, 2, True, id="late again after the first ejection"),
-        pytest.param(20, 1, False, id="late for one run, which may be a scheduler's whim"),
-        # .05 ** 5 x 4,824 requests is .0015, above the error rate: the sequences decide.
-        pytest.param(400, 2, False, id="late again after many requests"),
+        pytest.param([HANGS, *EJECTED, *[QUIET] * 40], id="back and well after its ejection"),
+        pytest.param(
+            [HANGS, *EJECTED, *[QUIET] * 3, HANGS, *EJECTED, *[QUIET] * 40],
+            id="stalled twice, with good answers in between",
+        ),
+        pytest.param([HANGS, NOTHING, (0, 0, 0, 5), *[QUIET] * 40], id="late for half a second"),
     ),
 )
-def test_two_ejections_for_time_alone_are_harm_while_few_were_asked(
-    before: int, runs: int, harmful: bool
+def test_a_candidate_that_stood_still_for_moments_is_not_cut(
+    turns: Sequence[tuple[int, int, int, int]],
 ) -> None:
-    late_run = [(7, 0, 0, 5), *[NOTHING] * 8]
-    readings = history([QUIET] * before + late_run * runs, first=100_000)
-    ejected = [
-        replace(one, slot=replace(one.slot, ejections=max(0, number - before + 8) // 9))
-        for number, one in enumerate(readings)
-    ]
-    assert ejected[-1].slot.ejections == runs
-    found = any(find_harm(ejected[: end + 1], PLAN, TRY_MS) for end in range(len(ejected)))
-    assert found is harmful
+    assert harm([QUIET] * 40 + turns) is None
+
+
+def test_one_that_hangs_at_two_requests_a_second_is_found_within_a_dozen() -> None:
+    seldom = [(1, 0, 0, 0), NOTHING] * 40
+    found = harm([*seldom, *[(0, 0, 0, 1), NOTHING] * 12])
+    assert found is not None
+    assert found.events == found.trials <= 12
 
 
 def test_a_try_given_up_for_its_time_is_no_error_though_its_time_is_counted_later() -> None:
@@ -178,6 +192,23 @@ def test_a_try_given_up_for_its_time_is_no_error_though_its_time_is_counted_late
     assert find_harm(readings, PLAN, TRY_MS) is None
     late = history([QUIET] * 40 + [(12, 0, 0, 3), QUIET])
     assert find_harm(late, PLAN, TRY_MS) is None
+
+
+def test_tries_of_stable_that_took_long_are_no_errors_of_the_candidate() -> None:
+    """All is frozen for .4 s: 8 of the candidate's requests have two tries given up for time."""
+    readings = history([QUIET] * 40 + [QUIET, QUIET])
+    two = {10.0: 480, 40.0: 480, 140.0: 480, 290.0: 480, 440.0: 488, 1000.0: 488}
+    for place in (-2, -1):
+        frozen = replace(readings[place].candidate, retried=16, within_ms=two)
+        readings[place] = replace(readings[place], candidate=frozen)
+    assert find_harm(readings, PLAN, TRY_MS) is None
+    one = {**two, 290.0: 488}  # had each of them taken less than two limits, 8 tries had failed
+    for place in (-2, -1):
+        failed = replace(readings[place].candidate, within_ms=one)
+        readings[place] = replace(readings[place], candidate=failed)
+    found = find_harm(readings, PLAN, TRY_MS)
+    assert found is not None
+    assert (found.check, found.events) == ("errors", 8)
 
 
 def test_slow_is_three_times_stables_p99_but_never_below_the_plans_floor() -> None:

@@ -118,6 +118,8 @@ def test_retries_are_never_fewer_than_requests() -> None:
 def test_the_candidate_may_be_ejected_wholly_and_stable_never() -> None:
     clusters = clusters_of(model(Phase.STEPPING, 500))
     assert clusters["shop.green.rest.candidate"]["outlier_detection"]["max_ejection_percent"] == 100
+    # One that is back is asked at once: Envoy's default would keep it out for another second.
+    assert clusters["shop.green.rest.candidate"]["common_lb_config"]["update_merge_window"] == "0s"
     assert "outlier_detection" not in clusters["shop.blue.rest"]
     fallback = clusters["shop.green-then-blue.rest"]["cluster_type"]["typed_config"]["clusters"]
     assert fallback == ["shop.green.rest.candidate", "shop.blue.rest"]

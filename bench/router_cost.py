@@ -1,0 +1,201 @@
+"""What the router adds to a request: the same requests to a slot directly and through the router.
+
+The two take turns in pairs; a release is in a step of 25 %, so that buckets are computed, candidate
+routes are met and the keeper reads its statistics. The slots are Envoys that answer 1 KiB at once.
+usage: python -m bench.router_cost [--pairs 5] [--seconds 10] [--rps 500]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.contracts.requests import PLANS
+from tasks.rollout.envoy import envoy_command, find_envoy, router_files, write_bootstrap
+from tasks.rollout.phases import Decision
+from tasks.rollout.record import Colour
+from tasks.rollout.state import open_state
+
+MODEL = "shop"
+BODY = b"x" * 1024
+WARM_SECONDS = 2.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Times:
+    p50_ms: float
+    p99_ms: float
+    rps: float
+
+
+def ask_for(port: int, rps: float, seconds: float, seed: int) -> Times:
+    """Ask one after another, each when it is due, on one connection."""
+    draw = random.Random(seed)
+    took = []
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        started = time.perf_counter()
+        number = round(rps * seconds)
+        for place in range(number):
+            due = started + place / rps
+            behind = time.perf_counter() >= due  # the one before took long: that counts here too
+            time.sleep(max(0.0, due - time.perf_counter()))
+            sent = due if behind else time.perf_counter()
+            _ask(connection, f"u{draw.randrange(20_000)}")
+            took.append(time.perf_counter() - sent)
+        spent = time.perf_counter() - started
+    took.sort()
+    return Times(
+        p50_ms=statistics.median(took) * 1000,
+        p99_ms=took[int(0.99 * number)] * 1000,
+        rps=number / spent,
+    )
+
+
+def _ask(connection: socket.socket, user: str) -> None:
+    head = (
+        f"POST /v1/models/{MODEL}:predict HTTP/1.1\r\nhost: {MODEL}.headrace\r\n"
+        f"x-user-id: {user}\r\ncontent-length: {len(BODY)}\r\n\r\n"
+    )
+    connection.sendall(head.encode() + BODY)
+    answer = b""
+    while len(answer.partition(b"\r\n\r\n")[2]) < len(BODY):
+        more = connection.recv(65_536)
+        if not more:
+            raise ConnectionError(answer)
+        answer += more
+    if not answer.startswith(b"HTTP/1.1 200"):
+        raise ConnectionError(answer[:200])
+
+
+def slot_config(port: int) -> dict[str, Any]:
+    """Return an Envoy that answers everything by itself."""
+    types = "type.googleapis.com/envoy.extensions.filters"
+    answer = {"status": 200, "body": {"inline_string": BODY.decode()}}
+    route = {"match": {"prefix": "/"}, "direct_response": answer}
+    manager = {
+        "@type": f"{types}.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "slot",
+        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
+        "http_filters": [
+            {"name": "router", "typed_config": {"@type": f"{types}.http.router.v3.Router"}}
+        ],
+    }
+    filters = [{"name": "http", "typed_config": manager}]
+    address = {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+    listener = {"name": "slot", "address": address, "filter_chains": [{"filters": filters}]}
+    return {"static_resources": {"listeners": [listener]}}
+
+
+@contextmanager
+def running(command: list[str], log: Path) -> Iterator[None]:
+    with log.open("ab") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def eventually(met: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not met():
+        if time.monotonic() > deadline:
+            raise TimeoutError(met)
+        time.sleep(0.05)
+
+
+def answers(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)) as connection:
+        _ask(connection, "ann")
+        return True
+    return False
+
+
+@contextmanager
+def router(folder: Path) -> Iterator[tuple[int, int]]:
+    """Give the ports of a slot and of the router before it."""
+    state_dir = folder / "state"
+    (state_dir / MODEL).mkdir(parents=True)
+    ports = {colour: free_port() for colour in Colour}
+    slots = {colour.value: {"rest": port, "grpc": port} for colour, port in ports.items()}
+    record = {"format": "slots/1", "model": MODEL, "slots": slots}
+    (state_dir / MODEL / "slots.json").write_text(json.dumps(record))
+    files, port = router_files(state_dir), free_port()
+    write_bootstrap(files, port=port, admin_port=free_port(), host="127.0.0.1")
+    with ExitStack() as stack:
+        for colour in (Colour.BLUE, Colour.GREEN):
+            config = folder / f"{colour}.json"
+            config.write_text(json.dumps(slot_config(ports[colour])))
+            flags = ("--concurrency", "1", "--disable-hot-restart", "--log-level", "error")
+            command = [str(find_envoy()), "--config-path", str(config), *flags]
+            stack.enter_context(running(command, folder / "slots.log"))
+        keeper = [sys.executable, "-m", "tasks.rollout.keeper", "--state-dir", str(state_dir)]
+        stack.enter_context(running(keeper, folder / "keeper.log"))
+        stack.enter_context(running(envoy_command(files), folder / "envoy.log"))
+        step_of_25_percent(state_dir)
+        eventually(lambda: "r2:2" in files.routes.read_text())
+        eventually(lambda: answers(port) and answers(ports[Colour.BLUE]))
+        yield ports[Colour.BLUE], port
+
+
+def step_of_25_percent(state_dir: Path) -> None:
+    state, plan = open_state(state_dir, MODEL), PLANS["replay"]
+    state.reserve_slot("first")
+    state.promote("first")
+    state.reserve_slot("second")
+    state.begin_step("second", 1, plan, per_try_timeout_ms=150)
+    state.record_verdict("second", 1, Decision.PROCEED, numbers={})
+    state.begin_step("second", 2, plan, per_try_timeout_ms=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--rps", type=float, default=500.0)
+    options = parser.parse_args()
+    added: dict[str, list[float]] = {"p50_ms": [], "p99_ms": []}
+    with tempfile.TemporaryDirectory() as scratch, router(Path(scratch)) as (slot, routed):
+        for port in (slot, routed):
+            ask_for(port, options.rps, WARM_SECONDS, 0)
+        for pair in range(options.pairs):
+            order = (slot, routed) if pair % 2 else (routed, slot)
+            found = {port: ask_for(port, options.rps, options.seconds, pair) for port in order}
+            for name, values in added.items():
+                values.append(getattr(found[routed], name) - getattr(found[slot], name))
+            print(f"slot {_line(found[slot])}; router {_line(found[routed])}", flush=True)
+    load = ", ".join(f"{one:.1f}" for one in os.getloadavg())
+    print(
+        f"added, median of {options.pairs} pairs: p50 {statistics.median(added['p50_ms']):.3f} ms, "
+        f"p99 {statistics.median(added['p99_ms']):.3f} ms; {os.cpu_count()} cores, load {load}"
+    )
+
+
+def _line(times: Times) -> str:
+    return f"p50 {times.p50_ms:.3f} p99 {times.p99_ms:.3f} ms at {times.rps:.0f} rps"
+
+
+if __name__ == "__main__":
+    main()
