@@ -47,7 +47,13 @@ def lapsed(record: StateRecord) -> Change:
     """Return the pause of a rollout whose lease was not renewed."""
     why = f"the lease of {record.lease.seconds:g} s was not renewed"
     ended = replace(record, lease=replace(record.lease, expires_at=0.0))
-    return about_candidate(ended, kind="paused", why=why)
+    return about_candidate(ended, kind="paused", why=why, details=paused_by(ended))
+
+
+def paused_by(record: StateRecord) -> dict[str, Json]:
+    """Return who or what paused, for the ledger."""
+    by = record.status.paused_by
+    return {} if by is None else {"paused_by": by.value}
 
 
 def reserved(staged: StateRecord, content: SlotContent) -> Change:

@@ -167,7 +167,11 @@ def _lapsed(now: StateRecord, _entry: LedgerEntry) -> Change:
 
 
 def _paused(now: StateRecord, _entry: LedgerEntry) -> Change:
-    return changes.about_candidate(moved(now, Observation(asked=Ask.PAUSE)), kind="paused")
+    return _pause(moved(now, Observation(asked=Ask.PAUSE)))
+
+
+def _pause(paused: StateRecord) -> Change:
+    return changes.about_candidate(paused, kind="paused", details=changes.paused_by(paused))
 
 
 def _cut(now: StateRecord, entry: LedgerEntry) -> Change:
