@@ -30,6 +30,7 @@ POLL_SECONDS = 0.5
 RENEWALS_PER_LEASE = 3
 LONGEST_RETRY_SECONDS = 30.0
 LONGEST_PAUSE = timedelta(days=7)  # then the run fails, and the release is rolled back
+LONGEST_SILENCE = timedelta(minutes=15)  # of a candidate's slot: nobody wanted this pause
 
 # Entries after which a step waits; a step that begins paused has baked nothing yet.
 _PAUSES = frozenset({"paused", "halted", "step_began"})
@@ -199,12 +200,19 @@ async def _wait_out(bake: Bake) -> BakeEnd:
             return end
         if now is not None and not now.waits:
             return _goes_on(bake)
+        if now is not None and _silent_for_long(now):
+            break
         if now is not None and now.paused_by == "lease" and loop.time() >= renew_at:
             await renewed(bake.renewal)  # one that fails is tried again
             renew_at = loop.time() + min(pause, LONGEST_RETRY_SECONDS)
         await asyncio.sleep(POLL_SECONDS)
-    sentence = f"step {bake.step} was still paused at {bake.until}"
+    sentence = f"step {bake.step} was still paused at {datetime.now(tz=UTC).isoformat()}"
     return BakeEnd(kind=EndKind.LOST, sentence=sentence)
+
+
+def _silent_for_long(now: RolloutNow) -> bool:
+    since = datetime.now(tz=UTC) - parse_utc(now.last_at)
+    return now.paused_by == "slot" and since > LONGEST_SILENCE
 
 
 def _baked(why: str) -> BakeEnd:

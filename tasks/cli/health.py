@@ -272,8 +272,10 @@ def records(models: Sequence[ServedModel]) -> list[str]:
         elif model.record is not None and model.record.status.phase in {Phase.PAUSED, Phase.HALTED}:
             status, rollback = model.record.status, f"`headrace rollback --model {model.name}"
             means = status.phase.meaning
-            resume = f"`headrace resume --model {model.name} --reason WHY`"
-            advice = f"{_waits_for(model.record)}{resume}, or {rollback} --reason WHY`"
+            resume = f"`headrace resume --model {model.name} --reason WHY`, or "
+            if status.phase is Phase.HALTED:
+                resume = "bring stable's slot back (its log says why it went), then "
+            advice = f"{_waits_for(model.record)}{resume}{rollback} --reason WHY`"
             if status.refused:
                 means = f"step {status.step} was cut or judged unfavourably, and nothing resumes it"
                 advice = f"`headrace history` says why; {rollback} --reason WHY`"

@@ -1,4 +1,5 @@
-"""Beside Envoy: renders routes, measures leases, cuts candidates that harm, lands exposures.
+"""Beside Envoy: renders routes, measures leases, cuts candidates that harm, sees slots that broke,
+lands exposures.
 
 Its death is harmless: Envoy keeps the last routes and refuses the candidate past their expiry.
 """
@@ -27,6 +28,7 @@ from tasks.rollout.harm import READ_SECONDS
 from tasks.rollout.harm_watch import HarmWatch
 from tasks.rollout.metrics import METRICS_SECONDS, metrics_file, render_metrics
 from tasks.rollout.phases import Phase
+from tasks.rollout.readiness import SlotProbes
 from tasks.rollout.record import StateRecord
 from tasks.rollout.routes import (
     Config,
@@ -80,6 +82,7 @@ class Keeper:
     state_dir: Path
     watch: LeaseWatch = field(default_factory=LeaseWatch)
     harm: HarmWatch = field(default_factory=HarmWatch)
+    probes: SlotProbes = field(default_factory=SlotProbes)
     statistics: Callable[[RouterFiles], Statistics | None] = read_statistics
     say: Callable[[str], None] = print
     about: Callable[[str, str | None], None] = lambda _model, _release_id: None
@@ -103,6 +106,7 @@ class Keeper:
             except (HeadraceError, OSError) as error:  # the model keeps its last routes
                 self._say_once(f"{model}: {error}")
         self.watch.turned()
+        self.probes.watch(self._models.values())
         told = self._tell_envoy()
         if statistics is not None:
             self._tell_prometheus(statistics)
@@ -128,6 +132,8 @@ class Keeper:
             record = state.peek()
         if statistics is not None and self._cut_if_harmful(state, record, statistics):
             record = state.peek()
+        if self._slots_changed(state, record):
+            record = state.peek()
         slots_file = self.state_dir / model / "slots.json"
         if slots_file.exists():
             slots = parse_slots(slots_file.read_bytes(), str(slots_file))
@@ -142,6 +148,18 @@ class Keeper:
         note = replace(KEEPER, why=str(harm))
         state.cut(record.release_id, record.status.step, numbers=harm.numbers(), note=note)
         self._say_once(f"{record.model}: {record.release_id} was cut to 0 %: {harm}")
+        return True
+
+    def _slots_changed(self, state: ModelState, record: StateRecord) -> bool:
+        # A keeper that just started knows of no answer: what was broken is so until it answers.
+        broken = set(record.unready) - self.probes.ready(record.model)
+        unready = (broken | self.probes.unready(record.model)) & record.slots.keys()
+        if unready == set(record.unready):
+            return False
+        self.say(f"keeper: {record.model}: slots that do not answer: {sorted(unready) or 'none'}")
+        phase = state.look(unready, note=KEEPER)
+        if phase is not record.status.phase:
+            self.say(f"keeper: {record.model}: {record.release_id} is now {phase}")
         return True
 
     def _tell_envoy(self) -> bool:
@@ -202,6 +220,7 @@ def run(
                 if sentence != last_said:
                     log.say(Level.ERROR, sentence)
                 last_said = sentence
+    keeper.probes.close()
 
 
 def stop_on_signals(signals: Iterable[signal.Signals]) -> threading.Event:

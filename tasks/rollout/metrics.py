@@ -135,6 +135,15 @@ def _of_rollouts(records: Sequence[StateRecord]) -> Iterator[_Metric]:
         [_Sample({"model": one.model}, one.status.refused) for one in records],
     )
     yield gauge(
+        "headrace_slot_ready",
+        "1 while a slot with a release answers the keeper, 0 when it has not for seconds.",
+        [
+            _Sample({"model": one.model, "slot": colour.value}, colour not in one.unready)
+            for one in records
+            for colour in sorted(one.slots)
+        ],
+    )
+    yield gauge(
         "headrace_release_number",
         "Number of the release in each role.",
         [

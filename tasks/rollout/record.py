@@ -89,6 +89,7 @@ class StateRecord:
     per_try_timeout_ms: float = 0.0
     step_began_at: float = 0.0  # unix time: how long a step has baked
     lease: Lease = field(default_factory=Lease)
+    unready: tuple[Colour, ...] = ()  # slots that did not answer the keeper, as it last saw
 
     @property
     def unwritten(self) -> tuple[LedgerEntry, ...]:
@@ -191,6 +192,7 @@ def _from_record(raw: dict[str, Any], where: str) -> StateRecord:
         per_try_timeout_ms=raw["per_try_timeout_ms"],
         step_began_at=raw["step_began_at"],
         lease=Lease(**raw["lease"]),
+        unready=tuple(Colour(colour) for colour in raw.get("unready", ())),
     )
 
 

@@ -300,9 +300,11 @@ def _candidate_route(model: RoutedModel, protocol: Protocol, wanted: list[Config
     if candidate is None or stable is None:  # pragma: no cover - `_takes_share` was asked before
         message = f"{model.name}: expected a candidate and a stable slot, found {record.roles}"
         raise BadRequestError(message)
-    headers = [*wanted, _range(BUCKET_HEADER, record.status.share)]
-    if protocol == "rest":  # a body that cannot be kept cannot be asked again: it meets stable
-        headers.append(_range("content-length", RETRIED_BODY_BYTES))
+    headers = list(wanted)
+    if record.status.phase is not Phase.HALTED:  # then stable is broken: nobody may meet it first
+        headers.append(_range(BUCKET_HEADER, record.status.share))
+        if protocol == "rest":  # a body that cannot be kept cannot be asked again: it meets stable
+            headers.append(_range("content-length", RETRIED_BODY_BYTES))
     return {
         "match": _match(protocol, headers),
         "stat_prefix": stat_prefix(record, "candidate"),

@@ -4,7 +4,7 @@ state = open_state(state_dir, "recommender", ObjectStore(store_url))   # store: 
 state.champion() -> Champion | None            state.read() -> StateRecord
 state.reserve_slot(release_id, bundle=..., events=...) -> (colour, release_number)
 state.begin_step(release_id, step, plan, per_try_timeout_ms=...) -> LedgerEntry
-state.renew(release_id, seconds) -> Phase      state.lapse(release_id), cut, pause, resume
+state.renew(release_id, seconds) -> Phase      state.lapse(release_id), cut, pause, resume, look
 state.record_verdict(release_id, step, decision, numbers=...) -> LedgerEntry     state.cut_of(..)
 state.promote(release_id) -> LedgerEntry       state.roll_back(release_id) -> LedgerEntry | None
 state.history() -> list[LedgerEntry]           state.verify() -> list[str]
@@ -13,7 +13,7 @@ state.history() -> list[LedgerEntry]           state.verify() -> list[str]
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -255,6 +255,11 @@ class ModelState:
             return about_candidate(cut, kind="cut", details=numbers)
 
         return self._commit(change, note).status.phase
+
+    def look(self, unready: Iterable[Colour], *, note: Note | None = None) -> Phase:
+        """Note which slots do not answer; users leave a broken slot while the other answers."""
+        broken = frozenset(unready)
+        return self._commit(lambda now: changes.looked_at(now, broken), note).status.phase
 
     def pause(self, release_id: str, *, note: Note | None = None) -> Phase:
         """Cut the candidate to 0 % until somebody resumes."""

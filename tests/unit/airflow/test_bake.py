@@ -17,6 +17,7 @@ from headrace_airflow.bake import Bake, BakeOperator, BakeTrigger, plan_bake
 
 from tasks.contracts.requests import ReleaseRequest, plan_named
 from tasks.rollout.phases import Decision, Phase
+from tasks.rollout.record import Colour
 from tasks.rollout.state import ModelState, Note, open_state
 
 RELEASE = ReleaseRequest(
@@ -195,6 +196,24 @@ def test_a_pause_that_nobody_saw_has_baked_nothing(tmp_path: Path, state: ModelS
     event, _ = fire(bake(tmp_path, -0.2))
     assert event["kind"] == "paused"
     assert deferred(event).left_seconds == pytest.approx(0.8, abs=0.15)
+
+
+def test_a_candidate_whose_slot_stays_silent_is_not_waited_for_as_long_as_a_person(
+    tmp_path: Path, state: ModelState
+) -> None:
+    clock = [time.time() - 14 * 60]
+    state = replace(state, clock=lambda: clock[0])
+    state.look({Colour.GREEN}, note=Note(who="keeper"))
+    waiting = replace(bake(tmp_path, 1), left_seconds=30.0)
+    began = time.monotonic()
+    assert fire(waiting)[0]["kind"] == "lost"  # only because its own time was over:
+    assert time.monotonic() - began > 0.9
+    clock[0] = time.time() - 16 * 60
+    state.look(set())
+    state.resume("second")
+    state.look({Colour.GREEN}, note=Note(who="keeper"))
+    event, seconds = fire(replace(waiting, until=bake(tmp_path, 60).until))
+    assert (event["kind"], seconds < 3) == ("lost", True)
 
 
 def test_a_cut_and_a_rollback_also_end_the_wait_for_a_paused_step(

@@ -27,6 +27,7 @@ from tasks.cli.parts import Status
 from tasks.cli.processes import Identity
 from tasks.cli.status import Situation
 from tasks.contracts.requests import PLANS
+from tasks.rollout.record import Colour
 from tasks.rollout.state import ModelState, Note, open_state
 from tests.unit.cli.stack_reports import a_part, a_report
 
@@ -240,6 +241,16 @@ def test_a_paused_rollout_waits_for_a_person(tmp_path: Path, state: ModelState) 
     state.pause("second", note=Note(who="person ann", why="odd numbers"))
     assert "; paused by person ann at " in health.records([model(tmp_path)])[0]
     assert ": odd numbers; `headrace resume" in health.records([model(tmp_path)])[0]
+
+
+def test_a_halted_rollout_waits_for_its_stable_slot(tmp_path: Path, state: ModelState) -> None:
+    state.reserve_slot("second")
+    state.begin_step("second", 1, PLANS["replay"], per_try_timeout_ms=50)
+    state.look({Colour.BLUE}, note=Note(who="keeper"))
+    (said,) = health.records([model(tmp_path)])
+    assert "halted by keeper at " in said
+    assert "then `headrace rollback --model shop --reason WHY`" in said
+    assert "resume" not in said
 
 
 def test_a_rollout_that_was_cut_is_not_to_be_resumed(tmp_path: Path, state: ModelState) -> None:

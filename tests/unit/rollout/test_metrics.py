@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,12 @@ def test_every_count_names_model_variant_and_release(record: StateRecord) -> Non
         "headrace_keeper_read_timestamp_seconds 1700000000.25",
     ):
         assert line in text.splitlines()
+
+
+def test_a_slot_that_does_not_answer_is_a_metric(record: StateRecord) -> None:
+    text = render_metrics(counted(), [replace(record, unready=(Colour.GREEN,))], 0.0)
+    assert 'headrace_slot_ready{model="shop",slot="blue"} 1' in text
+    assert 'headrace_slot_ready{model="shop",slot="green"} 0' in text
 
 
 def test_a_candidate_that_was_cut_is_a_metric(tmp_path: Path, record: StateRecord) -> None:

@@ -49,6 +49,23 @@ def clusters_of(routed: RoutedModel) -> dict[str, dict[str, Any]]:
     return {cluster["name"]: cluster for cluster in render_clusters([routed])["resources"]}
 
 
+@pytest.mark.parametrize(
+    ("phase", "share", "asked"),
+    (
+        pytest.param(
+            Phase.STEPPING, 500, ["x-headrace-bucket", "content-length"], id="a step: its users"
+        ),
+        pytest.param(Phase.HALTED, 10_000, [], id="halted: everybody, known or not, at any length"),
+    ),
+)
+def test_who_meets_the_candidate(phase: Phase, share: int, asked: list[str]) -> None:
+    found = [
+        route for route in routes_of(model(phase, share)) if "candidate" in route["stat_prefix"]
+    ]
+    (rest,) = (route for route in found if "grpc" not in route["match"])
+    assert [header["name"] for header in rest["match"]["headers"]] == asked
+
+
 def targets(routed: RoutedModel) -> list[str]:
     return [route["route"]["cluster"] for route in routes_of(routed)]
 
