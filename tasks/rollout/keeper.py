@@ -23,6 +23,7 @@ from tasks.contracts.log_lines import Level, LineLog, Subject
 from tasks.contracts.state_file import replace_text
 from tasks.rollout.envoy import RouterFiles, reopen_log, router_files
 from tasks.rollout.envoy_stats import Statistics, read_statistics
+from tasks.rollout.exposure_files import seal_closed
 from tasks.rollout.exposures import ExposureLander, user_key
 from tasks.rollout.harm import READ_SECONDS
 from tasks.rollout.harm_watch import HarmWatch
@@ -40,6 +41,7 @@ from tasks.rollout.routes import (
 from tasks.rollout.state import ModelState, Note, models_with_state, open_state
 
 TURN_SECONDS = 0.1
+SEAL_SECONDS = 5.0
 CLUSTER_SECONDS = 0.5  # between new clusters and routes that name them
 KEEPER = Note(who="keeper")
 
@@ -210,6 +212,8 @@ def run(
     lander = ExposureLander(
         state_dir=state_dir, key=user_key(state_dir), reopen=lambda: reopen_log(files)
     )
+    sealer = threading.Thread(target=_seal, args=(state_dir, stop, log), name="sealer", daemon=True)
+    sealer.start()
     last_said = ""
     while not stop.wait(turn_seconds):
         for act in (keeper.turn, lander.land):
@@ -221,6 +225,16 @@ def run(
                     log.say(Level.ERROR, sentence)
                 last_said = sentence
     keeper.probes.close()
+    sealer.join(timeout=5)
+
+
+def _seal(state_dir: Path, stop: threading.Event, log: LineLog) -> None:
+    """Seal hours of exposures that are over: taking digests must not hold up the keeper."""
+    while not stop.wait(SEAL_SECONDS):
+        try:
+            seal_closed(state_dir)
+        except OSError as error:  # it is tried again
+            log.say(Level.ERROR, f"keeper: exposures cannot be sealed: {error}")
 
 
 def stop_on_signals(signals: Iterable[signal.Signals]) -> threading.Event:

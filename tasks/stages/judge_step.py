@@ -12,6 +12,7 @@ from tasks.contracts.json_types import Json
 from tasks.contracts.stage_io import Outcome, StageContext
 from tasks.contracts.stages import ArtifactKind
 from tasks.contracts.state_file import replace_text
+from tasks.rollout.exposure_files import read_exposures
 from tasks.rollout.exposures import read_lines, rollout_folder
 from tasks.rollout.judge import judge, verdict_numbers
 from tasks.rollout.ledger import LedgerEntry
@@ -68,7 +69,7 @@ def _seen_once(kept: Path, begun: TrafficStepBegun, traffic: Path) -> StepObserv
         return StepObservation.parse(kept.read_bytes(), str(kept))
     seen = observe(
         begun.facts(),
-        read_lines(traffic / "exposures.jsonl"),
+        read_exposures(traffic),
         read_lines(traffic / "outcomes.jsonl"),
     )
     replace_text(kept, seen.to_text())

@@ -17,7 +17,8 @@ from tasks.contracts.json_types import Json, pretty_json
 from tasks.contracts.stage_io import Outcome, StageContext
 from tasks.contracts.stages import ArtifactKind
 from tasks.contracts.store_urls import without_credentials
-from tasks.rollout.exposures import read_lines, rollout_folder
+from tasks.rollout.exposure_files import read_exposures
+from tasks.rollout.exposures import rollout_folder
 from tasks.rollout.ledger import LedgerEntry
 from tasks.rollout.state import ModelState, open_state
 
@@ -131,9 +132,7 @@ def _exposures(context: StageContext, entries: list[LedgerEntry]) -> list[Exposu
     return [
         Exposure(time=float(row["time"]), variant=str(row["variant"]), step=int(row["step"]))
         for number in sorted(numbers)
-        for row in read_lines(
-            rollout_folder(context.the_state_dir(), model, f"r{number}") / "exposures.jsonl"
-        )
+        for row in read_exposures(rollout_folder(context.the_state_dir(), model, f"r{number}"))
     ]
 
 
