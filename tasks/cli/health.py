@@ -47,6 +47,7 @@ WORDS: Mapping[str, str] = {
 }
 PORTS_OF: Mapping[str, Sequence[str]] = {
     "envoy": ("router", "router-admin"),
+    "shadow": ("shadow",),
     "airflow-api-server": ("airflow",),
     "mlflow": ("mlflow",),
 }

@@ -40,6 +40,7 @@ PASSED_ON: Mapping[str, str] = MappingProxyType(
         "serve": "tasks.serving.server",
         "keeper": "tasks.rollout.keeper",
         "shoppers": "tasks.rollout.replay",
+        "shadow": "tasks.rollout.shadow",
     }
 )
 _EXIT_CODES = (
@@ -168,7 +169,7 @@ def _stack(commands: _Commands[argparse.ArgumentParser]) -> None:
     _command(
         commands, "serve", "one model slot: a server that speaks TensorFlow Serving's protocol"
     )
-    for internal in ("supervise", "keeper", "shoppers"):
+    for internal in ("supervise", "keeper", "shoppers", "shadow"):
         _hidden(commands, internal)
 
 

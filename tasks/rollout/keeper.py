@@ -21,10 +21,11 @@ from tasks.contracts.exit_codes import ExitCode
 from tasks.contracts.json_types import pretty_json
 from tasks.contracts.log_lines import Level, LineLog, Subject
 from tasks.contracts.state_file import replace_text
+from tasks.rollout.comparison import SHADOW_REPORT, ShadowReport
 from tasks.rollout.envoy import RouterFiles, reopen_log, router_files
 from tasks.rollout.envoy_stats import Statistics, read_statistics
 from tasks.rollout.exposure_files import seal_closed
-from tasks.rollout.exposures import ExposureLander, user_key
+from tasks.rollout.exposures import ExposureLander, rollout_folder, user_key
 from tasks.rollout.harm import READ_SECONDS
 from tasks.rollout.harm_watch import HarmWatch
 from tasks.rollout.metrics import METRICS_SECONDS, metrics_file, render_metrics
@@ -38,6 +39,7 @@ from tasks.rollout.routes import (
     render_clusters,
     render_routes,
 )
+from tasks.rollout.shadow_routes import ShadowAddress, read_shadow
 from tasks.rollout.state import ModelState, Note, models_with_state, open_state
 
 TURN_SECONDS = 0.1
@@ -166,18 +168,39 @@ class Keeper:
 
     def _tell_envoy(self) -> bool:
         models = [self._models[name] for name in sorted(self._models)]
-        new_clusters = _replace_if_new(self.files.clusters, render_clusters(models))
+        shadow = self._shadow()
+        new_clusters = _replace_if_new(self.files.clusters, render_clusters(models, shadow))
         if new_clusters:
             time.sleep(CLUSTER_SECONDS)
-        return _replace_if_new(self.files.routes, render_routes(models)) or new_clusters
+        return _replace_if_new(self.files.routes, render_routes(models, shadow)) or new_clusters
+
+    def _shadow(self) -> ShadowAddress | None:
+        try:
+            return read_shadow(self.files.shadow)
+        except HeadraceError as error:  # nothing is mirrored, and users are served
+            self._say_once(str(error))
+            return None
 
     def _tell_prometheus(self, statistics: Statistics) -> None:
         if self._read_at - self._told_at < METRICS_SECONDS:
             return
         self._told_at = self._read_at
         records = [self._models[name].record for name in sorted(self._models)]
-        text = render_metrics(statistics, records, self.watch.wall())
+        shadows = [report for record in records for report in self._shadow_report(record)]
+        text = render_metrics(statistics, records, self.watch.wall(), shadows)
         replace_text(metrics_file(self.files), text, durable=False)
+
+    def _shadow_report(self, record: StateRecord) -> list[ShadowReport]:
+        if record.rollout is None:
+            return []
+        path = rollout_folder(self.state_dir, record.model, record.rollout) / SHADOW_REPORT
+        try:
+            return [ShadowReport.parse(path.read_bytes(), str(path))]
+        except FileNotFoundError:
+            return []
+        except HeadraceError as error:
+            self._say_once(str(error))
+            return []
 
     def _say_once(self, sentence: str) -> None:
         if sentence not in self._said:

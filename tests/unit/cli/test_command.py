@@ -100,7 +100,7 @@ def test_the_help_lists_what_people_use_and_nothing_internal() -> None:
         "rollback",
     ):
         assert f"    {command} " in listed
-    for internal in ("supervise", "keeper", "shoppers"):
+    for internal in ("supervise", "keeper", "shoppers", "shadow"):
         assert internal not in listed
 
 
