@@ -119,7 +119,9 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Airflow]:
     state, python = home / "state", home / "python"
     state.mkdir()
     python.write_text(
-        f'#!/bin/sh\ncase "$*" in *renew_lease*) exit 0;; esac\nexec {sys.executable} {STUB} "$@"\n'
+        "#!/bin/sh\n"
+        f'case "$*" in *renew_lease*) [ -e {state}/decided ] && exit 4; exit 0;; esac\n'
+        f'exec {sys.executable} {STUB} "$@"\n'
     )
     python.chmod(0o700)
     settings = environment(home, state, python)
@@ -166,7 +168,10 @@ def test_a_first_release_waits_for_its_approval_and_the_same_bytes_serve_already
     assert airflow.states(run)["promote_release"] is None
     answer = {"chosen_options": ["Approve"], "params_input": {"reason": "it looks right"}}
     airflow.call("PATCH", f"{run}/taskInstances/approval/-1/hitlDetails", answer)
+    patiently(lambda: airflow.states(run)["promote_release"] == "success")
+    (airflow.state / "decided").touch()  # from now on a renewal finds no release in progress
     ended, states = airflow.wait(run)
+    (airflow.state / "decided").unlink()
     assert (ended, states["promote_release"], states["roll_back_release"]) == (
         "success",
         "success",
