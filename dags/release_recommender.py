@@ -19,7 +19,7 @@ from datetime import timedelta
 
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, TaskGroup, chain
-from headrace_airflow.approval import PromotionApproval
+from headrace_airflow.approval import APPROVAL, PromotionApproval, approved_by
 from headrace_airflow.assets import PROMOTED_RELEASE
 from headrace_airflow.bake import BakeOperator
 from headrace_airflow.deployment import the_deployment
@@ -109,7 +109,7 @@ with DAG(
 
     # Skipped steps stop nobody; a failed gate stops both; "already serving" skips both.
     approval = PromotionApproval(
-        task_id="approval",
+        task_id=APPROVAL,
         release=str(request.task.task_id),
         deployment=the_deployment(),
         trigger_rule="none_failed_min_one_success",
@@ -125,6 +125,7 @@ with DAG(
         Stage.PROMOTE_RELEASE,
         release=request,
         reads={"slot": slot, "verdict": tuple(verdicts)},
+        settings_from=approved_by,
         trigger_rule="none_failed_min_one_success",
         outlets=[PROMOTED_RELEASE],
     )

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
+from airflow.sdk import Param
 from airflow.sdk.exceptions import AirflowSkipException
 
 from headrace_airflow.deployment import Deployment
 from headrace_airflow.sealed_store import SealedStore
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tasks.contracts.json_types import Json
+
+APPROVAL = "approval"
+ANSWER_KEY = "answer"  # XCom: who approved or rejected, and why
+NO_REASON = "gave no reason"
+_REASON = {"type": "string", "maxLength": 500, "title": "Reason, for the ledger"}
 LONGEST_WAIT = timedelta(hours=24)
 
 
@@ -18,12 +28,15 @@ class PromotionApproval(ApprovalOperator):
     """Ask a person to approve; a rejection or no answer in a day fails, which rolls back."""
 
     def __init__(self, *, release: str, deployment: Deployment, **kwargs: Any) -> None:
+        kwargs.pop("params", None)  # the trigger form's: Airflow merges them in once more
         super().__init__(
             subject="Promote this release?",
             body="The gates and the traffic steps passed. Approve to promote; reject to roll back.",
             fail_on_reject=True,
             response_timeout=LONGEST_WAIT,
             retries=0,
+            # It has a default because Airflow checks it also before anybody was asked.
+            params={"reason": Param("", **_REASON, source="task")},
             **kwargs,
         )
         self.release = release
@@ -36,3 +49,35 @@ class PromotionApproval(ApprovalOperator):
         if not store.release_request(address).approval:
             raise AirflowSkipException("no approval was asked for")
         return super().execute(context)
+
+    def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
+        """Keep who answered and why, also when the answer fails this task."""
+        if "error" not in event:
+            answer = answer_of(event)
+            self.log.info("%s by %s: %s", answer["chosen"], answer["who"], answer["reason"])
+            context["ti"].xcom_push(key=ANSWER_KEY, value=answer)
+        return super().execute_complete(context, event)
+
+
+def answer_of(event: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a person chose, who it was, and why."""
+    user = event.get("responded_by_user") or {}
+    return {
+        "chosen": str(event["chosen_options"][0]),
+        "who": str(user.get("name") or user.get("id") or "unknown"),
+        "reason": str((event.get("params_input") or {}).get("reason") or NO_REASON),
+    }
+
+
+def approved_by(context: Mapping[str, Any]) -> dict[str, Json]:
+    """Return the settings of a promotion: who approved it and why, where somebody was asked."""
+    answer = answer_in(context)
+    if answer is None:
+        return {}
+    return {"approved_by": answer["who"], "reason": f"approved: {answer['reason']}"}
+
+
+def answer_in(context: Mapping[str, Any]) -> dict[str, str] | None:
+    """Return the answer that a person gave in this run."""
+    answer = context["ti"].xcom_pull(task_ids=APPROVAL, key=ANSWER_KEY)
+    return dict(answer) if answer else None

@@ -1,28 +1,39 @@
-"""Bake a traffic step: wait, without a worker, until its time is over or its replay is used up."""
+"""Bake a traffic step: wait, without a worker, until its time is over or its replay is used up.
+
+A cut ends the bake at once, and the judge says so. While the step is paused it does not bake: its
+time goes on when the step does.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
 from collections.abc import AsyncIterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from headrace_airflow.deployment import Deployment
 from headrace_airflow.sealed_store import SealedStore
 from tasks.contracts.artifacts import Address
-from tasks.contracts.bake import used_up_path
+from tasks.contracts.bake import RolloutNow, rollout_now, state_path, used_up_path
 from tasks.contracts.json_types import parse_object
 from tasks.contracts.requests import ReleaseRequest, parse_utc
 
 POLL_SECONDS = 0.5
 RENEWALS_PER_LEASE = 3
+LONGEST_RETRY_SECONDS = 30.0
+LONGEST_PAUSE = timedelta(days=7)  # then the run fails, and the release is rolled back
+LONGEST_SILENCE = timedelta(minutes=15)  # of a candidate's slot: nobody wanted this pause
+
+# Entries after which a step waits; a step that begins paused has baked nothing yet.
+_PAUSES = frozenset({"paused", "halted", "step_began"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +44,45 @@ class Bake:
     used_up: str  # a file that exists once the step's share of the replay has been asked
     renewal: tuple[str, ...]  # command that renews the candidate's lease
     lease_seconds: float
+    state: str  # the model's state record: it tells of a cut, a pause or the release's end
+    release_id: str
+    step: int
+    left_seconds: float | None = None  # of a bake that waits for its paused step
 
     @property
     def deadline(self) -> datetime:
         """Return the latest end."""
         return parse_utc(self.until)
+
+
+class EndKind(StrEnum):
+    """How a wait for a step ended."""
+
+    BAKED = "baked"
+    CUT = "cut"  # or judged unfavourably: the judge has the last word
+    PAUSED = "paused"
+    GOES_ON = "goes on"
+    LOST = "lost"  # the release ended, or stayed paused for too long: no retry can help
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BakeEnd:
+    """The end of a wait, and the bake that follows a pause."""
+
+    kind: EndKind
+    sentence: str
+    then: Bake | None = None
+
+    def to_event(self) -> dict[str, Any]:
+        """Return what the trigger hands to the operator."""
+        then = None if self.then is None else as_values(self.then)
+        return {"kind": self.kind.value, "sentence": self.sentence, "then": then}
+
+
+def as_values(bake: Bake) -> dict[str, Any]:
+    """Return a bake as the metadata database keeps it."""
+    return asdict(bake) | {"renewal": list(bake.renewal)}
 
 
 def plan_bake(release: ReleaseRequest, step: int, started_at: str, deployment: Deployment) -> Bake:
@@ -50,6 +95,9 @@ def plan_bake(release: ReleaseRequest, step: int, started_at: str, deployment: D
         used_up=str(used_up),
         renewal=renewal_command(deployment, release),
         lease_seconds=lease,
+        state=str(state_path(deployment.state_dir, release.model)),
+        release_id=release.release_id,
+        step=step,
     )
 
 
@@ -86,53 +134,137 @@ class BakeOperator(BaseOperator):
         step = parse_object(store.payload(shift, "step.json"), f"{shift}/step.json")
         bake = plan_bake(release, self.step, str(step.get("started_at")), self.deployment)
         self.log.info("step %s bakes until %s or %s", self.step, bake.until, bake.used_up)
-        return self.defer(trigger=BakeTrigger(**asdict(bake)), method_name="baked")
+        return self.defer(trigger=BakeTrigger(**as_values(bake)), method_name="baked")
 
     def baked(self, context: Any, event: dict[str, Any]) -> str:
-        """Say why the bake ended."""
+        """Say why the wait ended; a pause is waited out, and then the rest is baked."""
         del context
-        self.log.info("%s", event["sentence"])
-        if event["failed"]:
-            raise AirflowException(event["sentence"])
-        return str(event["sentence"])
+        kind, sentence = EndKind(event["kind"]), str(event["sentence"])
+        self.log.info("%s", sentence)
+        if event["then"] is not None:
+            return self.defer(trigger=BakeTrigger(**event["then"]), method_name="baked")
+        if kind is EndKind.LOST:
+            raise AirflowFailException(sentence)
+        if kind is EndKind.FAILED:
+            raise AirflowException(sentence)
+        return sentence
 
 
 class BakeTrigger(BaseTrigger):
-    """Fire when the time is over or the replay is used up; renew the lease until then."""
+    """Fire when the wait for a step ends; renew the lease until then."""
 
-    def __init__(
-        self, *, until: str, used_up: str, renewal: tuple[str, ...], lease_seconds: float
-    ) -> None:
+    def __init__(self, **values: Any) -> None:
         super().__init__()
-        self.bake = Bake(
-            until=until, used_up=used_up, renewal=tuple(renewal), lease_seconds=lease_seconds
-        )
+        self.bake = Bake(**{**values, "renewal": tuple(values["renewal"])})
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return what the triggerer needs to make this trigger again."""
-        values = asdict(self.bake) | {"renewal": list(self.bake.renewal)}
-        return f"{BakeTrigger.__module__}.{BakeTrigger.__qualname__}", values
+        return f"{BakeTrigger.__module__}.{BakeTrigger.__qualname__}", as_values(self.bake)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait; a lease that cannot be renewed lapses by itself, so it only ends the bake."""
-        failed, sentence = await _wait(self.bake)
-        yield TriggerEvent({"failed": failed, "sentence": sentence})
+        wait = _wait if self.bake.left_seconds is None else _wait_out
+        yield TriggerEvent((await wait(self.bake)).to_event())
 
 
-async def _wait(bake: Bake) -> tuple[bool, str]:
+async def _wait(bake: Bake) -> BakeEnd:
     loop = asyncio.get_running_loop()
     pause = bake.lease_seconds / RENEWALS_PER_LEASE
     renew_at = loop.time()
     while datetime.now(tz=UTC) < bake.deadline:
+        end = _interrupted(bake)
+        if end is not None:
+            return end
         if Path(bake.used_up).exists():  # noqa: ASYNC240  one stat of a local file
-            return False, "baked: the replay of this step is used up"
+            return _baked("the replay of this step is used up")
         if loop.time() >= renew_at:
-            end = await renewed(bake.renewal)
-            if end.exit_code != 0:
-                return True, f"the bake ended early: {end.sentence}"
+            renewal = await renewed(bake.renewal)
+            if renewal.exit_code != 0:
+                words = f"the bake ended early: {renewal.sentence}"
+                return _interrupted(bake) or BakeEnd(kind=EndKind.FAILED, sentence=words)
             renew_at = loop.time() + pause
         await asyncio.sleep(POLL_SECONDS)
-    return False, f"baked until {bake.until}"
+    # What was paused while nobody looked here has not baked either.
+    return _interrupted(bake) or _baked(f"until {bake.until}")
+
+
+async def _wait_out(bake: Bake) -> BakeEnd:
+    """Wait until a paused step goes on; what a lapse paused goes on with a renewed lease."""
+    loop = asyncio.get_running_loop()
+    pause = bake.lease_seconds / RENEWALS_PER_LEASE
+    renew_at = loop.time()
+    while datetime.now(tz=UTC) < bake.deadline:
+        now = rollout_now(Path(bake.state))
+        end = None if now is None else _ended(bake, now)
+        if end is not None:
+            return end
+        if now is not None and not now.waits:
+            return _goes_on(bake)
+        if now is not None and _silent_for_long(now):
+            break
+        if now is not None and now.paused_by == "lease" and loop.time() >= renew_at:
+            await renewed(bake.renewal)  # one that fails is tried again
+            renew_at = loop.time() + min(pause, LONGEST_RETRY_SECONDS)
+        await asyncio.sleep(POLL_SECONDS)
+    sentence = f"step {bake.step} was still paused at {datetime.now(tz=UTC).isoformat()}"
+    return BakeEnd(kind=EndKind.LOST, sentence=sentence)
+
+
+def _silent_for_long(now: RolloutNow) -> bool:
+    since = datetime.now(tz=UTC) - parse_utc(now.last_at)
+    return now.paused_by == "slot" and since > LONGEST_SILENCE
+
+
+def _baked(why: str) -> BakeEnd:
+    return BakeEnd(kind=EndKind.BAKED, sentence=f"baked: {why}")
+
+
+def _interrupted(bake: Bake) -> BakeEnd | None:
+    now = rollout_now(Path(bake.state))
+    if now is None:
+        return None
+    return _ended(bake, now) or (_paused(bake, now) if now.waits else None)
+
+
+def _ended(bake: Bake, now: RolloutNow) -> BakeEnd | None:
+    if bake.release_id in now.promoted:
+        return _baked("the release was promoted since")  # this task was cleared, and runs again
+    if now.release_id != bake.release_id:
+        sentence = (
+            f"release {bake.release_id} is no longer in progress; the ledger's last entry: "
+            f"{now.last_words}"
+        )
+        return BakeEnd(kind=EndKind.LOST, sentence=sentence)
+    if now.step is not None and now.step > bake.step:
+        return _baked(f"step {now.step} has begun since")
+    if now.step == bake.step and now.refused:
+        sentence = f"step {bake.step} ended early, {now.last_words}"
+        return BakeEnd(kind=EndKind.CUT, sentence=sentence)
+    return None
+
+
+def _paused(bake: Bake, now: RolloutNow) -> BakeEnd:
+    since = parse_utc(now.last_at) if now.last_kind in _PAUSES else datetime.now(tz=UTC)
+    left = max(0.0, (bake.deadline - since).total_seconds())
+    until = datetime.now(tz=UTC) + LONGEST_PAUSE
+    sentence = (
+        f"step {bake.step} is {now.phase}, {now.last_words}; {left:.0f} s of its bake are left "
+        "for when it goes on (`headrace resume`, or roll back)"
+    )
+    then = replace(bake, until=until.isoformat(), left_seconds=left)
+    return BakeEnd(kind=EndKind.PAUSED, sentence=sentence, then=then)
+
+
+def _goes_on(bake: Bake) -> BakeEnd:
+    until = datetime.now(tz=UTC) + timedelta(seconds=bake.left_seconds or 0.0)
+    sentence = f"step {bake.step} goes on: {bake.left_seconds or 0.0:.0f} s of its bake are left"
+    then = replace(bake, until=until.isoformat(), left_seconds=None)
+    return BakeEnd(kind=EndKind.GOES_ON, sentence=sentence, then=then)
+
+
+def environment_of_stages() -> dict[str, str]:
+    """Return this process's environment without Airflow's settings."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,10 +277,9 @@ class RenewalEnd:
 
 async def renewed(renewal: tuple[str, ...]) -> RenewalEnd:
     """Renew the lease once, in a process of its own."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
     process = await asyncio.create_subprocess_exec(
         *renewal,
-        env=kept,
+        env=environment_of_stages(),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )

@@ -92,6 +92,12 @@ def release_id(run_id: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", run_id)[:120]
 
 
+def person_of_run(run: Any) -> str:
+    """Return who triggered a run by hand, as the ledger names people."""
+    name = getattr(run, "triggering_user_name", None)
+    return f"person {name}, run {run.run_id}" if name else f"person, run {run.run_id}"
+
+
 def _ends_in_z(moment: Json) -> Json:
     return moment.replace("+00:00", "Z") if isinstance(moment, str) else moment
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from headrace_airflow.approval import APPROVAL, answer_in
 from tasks.contracts.artifacts import Address
 
 if TYPE_CHECKING:
@@ -69,7 +70,11 @@ def why_rolled_back(context: Mapping[str, Any]) -> dict[str, Json]:
     ti = context["ti"]
     states = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id]).get(ti.run_id, {})
     failed = sorted(task_id for task_id, state in states.items() if state == "failed")
-    return {"reason": f"failed: {', '.join(failed)}"} if failed else {}
+    if not failed:
+        return {}
+    answer = answer_in(context) if APPROVAL in failed else None
+    said = f" ({answer['chosen']} by {answer['who']}: {answer['reason']})" if answer else ""
+    return {"reason": f"failed: {', '.join(failed)}{said}"}
 
 
 def no_release(situation: Situation) -> str | None:

@@ -1,4 +1,4 @@
-"""Three plots of a release: learning curve, NDCG@10 against baselines, traffic by variant."""
+"""Plots of a release: learning curve, NDCG@10 against baselines, traffic, and shadow comparisons."""
 
 from __future__ import annotations
 
@@ -37,6 +37,17 @@ class Exposure:
     time: float
     variant: str
     step: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShadowSeen:
+    """How candidate and stable ranked the same mirrored requests."""
+
+    compared: int
+    overlap_counts: Sequence[int]  # rankings by the share of common items: 0, 10, .. 100 %
+    overlap: float  # mean
+    rank_biased_overlap: float  # mean
+    score_differences: Mapping[str, float]  # quantile -> candidate minus stable
 
 
 def learning_curve(epochs: Sequence[Epoch], path: Path) -> None:
@@ -137,6 +148,25 @@ def traffic(exposures: Sequence[Exposure], path: Path, bins: int = 60) -> None:
     axes.set_ylabel("requests per second")
     axes.legend(loc="upper right", bbox_to_anchor=(1.0, -0.12), ncols=2, frameon=False)
     _save(figure, path)
+
+
+def shadow(seen: ShadowSeen, path: Path) -> None:
+    """Draw how many items of the first ten both slots showed, on mirrored requests."""
+    figure, axes = _figure(
+        f"{seen.compared} mirrored requests: {seen.overlap:.0%} of ten items in common, "
+        f"rank-biased overlap {seen.rank_biased_overlap:.3f}"
+    )
+    axes.bar(range(len(seen.overlap_counts)), seen.overlap_counts, color=COLOURS["candidate"])
+    axes.set_xticks(range(len(seen.overlap_counts)))
+    words = [f"{share} %: {value:+.3g}" for share, value in _percents(seen.score_differences)]
+    scores = "no score in common" if not words else "score differences, " + ", ".join(words)
+    axes.set_xlabel(f"items of the first ten that both show\n{scores}")
+    axes.set_ylabel("mirrored requests")
+    _save(figure, path)
+
+
+def _percents(quantiles: Mapping[str, float]) -> list[tuple[str, float]]:
+    return [(f"{float(share) * 100:g}", value) for share, value in quantiles.items()]
 
 
 def _figure(title: str) -> tuple[Figure, Any]:

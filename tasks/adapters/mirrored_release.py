@@ -71,6 +71,7 @@ def collect(
     artifacts: Mapping[Address, Manifest],
     exposures: Sequence[mirror_plots.Exposure],
     scratch: Path,
+    shadow: mirror_plots.ShadowSeen | None = None,
 ) -> Contents:
     """Gather everything about these artifacts; what cannot be read is left out, not fatal."""
     contents = Contents()
@@ -86,6 +87,9 @@ def collect(
             _add_report(contents, store, sealed_report, f"{place}_{index + 1}", scratch)
     for path in _plots(store, artifacts, exposures, scratch):
         contents.add_file("plots", path)
+    if shadow is not None and shadow.compared:
+        mirror_plots.shadow(shadow, scratch / "plots" / "shadow.png")
+        contents.add_file("plots", scratch / "plots" / "shadow.png")
     return contents
 
 

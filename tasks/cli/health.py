@@ -47,6 +47,7 @@ WORDS: Mapping[str, str] = {
 }
 PORTS_OF: Mapping[str, Sequence[str]] = {
     "envoy": ("router", "router-admin"),
+    "shadow": ("shadow",),
     "airflow-api-server": ("airflow",),
     "mlflow": ("mlflow",),
 }
@@ -272,7 +273,10 @@ def records(models: Sequence[ServedModel]) -> list[str]:
         elif model.record is not None and model.record.status.phase in {Phase.PAUSED, Phase.HALTED}:
             status, rollback = model.record.status, f"`headrace rollback --model {model.name}"
             means = status.phase.meaning
-            advice = f"clear the step's shift_traffic in Airflow, or {rollback} --reason WHY`"
+            resume = f"`headrace resume --model {model.name} --reason WHY`, or "
+            if status.phase is Phase.HALTED:
+                resume = "bring stable's slot back (its log says why it went), then "
+            advice = f"{_waits_for(model.record)}{resume}{rollback} --reason WHY`"
             if status.refused:
                 means = f"step {status.step} was cut or judged unfavourably, and nothing resumes it"
                 advice = f"`headrace history` says why; {rollback} --reason WHY`"
@@ -280,6 +284,14 @@ def records(models: Sequence[ServedModel]) -> list[str]:
                 f"{model.name}: release {model.record.release_id} is {status.phase}: {means}; {advice}"
             )
     return found
+
+
+def _waits_for(record: StateRecord) -> str:
+    """Return by whom a rollout was paused, where the record still says so."""
+    last = record.entries[-1] if record.entries else None
+    if last is None or last.kind not in {"paused", "halted"}:
+        return ""
+    return f"{last.kind} by {last.who} at {last.at}: {last.why}; "
 
 
 def _airflow(home: Home, report: StackReport) -> list[str]:

@@ -25,6 +25,8 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "predict": "tasks.cli.predict",
         "history": "tasks.cli.history",
         "verify": "tasks.cli.verify",
+        "pause": "tasks.cli.steer",
+        "resume": "tasks.cli.steer",
         "rollback": "tasks.cli.rollback",
         "gc": "tasks.cli.collect",
         "up": "tasks.cli.up",
@@ -38,6 +40,7 @@ PASSED_ON: Mapping[str, str] = MappingProxyType(
         "serve": "tasks.serving.server",
         "keeper": "tasks.rollout.keeper",
         "shoppers": "tasks.rollout.replay",
+        "shadow": "tasks.rollout.shadow",
     }
 )
 _EXIT_CODES = (
@@ -54,7 +57,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
-    for add in (_demo, _release, _status, _predict, _history, _verify, _rollback, _gc, _stack):
+    adders = (_demo, _release, _status, _predict, _history, _verify)
+    for add in (*adders, _steer, _rollback, _gc, _stack):
         add(commands)
     return parser
 
@@ -129,6 +133,17 @@ def _verify(commands: _Commands[argparse.ArgumentParser]) -> None:
     verify.add_argument("--model", type=_model, default=DEFAULT_MODEL)
 
 
+def _steer(commands: _Commands[argparse.ArgumentParser]) -> None:
+    texts = {
+        "pause": "give the candidate nobody until somebody resumes; its slot stays loaded",
+        "resume": "go on with a paused step",
+    }
+    for name, text in texts.items():
+        steer = _command(commands, name, text)
+        steer.add_argument("--model", type=_model, default=DEFAULT_MODEL)
+        steer.add_argument("--reason", required=True, help="goes into the ledger")
+
+
 def _rollback(commands: _Commands[argparse.ArgumentParser]) -> None:
     rollback = _command(commands, "rollback", "serve the previous release again")
     rollback.add_argument("--model", type=_model, default=DEFAULT_MODEL)
@@ -154,7 +169,7 @@ def _stack(commands: _Commands[argparse.ArgumentParser]) -> None:
     _command(
         commands, "serve", "one model slot: a server that speaks TensorFlow Serving's protocol"
     )
-    for internal in ("supervise", "keeper", "shoppers"):
+    for internal in ("supervise", "keeper", "shoppers", "shadow"):
         _hidden(commands, internal)
 
 

@@ -21,6 +21,7 @@ from tasks.rollout.ledger import (
     with_unwritten,
 )
 from tasks.rollout.observation import StepObservation
+from tasks.rollout.phases import Decision
 from tasks.rollout.record import StateRecord, record_problems
 from tasks.rollout.retrace import retrace, state_problems
 
@@ -77,11 +78,11 @@ def record_against_ledger(
     """Return where a sealed record of a rollout tells another story than the ledger."""
     if manifest.kind not in _RECORDS:
         return []
-    name, entry_kind, compare = _RECORDS[manifest.kind]
+    name, entry_kinds, compare = _RECORDS[manifest.kind]
     where = f"{manifest.address}: {name}"
     try:
         record = read_payload(store, manifest.address, name)
-        entry = _entry_of(record, entry_kind, about)
+        entry = _entry_of(record, entry_kinds, about)
     except HeadraceError as error:
         return [f"{where}: {error}"]
     except OSError:
@@ -90,7 +91,7 @@ def record_against_ledger(
         return []  # a rollback that had nothing to do
     if entry is None:
         step = f" of step {record['step']}" if record.get("step") else ""
-        return [f"{where}: expected a ledger entry {entry_kind}{step}, found none"]
+        return [f"{where}: expected a ledger entry {' or '.join(entry_kinds)}{step}, found none"]
     return [
         bounded(f"{where}: field {field}: expected {expected!r}, found {found!r}", 600)
         for field, expected, found in compare(record, entry)
@@ -98,10 +99,13 @@ def record_against_ledger(
     ]
 
 
-def _entry_of(record: Records, kind: str, about: Sequence[LedgerEntry]) -> LedgerEntry | None:
-    for entry in about:
-        if entry.kind == kind and entry.step == record.get("step"):
-            return entry
+def _entry_of(
+    record: Records, kinds: Sequence[str], about: Sequence[LedgerEntry]
+) -> LedgerEntry | None:
+    for kind in kinds:
+        for entry in about:
+            if entry.kind == kind and entry.step == record.get("step"):
+                return entry
     return None
 
 
@@ -125,7 +129,8 @@ def _step(record: Records, entry: LedgerEntry) -> Differences:
 
 
 def _verdict(record: Records, entry: LedgerEntry) -> Differences:
-    yield "decision", entry.details.get("decision"), record.get("decision")
+    said = Decision.ROLL_BACK.value if entry.kind == "cut" else entry.details.get("decision")
+    yield "decision", said, record.get("decision")
 
 
 def _release(record: Records, entry: LedgerEntry) -> Differences:
@@ -144,12 +149,14 @@ def _rollback(record: Records, entry: LedgerEntry) -> Differences:
 
 
 # kind of artifact -> its record, the ledger entry that it is about, what the two must agree on
-_RECORDS: Mapping[ArtifactKind, tuple[str, str, Callable[[Records, LedgerEntry], Differences]]] = {
-    ArtifactKind.STAGED_SLOT: ("slot.json", "slot_reserved", _slot),
-    ArtifactKind.TRAFFIC_STEP: ("step.json", "step_began", _step),
-    ArtifactKind.STEP_VERDICT: ("verdict.json", "judged", _verdict),
-    ArtifactKind.RELEASE: ("release.json", "promoted", _release),
-    ArtifactKind.ROLLBACK: ("rollback.json", "rolled_back", _rollback),
+_RECORDS: Mapping[
+    ArtifactKind, tuple[str, tuple[str, ...], Callable[[Records, LedgerEntry], Differences]]
+] = {
+    ArtifactKind.STAGED_SLOT: ("slot.json", ("slot_reserved",), _slot),
+    ArtifactKind.TRAFFIC_STEP: ("step.json", ("step_began",), _step),
+    ArtifactKind.STEP_VERDICT: ("verdict.json", ("judged", "cut"), _verdict),
+    ArtifactKind.RELEASE: ("release.json", ("promoted",), _release),
+    ArtifactKind.ROLLBACK: ("rollback.json", ("rolled_back",), _rollback),
 }
 
 

@@ -202,7 +202,7 @@ def warm_parts(stack: Stack) -> list[Part]:
 
 
 def router_parts(stack: Stack, slots: Sequence[str] = ()) -> list[Part]:
-    """Return the keeper, Envoy once routes are written, and the shoppers, who ask loaded slots."""
+    """Return keeper, Envoy once routes are written, who asks loaded slots, and who compares them."""
     environment = headrace_environment(stack)
     files = router_files(stack.home.state)
     program = (sys.executable, "-m", "tasks.cli")
@@ -229,7 +229,15 @@ def router_parts(stack: Stack, slots: Sequence[str] = ()) -> list[Part]:
         after=(envoy.name, *slots),
         stop_rank=0,
     )
-    return [keeper, envoy, shoppers]
+    shadow = Part(
+        name="shadow",
+        command=(*program, "shadow", *state, "--port", str(stack.ports["shadow"])),
+        environment=environment,
+        after=(envoy.name,),
+        ready_port=stack.ports["shadow"],
+        stop_rank=0,
+    )
+    return [keeper, envoy, shoppers, shadow]
 
 
 def mlflow_part(stack: Stack) -> Part:

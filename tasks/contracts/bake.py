@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from tasks.contracts.errors import BadRequestError
+from tasks.contracts.json_types import parse_object
 
 STATE_FILE = "state.json"
 
@@ -15,3 +21,51 @@ def used_up_path(state_dir: Path, model: str, release_id: str, step: int) -> Pat
 def state_path(state_dir: Path, model: str) -> Path:
     """Return a model's state record; it is replaced at every change."""
     return state_dir / model / STATE_FILE
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutNow:
+    """What a bake needs to know of a state record; names of phases are `tasks.rollout.phases`'s."""
+
+    release_id: str | None
+    promoted: frozenset[str]  # releases that serve, or did until the last promotion
+    phase: str
+    step: int | None
+    paused_by: str | None
+    verdict: str | None  # on the step in progress
+    last_kind: str  # of the ledger's newest entry: how it came to this
+    last_at: str
+    last_words: str
+
+    @property
+    def waits(self) -> bool:
+        """Return whether the step neither goes on nor has ended."""
+        return self.phase in {"paused", "halted"}
+
+    @property
+    def refused(self) -> bool:
+        """Return whether the step in progress was cut or judged unfavourably."""
+        return self.verdict in {"roll_back", "keep_champion"}
+
+
+def rollout_now(path: Path) -> RolloutNow | None:
+    """Read a state record; None where it cannot be read just now."""
+    try:
+        record: Any = parse_object(path.read_bytes(), str(path))
+        status: Mapping[str, Any] = record["status"]
+        last: Mapping[str, Any] = record["entries"][-1]
+        step = status["step"]
+        served = [record["roles"][role] for role in ("stable", "previous")]
+        return RolloutNow(
+            release_id=record["release_id"],
+            promoted=frozenset(record["slots"][one]["release_id"] for one in served if one),
+            phase=str(status["phase"]),
+            step=step,
+            paused_by=status.get("paused_by"),
+            verdict=status["verdicts"].get(str(step)),
+            last_kind=str(last["kind"]),
+            last_at=str(last["at"]),
+            last_words=f"{last['kind']} by {last['who']} at {last['at']}: {last['why']}",
+        )
+    except (OSError, BadRequestError, LookupError, TypeError, AttributeError):
+        return None

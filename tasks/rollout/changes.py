@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import Json
 from tasks.rollout.decide import Observation, next_status
+from tasks.rollout.phases import Phase
 from tasks.rollout.record import Colour, Lease, Roles, SlotContent, StateRecord
 
 
@@ -25,7 +26,7 @@ class Change:
 
 def moved(now: StateRecord, seen: Observation) -> StateRecord:
     """Return the record with its next status; a refusal is a bad request."""
-    transition = next_status(now.plan, now.status, seen)
+    transition = next_status(now.plan, now.status, _with_unready(now, seen))
     if transition.refused is not None:
         message = (
             f"{now.model}: {seen.asked} refused for release {now.release_id}: "
@@ -33,6 +34,27 @@ def moved(now: StateRecord, seen: Observation) -> StateRecord:
         )
         raise BadRequestError(message)
     return replace(now, status=transition.status)
+
+
+def _with_unready(now: StateRecord, seen: Observation) -> Observation:
+    """Return the observation with what the keeper saw of the slots: whoever asks must heed it."""
+    return replace(
+        seen,
+        stable_ready=seen.stable_ready and now.roles.stable not in now.unready,
+        candidate_ready=seen.candidate_ready and now.roles.candidate not in now.unready,
+    )
+
+
+def looked_at(now: StateRecord, unready: Iterable[Colour]) -> Change:
+    """Return what follows from the slots that do not answer; an entry only where users move."""
+    noted = replace(now, unready=tuple(sorted(set(unready) & set(now.slots))))
+    seen = moved(noted, Observation())
+    if seen.status == now.status:
+        return Change(record=seen)
+    kind = "halted" if seen.status.phase is Phase.HALTED else "paused"
+    broken = "stable" if kind == "halted" else "the candidate"
+    why = f"{broken}'s slot does not answer"
+    return about_candidate(seen, kind=kind, why=why, details=paused_by(seen))
 
 
 def leased(record: StateRecord, seconds: float, now_unix: float) -> StateRecord:
@@ -47,7 +69,13 @@ def lapsed(record: StateRecord) -> Change:
     """Return the pause of a rollout whose lease was not renewed."""
     why = f"the lease of {record.lease.seconds:g} s was not renewed"
     ended = replace(record, lease=replace(record.lease, expires_at=0.0))
-    return about_candidate(ended, kind="paused", why=why)
+    return about_candidate(ended, kind="paused", why=why, details=paused_by(ended))
+
+
+def paused_by(record: StateRecord) -> dict[str, Json]:
+    """Return who or what paused, for the ledger."""
+    by = record.status.paused_by
+    return {} if by is None else {"paused_by": by.value}
 
 
 def reserved(staged: StateRecord, content: SlotContent) -> Change:
@@ -58,6 +86,7 @@ def reserved(staged: StateRecord, content: SlotContent) -> Change:
         staged,
         roles=replace(staged.roles, candidate=colour, previous=previous),
         slots={**staged.slots, colour: content},
+        unready=tuple(one for one in staged.unready if one != colour),
         release_id=content.release_id,
         plan=None,
         next_release_number=content.release_number + 1,
@@ -107,6 +136,12 @@ def returned(now: StateRecord) -> Change:
             "release its bundle again (`headrace history` names it)"
         )
         raise BadRequestError(message)
+    if now.roles.previous in now.unready and now.roles.stable not in now.unready:
+        message = (
+            f"{now.model}: expected the previous release's slot to answer, found it silent; see "
+            "its log, or release its bundle again: until then users stay with what answers"
+        )
+        raise BadRequestError(message)
     record = _without_rollout(replace(now, roles=Roles(stable=now.roles.previous)))
     return Change(record=record, kind="rolled_back", about=content, details=_served(record))
 
@@ -121,6 +156,7 @@ def _without_rollout(record: StateRecord) -> StateRecord:
         release_id=None,
         plan=None,
         lease=lease,
+        unready=tuple(colour for colour in record.unready if colour in kept),
         per_try_timeout_ms=0.0,
         step_began_at=0.0,
     )

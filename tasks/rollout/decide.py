@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from tasks.contracts.requests import TrafficPlan
 from tasks.rollout.assignment import NUM_BUCKETS
-from tasks.rollout.phases import Ask, Decision, Phase
+from tasks.rollout.phases import Ask, Decision, Pause, Phase
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,7 @@ class RolloutStatus:
     step: int | None = None
     share: int = 0
     verdicts: Mapping[int, Decision] = field(default_factory=dict)
-    paused_by_lease: bool = False  # only such a pause ends when the lease is renewed
+    paused_by: Pause | None = None  # only a lapse's pause ends when the lease is renewed
 
     @property
     def refused(self) -> bool:
@@ -59,16 +59,16 @@ def next_status(plan: TrafficPlan | None, now: RolloutStatus, seen: Observation)
 
 def _safe(now: RolloutStatus, seen: Observation) -> RolloutStatus:
     if now.phase is Phase.HALTED and seen.stable_ready and not seen.candidate_ready:
-        return _paused(now)
+        return _paused(now, Pause.SLOT)
     if now.phase is not Phase.STEPPING:
         return now
     if not seen.candidate_ready:
-        return _paused(now)
+        return _paused(now, Pause.SLOT)
     if not seen.stable_ready:
         # The candidate is the only healthy copy: stable would fail every user it still has.
-        return replace(now, phase=Phase.HALTED, share=NUM_BUCKETS)
+        return replace(now, phase=Phase.HALTED, share=NUM_BUCKETS, paused_by=None)
     if seen.lease_lapsed:
-        return replace(now, phase=Phase.PAUSED, share=0, paused_by_lease=True)
+        return _paused(now, Pause.LEASE)
     return now
 
 
@@ -95,6 +95,8 @@ def _begin_step(plan: TrafficPlan | None, now: RolloutStatus, seen: Observation)
         return Transition(status=now)  # a task that runs again after its step is over
     if step == now.step and step in now.verdicts:
         return Transition(status=now)
+    if now.paused_by is Pause.PERSON:
+        return Transition(status=replace(now, step=step))  # it begins paused: a person resumes
     return Transition(status=_stepping(plan, now, step))
 
 
@@ -127,7 +129,7 @@ def _why_not_this_step(plan: TrafficPlan, now: RolloutStatus, step: int | None) 
 
 def _stepping(plan: TrafficPlan, now: RolloutStatus, step: int) -> RolloutStatus:
     share = plan.steps[step - 1].share_basis_points
-    return replace(now, phase=Phase.STEPPING, step=step, share=share, paused_by_lease=False)
+    return replace(now, phase=Phase.STEPPING, step=step, share=share, paused_by=None)
 
 
 def _record_verdict(_plan: TrafficPlan | None, now: RolloutStatus, seen: Observation) -> Transition:
@@ -141,24 +143,26 @@ def _record_verdict(_plan: TrafficPlan | None, now: RolloutStatus, seen: Observa
         return _refuse(now, f"the step in progress is {now.step}, found a verdict on {seen.step}")
     judged = replace(now, verdicts={**now.verdicts, seen.step: seen.decision})
     if not seen.decision.favourable and now.phase in {Phase.STEPPING, Phase.PAUSED}:
-        judged = _paused(judged)
+        judged = _paused(judged, Pause.VERDICT)
     return Transition(status=judged)
 
 
 def _renew(plan: TrafficPlan | None, now: RolloutStatus, seen: Observation) -> Transition:
-    if not now.paused_by_lease or _why_not_resumed(plan, now, seen) is not None:
+    if now.paused_by is not Pause.LEASE or _why_not_resumed(plan, now, seen) is not None:
         return Transition(status=now)  # the next renewal asks again
     return _resume(plan, now, seen)
 
 
 def _pause(_plan: TrafficPlan | None, now: RolloutStatus, _seen: Observation) -> Transition:
+    if now.paused_by is Pause.VERDICT:
+        return Transition(status=now)  # for good already
     if now.phase in {Phase.STEPPING, Phase.PAUSED}:
-        return Transition(status=_paused(now))
+        return Transition(status=_paused(now, Pause.PERSON))
     return _refuse(now, f"expected a step in progress, found phase {now.phase}")
 
 
-def _paused(now: RolloutStatus) -> RolloutStatus:
-    return replace(now, phase=Phase.PAUSED, share=0, paused_by_lease=False)
+def _paused(now: RolloutStatus, paused_by: Pause) -> RolloutStatus:
+    return replace(now, phase=Phase.PAUSED, share=0, paused_by=paused_by)
 
 
 def _cut(_plan: TrafficPlan | None, now: RolloutStatus, seen: Observation) -> Transition:
@@ -168,7 +172,7 @@ def _cut(_plan: TrafficPlan | None, now: RolloutStatus, seen: Observation) -> Tr
         return _refuse(now, f"the step in progress is {now.step}, found a cut of {seen.step}")
     # Harm outweighs a verdict that was favourable before it: nothing resumes, nothing ships.
     verdicts = {**now.verdicts, now.step: Decision.ROLL_BACK}
-    return Transition(status=replace(_paused(now), verdicts=verdicts))
+    return Transition(status=replace(_paused(now, Pause.VERDICT), verdicts=verdicts))
 
 
 def _resume(plan: TrafficPlan | None, now: RolloutStatus, seen: Observation) -> Transition:
@@ -200,6 +204,8 @@ def _promote(plan: TrafficPlan | None, now: RolloutStatus, seen: Observation) ->
     last = None if plan is None else len(plan.steps)
     if needs_verdict and (last is None or now.verdicts.get(last) is not Decision.SHIP):
         return _refuse(now, f"expected the verdict {Decision.SHIP} on the plan's last step")
+    if now.paused_by is Pause.PERSON:
+        return _refuse(now, "a person paused it: resume it first")
     return Transition(status=RolloutStatus(phase=Phase.SERVING, has_stable=True))
 
 

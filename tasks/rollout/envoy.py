@@ -74,6 +74,11 @@ class RouterFiles:
         return self.folder / "clusters.json"
 
     @property
+    def shadow(self) -> Path:
+        """Return where the comparator says that it listens."""
+        return self.folder / "shadow.json"
+
+    @property
     def access_log(self) -> Path:
         """Return the access log: JSON lines."""
         return self.folder / "access.jsonl"

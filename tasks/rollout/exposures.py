@@ -5,22 +5,26 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import math
 import os
 import secrets
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from tasks.contracts.json_types import canonical_json, parse_object
+from tasks.contracts.json_types import canonical_json, check_format, parse_object
 from tasks.contracts.state_file import replace_text
 from tasks.rollout.envoy import RouterFiles, router_files
+from tasks.rollout.exposure_files import as_lines, close_hours, open_file
 
 READ_BYTES = 4 * 1024 * 1024
 MAX_LOG_BYTES = 16 * 1024 * 1024
+MAX_LINE_BYTES = 64 * 1024
 QUIET_SECONDS = 2.0  # Envoy flushes far more often
+CLOSE_SECONDS = 10.0  # between two looks for hours that are over
 
 
 def never_reopened() -> bool:
@@ -79,19 +83,21 @@ def exposure_of(line: Mapping[str, Any], key: bytes) -> dict[str, Any] | None:
 
 @dataclass(kw_only=True)
 class ExposureLander:
-    """Moves complete lines from the access log to `exposures.jsonl` of their rollout.
+    """Moves complete lines from the access log to the hourly files of their rollout, each once.
 
-    The place in the log is written after the lines: a crash between lands lines twice, equal byte
-    for byte, and whoever reads exposures drops equal lines. A long log, which names users, is set
-    aside, landed to its end and removed.
+    What is about to be appended is noted first, with the length of each file: after a crash the
+    files are cut to that length and the same lines land again. A long log, which names users, is
+    set aside, landed to its end and removed.
     """
 
     state_dir: Path
     key: bytes
     reopen: Callable[[], bool] = never_reopened  # tells Envoy to open its log anew
     max_log_bytes: int = MAX_LOG_BYTES
+    clock: Callable[[], float] = time.time
     bad_lines: int = 0
     _reopened: bool = False
+    _closed_at: float = -math.inf
 
     @property
     def files(self) -> RouterFiles:
@@ -104,16 +110,31 @@ class ExposureLander:
 
     def land(self) -> int:
         """Land what is new; return how many exposures."""
+        self._recover()
         landed = self._land_file(self._set_aside) + self._land_file(self.files.access_log)
         self._rotate()
+        if self.clock() - self._closed_at >= CLOSE_SECONDS:
+            self._closed_at = self.clock()
+            close_hours(self.state_dir, self._closed_at)
         return landed
+
+    def _recover(self) -> None:
+        """Undo what an earlier landing began and did not finish."""
+        place = self._place()
+        if not place.appending:
+            return
+        for name, length in place.appending.items():
+            path = self.state_dir / name
+            if path.exists() and path.stat().st_size > length:
+                os.truncate(path, length)
+        self._note(_Place(offsets=place.offsets))
 
     def _land_file(self, path: Path) -> int:
         try:
             status = path.stat()
         except FileNotFoundError:
             return 0
-        offsets = self._offsets()
+        offsets = self._place().offsets
         offset = offsets.get(str(status.st_ino), 0)
         if offset > status.st_size:  # another file with the same inode
             offset = 0
@@ -123,9 +144,14 @@ class ExposureLander:
             reader.seek(offset)
             data = reader.read(READ_BYTES)
         complete = data[: data.rfind(b"\n") + 1]
-        landed = self._append(complete.splitlines())
-        self._note({**offsets, str(status.st_ino): offset + len(complete)})
-        return landed
+        by_file = self._by_file(complete.splitlines())
+        if by_file:
+            lengths = {str(one.relative_to(self.state_dir)): _length(one) for one in by_file}
+            self._note(_Place(offsets=offsets, appending=lengths))
+        for target, exposures in by_file.items():
+            _append(target, as_lines(exposures))
+        self._note(_Place(offsets={**offsets, str(status.st_ino): offset + len(complete)}))
+        return sum(len(exposures) for exposures in by_file.values())
 
     def _rotate(self) -> None:
         """Set a long log aside; remove it when Envoy writes to another one and all has landed."""
@@ -141,33 +167,35 @@ class ExposureLander:
         if quiet and self._has_landed(self._set_aside):
             inode = str(self._set_aside.stat().st_ino)
             self._set_aside.unlink()
-            self._note({name: place for name, place in self._offsets().items() if name != inode})
+            offsets = self._place().offsets
+            self._note(_Place(offsets={one: at for one, at in offsets.items() if one != inode}))
 
     def _has_landed(self, path: Path, *, at_least: int = 0) -> bool:
         try:
             status = path.stat()
         except FileNotFoundError:
             return False
-        place = self._offsets().get(str(status.st_ino), 0)
+        place = self._place().offsets.get(str(status.st_ino), 0)
         return status.st_size >= at_least and place == status.st_size
 
     @property
     def _place_file(self) -> Path:
         return self.files.folder / "landed.json"
 
-    def _offsets(self) -> dict[str, int]:
+    def _place(self) -> _Place:
         try:
-            place: Any = parse_object(self._place_file.read_bytes(), str(self._place_file))
+            record: Any = parse_object(self._place_file.read_bytes(), str(self._place_file))
         except FileNotFoundError:
-            return {}
-        return dict(place["offsets"])
+            return _Place(offsets={})
+        check_format(record, "landed", 2, str(self._place_file))
+        return _Place(offsets=record["offsets"], appending=record.get("appending", {}))
 
-    def _note(self, offsets: Mapping[str, int]) -> None:
-        place = {"format": "landed/1", "offsets": dict(offsets)}
-        replace_text(self._place_file, canonical_json(place), durable=False)
+    def _note(self, place: _Place) -> None:
+        record = {"format": "landed/2", "offsets": place.offsets, "appending": place.appending}
+        replace_text(self._place_file, canonical_json(record), durable=False)
 
-    def _append(self, lines: Iterable[bytes]) -> int:
-        by_rollout: defaultdict[Path, list[dict[str, Any]]] = defaultdict(list)
+    def _by_file(self, lines: Iterable[bytes]) -> dict[Path, list[dict[str, Any]]]:
+        by_file: defaultdict[Path, list[dict[str, Any]]] = defaultdict(list)
         for text in lines:
             try:
                 line = json.loads(text)
@@ -177,21 +205,47 @@ class ExposureLander:
                 self.bad_lines += 1
                 continue
             if exposure is not None:
-                by_rollout[folder].append(exposure)
-        for folder, exposures in by_rollout.items():
-            _append_lines(folder / "exposures.jsonl", exposures)
-        return sum(len(exposures) for exposures in by_rollout.values())
+                by_file[open_file(folder, exposure["time"])].append(exposure)
+        return dict(by_file)
 
 
-def _append_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+@dataclass(frozen=True, kw_only=True)
+class _Place:
+    """How far each log (by inode) has landed, and the lengths of files before an append begins."""
+
+    offsets: Mapping[str, int]
+    appending: Mapping[str, int] = field(default_factory=dict)
+
+
+def _length(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _append(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as writer:
-        writer.write("".join(f"{canonical_json(record)}\n" for record in records))
+    with path.open("ab") as writer:
+        writer.write(data)
 
 
 def append_outcomes(folder: Path, outcomes: Iterable[Mapping[str, Any]]) -> None:
-    """Append outcomes of a rollout, one JSON line each."""
-    _append_lines(folder / "outcomes.jsonl", outcomes)
+    """Append outcomes of a rollout, one JSON line each; half a line of a killed one is cut off."""
+    path = folder / "outcomes.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as writer:
+        _cut_half_a_line(writer)
+        writer.write(as_lines(outcomes))
+
+
+def _cut_half_a_line(file: BinaryIO) -> None:
+    length = file.seek(0, os.SEEK_END)
+    start = max(0, length - MAX_LINE_BYTES)
+    file.seek(start)
+    tail = file.read()
+    if tail and not tail.endswith(b"\n"):
+        file.truncate(start + tail.rfind(b"\n") + 1)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.contracts.json_types import pretty_json
-from tasks.rollout.observation import StepObservation, share_of_users
+from tasks.rollout.observation import CutSeen, StepObservation, share_of_users
 from tasks.rollout.phases import Decision
 from tasks.statistics.guardrails import rate_lower_bound
 from tasks.statistics.planner import visible_effect
@@ -93,6 +93,8 @@ def judge(seen: StepObservation) -> StepVerdict:
     step = seen.plan.steps[seen.step - 1]
     guardrails = (_sample_ratio(seen), _errors(seen), _slow(seen), _latency(seen))
     enough = _enough_users(seen)
+    if seen.cut is not None:
+        return _verdict(seen, Decision.ROLL_BACK, (_cut(seen.cut), enough, *guardrails))
     if any(check.passed is False for check in guardrails):
         return _verdict(seen, Decision.ROLL_BACK, (enough, *guardrails))
     if not enough.passed:
@@ -104,6 +106,11 @@ def judge(seen: StepObservation) -> StepVerdict:
     decision = _ship(effect) if met.passed else Decision.KEEP_CHAMPION
     checks = (enough, *guardrails, met, _outcome(seen, effect))
     return _verdict(seen, decision, checks, effect=effect)
+
+
+def _cut(cut: CutSeen) -> Check:
+    found = f"cut by {cut.who} at {cut.at} (ledger entry {cut.sequence}): {cut.why}"
+    return Check(name="not cut", expected="no cut while it baked", found=found, passed=False)
 
 
 def _ship(effect: Effect) -> Decision:

@@ -1,4 +1,5 @@
-"""Beside Envoy: renders routes, measures leases, cuts candidates that harm, lands exposures.
+"""Beside Envoy: renders routes, measures leases, cuts candidates that harm, sees slots that broke,
+lands exposures.
 
 Its death is harmless: Envoy keeps the last routes and refuses the candidate past their expiry.
 """
@@ -20,13 +21,16 @@ from tasks.contracts.exit_codes import ExitCode
 from tasks.contracts.json_types import pretty_json
 from tasks.contracts.log_lines import Level, LineLog, Subject
 from tasks.contracts.state_file import replace_text
+from tasks.rollout.comparison import SHADOW_REPORT, ShadowReport
 from tasks.rollout.envoy import RouterFiles, reopen_log, router_files
 from tasks.rollout.envoy_stats import Statistics, read_statistics
-from tasks.rollout.exposures import ExposureLander, user_key
+from tasks.rollout.exposure_files import seal_closed
+from tasks.rollout.exposures import ExposureLander, rollout_folder, user_key
 from tasks.rollout.harm import READ_SECONDS
 from tasks.rollout.harm_watch import HarmWatch
 from tasks.rollout.metrics import METRICS_SECONDS, metrics_file, render_metrics
 from tasks.rollout.phases import Phase
+from tasks.rollout.readiness import SlotProbes
 from tasks.rollout.record import StateRecord
 from tasks.rollout.routes import (
     Config,
@@ -35,9 +39,11 @@ from tasks.rollout.routes import (
     render_clusters,
     render_routes,
 )
+from tasks.rollout.shadow_routes import ShadowAddress, read_shadow
 from tasks.rollout.state import ModelState, Note, models_with_state, open_state
 
 TURN_SECONDS = 0.1
+SEAL_SECONDS = 5.0
 CLUSTER_SECONDS = 0.5  # between new clusters and routes that name them
 KEEPER = Note(who="keeper")
 
@@ -80,6 +86,7 @@ class Keeper:
     state_dir: Path
     watch: LeaseWatch = field(default_factory=LeaseWatch)
     harm: HarmWatch = field(default_factory=HarmWatch)
+    probes: SlotProbes = field(default_factory=SlotProbes)
     statistics: Callable[[RouterFiles], Statistics | None] = read_statistics
     say: Callable[[str], None] = print
     about: Callable[[str, str | None], None] = lambda _model, _release_id: None
@@ -103,6 +110,7 @@ class Keeper:
             except (HeadraceError, OSError) as error:  # the model keeps its last routes
                 self._say_once(f"{model}: {error}")
         self.watch.turned()
+        self.probes.watch(self._models.values())
         told = self._tell_envoy()
         if statistics is not None:
             self._tell_prometheus(statistics)
@@ -128,6 +136,8 @@ class Keeper:
             record = state.peek()
         if statistics is not None and self._cut_if_harmful(state, record, statistics):
             record = state.peek()
+        if self._slots_changed(state, record):
+            record = state.peek()
         slots_file = self.state_dir / model / "slots.json"
         if slots_file.exists():
             slots = parse_slots(slots_file.read_bytes(), str(slots_file))
@@ -144,20 +154,53 @@ class Keeper:
         self._say_once(f"{record.model}: {record.release_id} was cut to 0 %: {harm}")
         return True
 
+    def _slots_changed(self, state: ModelState, record: StateRecord) -> bool:
+        # A keeper that just started knows of no answer: what was broken is so until it answers.
+        broken = set(record.unready) - self.probes.ready(record.model)
+        unready = (broken | self.probes.unready(record.model)) & record.slots.keys()
+        if unready == set(record.unready):
+            return False
+        self.say(f"keeper: {record.model}: slots that do not answer: {sorted(unready) or 'none'}")
+        phase = state.look(unready, note=KEEPER)
+        if phase is not record.status.phase:
+            self.say(f"keeper: {record.model}: {record.release_id} is now {phase}")
+        return True
+
     def _tell_envoy(self) -> bool:
         models = [self._models[name] for name in sorted(self._models)]
-        new_clusters = _replace_if_new(self.files.clusters, render_clusters(models))
+        shadow = self._shadow()
+        new_clusters = _replace_if_new(self.files.clusters, render_clusters(models, shadow))
         if new_clusters:
             time.sleep(CLUSTER_SECONDS)
-        return _replace_if_new(self.files.routes, render_routes(models)) or new_clusters
+        return _replace_if_new(self.files.routes, render_routes(models, shadow)) or new_clusters
+
+    def _shadow(self) -> ShadowAddress | None:
+        try:
+            return read_shadow(self.files.shadow)
+        except HeadraceError as error:  # nothing is mirrored, and users are served
+            self._say_once(str(error))
+            return None
 
     def _tell_prometheus(self, statistics: Statistics) -> None:
         if self._read_at - self._told_at < METRICS_SECONDS:
             return
         self._told_at = self._read_at
         records = [self._models[name].record for name in sorted(self._models)]
-        text = render_metrics(statistics, records, self.watch.wall())
+        shadows = [report for record in records for report in self._shadow_report(record)]
+        text = render_metrics(statistics, records, self.watch.wall(), shadows)
         replace_text(metrics_file(self.files), text, durable=False)
+
+    def _shadow_report(self, record: StateRecord) -> list[ShadowReport]:
+        if record.rollout is None:
+            return []
+        path = rollout_folder(self.state_dir, record.model, record.rollout) / SHADOW_REPORT
+        try:
+            return [ShadowReport.parse(path.read_bytes(), str(path))]
+        except FileNotFoundError:
+            return []
+        except HeadraceError as error:
+            self._say_once(str(error))
+            return []
 
     def _say_once(self, sentence: str) -> None:
         if sentence not in self._said:
@@ -192,6 +235,8 @@ def run(
     lander = ExposureLander(
         state_dir=state_dir, key=user_key(state_dir), reopen=lambda: reopen_log(files)
     )
+    sealer = threading.Thread(target=_seal, args=(state_dir, stop, log), name="sealer", daemon=True)
+    sealer.start()
     last_said = ""
     while not stop.wait(turn_seconds):
         for act in (keeper.turn, lander.land):
@@ -202,6 +247,17 @@ def run(
                 if sentence != last_said:
                     log.say(Level.ERROR, sentence)
                 last_said = sentence
+    keeper.probes.close()
+    sealer.join(timeout=5)
+
+
+def _seal(state_dir: Path, stop: threading.Event, log: LineLog) -> None:
+    """Seal hours of exposures that are over: taking digests must not hold up the keeper."""
+    while not stop.wait(SEAL_SECONDS):
+        try:
+            seal_closed(state_dir)
+        except OSError as error:  # it is tried again
+            log.say(Level.ERROR, f"keeper: exposures cannot be sealed: {error}")
 
 
 def stop_on_signals(signals: Iterable[signal.Signals]) -> threading.Event:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from tasks.rollout.comparison import ShadowReport
 from tasks.rollout.envoy import RouterFiles
 from tasks.rollout.envoy_stats import Statistics, VariantCounts, VariantName
 from tasks.rollout.phases import Phase
@@ -37,11 +38,15 @@ def metrics_file(files: RouterFiles) -> Path:
 
 
 def render_metrics(
-    statistics: Statistics, records: Iterable[StateRecord], read_at_unix: float
+    statistics: Statistics,
+    records: Iterable[StateRecord],
+    read_at_unix: float,
+    shadows: Sequence[ShadowReport] = (),
 ) -> str:
     """Return the text; counters begin anew with Envoy, as Prometheus expects of counters."""
     lines: list[str] = []
-    for metric in [*_of_variants(statistics), *_of_rollouts(list(records)), _read_at(read_at_unix)]:
+    told = [*_of_variants(statistics), *_of_rollouts(list(records)), *_of_shadows(shadows)]
+    for metric in [*told, _read_at(read_at_unix)]:
         lines.append(f"# HELP {metric.name} {metric.meaning}")
         lines.append(f"# TYPE {metric.name} {metric.kind}")
         lines += [
@@ -135,6 +140,15 @@ def _of_rollouts(records: Sequence[StateRecord]) -> Iterator[_Metric]:
         [_Sample({"model": one.model}, one.status.refused) for one in records],
     )
     yield gauge(
+        "headrace_slot_ready",
+        "1 while a slot with a release answers the keeper, 0 when it has not for seconds.",
+        [
+            _Sample({"model": one.model, "slot": colour.value}, colour not in one.unready)
+            for one in records
+            for colour in sorted(one.slots)
+        ],
+    )
+    yield gauge(
         "headrace_release_number",
         "Number of the release in each role.",
         [
@@ -144,6 +158,63 @@ def _of_rollouts(records: Sequence[StateRecord]) -> Iterator[_Metric]:
             if content is not None
         ],
     )
+
+
+def _of_shadows(reports: Sequence[ShadowReport]) -> Iterator[_Metric]:
+    def by(report: ShadowReport, **more: str) -> dict[str, str]:
+        return {"model": report.model, "release": str(report.candidate), **more}
+
+    yield _Metric(
+        "headrace_shadow_compared_total",
+        "counter",
+        "Rankings of candidate and stable that were compared on mirrored requests.",
+        [_Sample(by(one), one.compared) for one in reports],
+    )
+    yield _Metric(
+        "headrace_shadow_dropped_total",
+        "counter",
+        "Mirrored requests that were not compared, by reason, of all models together.",
+        [
+            _Sample({"reason": reason}, number)
+            for reason, number in sorted(_dropped(reports).items())
+        ],
+    )
+    yield _Metric(
+        "headrace_shadow_overlap_ratio",
+        "gauge",
+        "Mean share of the first items that candidate and stable both show.",
+        [
+            _Sample(by(one, depth=depth), value)
+            for one in reports
+            for depth, value in one.overlap.items()
+            if one.compared
+        ],
+    )
+    yield _Metric(
+        "headrace_shadow_rank_biased_overlap",
+        "gauge",
+        "Mean extrapolated rank-biased overlap of candidate and stable (persistence .9).",
+        [_Sample(by(one), one.rbo) for one in reports if one.compared],
+    )
+    yield _Metric(
+        "headrace_shadow_score_stability_index",
+        "gauge",
+        "Population stability index of the candidate's scores against stable's.",
+        [
+            _Sample(by(one), one.score_stability_index)
+            for one in reports
+            if one.score_stability_index is not None
+        ],
+    )
+
+
+def _dropped(reports: Sequence[ShadowReport]) -> dict[str, int]:
+    """Return the comparator's own counts, which every report repeats: the newest are the largest."""
+    found: dict[str, int] = {}
+    for report in reports:
+        for reason, number in report.dropped.items():
+            found[reason] = max(number, found.get(reason, 0))
+    return found
 
 
 def _read_at(moment: float) -> _Metric:

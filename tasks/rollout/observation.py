@@ -1,4 +1,4 @@
-"""What was seen in a traffic step: the judge's whole input (`step_observation/1`)."""
+"""What was seen in a traffic step: the judge's whole input (`step_observation/2`)."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from tasks.statistics.guardrails import Quantile, quantile
 from tasks.statistics.user_means import UserMeans, user_means
 
 QUANTILE_ERROR_RATE = 0.01
+NEWEST = 2
 
 
 class Variant(StrEnum):
@@ -46,6 +47,16 @@ class VariantSeen:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CutSeen:
+    """The ledger entry of a step that was cut while it baked."""
+
+    sequence: int
+    at: str
+    who: str
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class StepObservation:
     """The numbers of one step; outcomes are of users who meet the candidate for the first time."""
 
@@ -62,24 +73,27 @@ class StepObservation:
     candidate_outcome: UserMeans  # buckets from the earlier share up to this one
     stable_outcome: UserMeans  # buckets above this share
     requests_without_outcome: int
+    cut: CutSeen | None = None
 
     def to_text(self) -> str:
         """Return `observation.json` as text."""
-        return pretty_json({"format": "step_observation/1", **asdict(self)})
+        return pretty_json({"format": f"step_observation/{NEWEST}", **asdict(self)})
 
     @classmethod
     def parse(cls, text: str | bytes, where: str) -> StepObservation:
         """Read an observation; errors name `where`."""
         record = parse_object(text, where)
-        check_format(record, "step_observation", 1, where)
+        number = check_format(record, "step_observation", NEWEST, where)
         raw = cast("dict[str, Any]", {k: v for k, v in record.items() if k != "format"})
         try:
             for variant in Variant:
                 raw[variant] = _variant(raw[variant])
                 raw[f"{variant}_outcome"] = UserMeans(**raw[f"{variant}_outcome"])
+            cut = raw.get("cut")  # since format 2
+            raw["cut"] = None if cut is None else CutSeen(**cut)
             return cls(**{**raw, "plan": plan_from_record(raw["plan"])})
         except (KeyError, TypeError) as error:
-            message = f"{where}: expected a complete step_observation/1, found: {error!r}"
+            message = f"{where}: expected a complete step_observation/{number}, found: {error!r}"
             raise BadRequestError(message) from error
 
 

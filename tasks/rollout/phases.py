@@ -31,6 +31,15 @@ _MEANINGS = {
 }
 
 
+class Pause(StrEnum):
+    """Who or what paused a step: that decides who may go on with it."""
+
+    LEASE = "lease"  # nobody renewed it: the step or its next renewal goes on
+    SLOT = "slot"  # the candidate's slot did not answer: the step or a person goes on
+    PERSON = "person"  # only a person's resume ends it
+    VERDICT = "verdict"  # cut or judged unfavourably: nothing goes on
+
+
 class Ask(StrEnum):
     """What a task, the keeper or a person asks of a rollout."""
 

@@ -1,4 +1,4 @@
-"""The state record of one model (`rollout_state/3`): everything that decides who serves whom."""
+"""The state record of one model (`rollout_state/4`): everything that decides who serves whom."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tasks.contracts.json_types import Json, check_format, parse_object, pretty_
 from tasks.contracts.requests import TrafficPlan, plan_from_record
 from tasks.rollout.decide import RolloutStatus
 from tasks.rollout.ledger import FIRST_PREVIOUS, LedgerEntry
-from tasks.rollout.phases import Decision, Phase
+from tasks.rollout.phases import Decision, Pause, Phase
 
-NEWEST = 3
+NEWEST = 4
 
 
 class Colour(StrEnum):
@@ -89,6 +89,7 @@ class StateRecord:
     per_try_timeout_ms: float = 0.0
     step_began_at: float = 0.0  # unix time: how long a step has baked
     lease: Lease = field(default_factory=Lease)
+    unready: tuple[Colour, ...] = ()  # slots that did not answer the keeper, as it last saw
 
     @property
     def unwritten(self) -> tuple[LedgerEntry, ...]:
@@ -132,7 +133,7 @@ class StateRecord:
             "step": self.status.step,
             "share": self.status.share,
             "verdicts": {str(step): said.value for step, said in self.status.verdicts.items()},
-            "paused_by_lease": self.status.paused_by_lease,
+            "paused_by": self.status.paused_by,
         }
         entries = [{"format": "ledger_entry/1", **asdict(entry)} for entry in self.entries]
         plan = None if self.plan is None else asdict(self.plan)
@@ -191,15 +192,26 @@ def _from_record(raw: dict[str, Any], where: str) -> StateRecord:
         per_try_timeout_ms=raw["per_try_timeout_ms"],
         step_began_at=raw["step_began_at"],
         lease=Lease(**raw["lease"]),
+        unready=tuple(Colour(colour) for colour in raw.get("unready", ())),
     )
 
 
 def _status(raw: dict[str, Any], *, has_stable: bool) -> RolloutStatus:
-    return RolloutStatus(
+    status = RolloutStatus(
         phase=Phase(raw["phase"]),
         has_stable=has_stable,
         step=raw["step"],
         share=raw["share"],
         verdicts={int(step): Decision(said) for step, said in raw["verdicts"].items()},
-        paused_by_lease=raw["paused_by_lease"],
     )
+    return replace(status, paused_by=_paused_by(raw, status))
+
+
+def _paused_by(raw: Mapping[str, Any], status: RolloutStatus) -> Pause | None:
+    if "paused_by" in raw:  # since format 4
+        return None if raw["paused_by"] is None else Pause(raw["paused_by"])
+    if status.phase is not Phase.PAUSED:
+        return None
+    if raw["paused_by_lease"]:
+        return Pause.LEASE
+    return Pause.VERDICT if status.refused else Pause.PERSON

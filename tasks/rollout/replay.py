@@ -23,6 +23,7 @@ from tasks.contracts.exit_codes import ExitCode
 from tasks.contracts.json_types import pretty_json
 from tasks.contracts.log_lines import Level, LineLog, Subject
 from tasks.contracts.state_file import replace_text
+from tasks.rollout.exposure_files import read_exposures
 from tasks.rollout.exposures import (
     append_outcomes,
     hashed_user,
@@ -264,7 +265,7 @@ class Shoppers:
             replay.used_up_at = self.clock()
         landed = {
             line["request_id"]
-            for line in read_lines(replay.folder / "exposures.jsonl")
+            for line in read_exposures(replay.folder)
             if line["step"] == replay.step
         }
         waited = self.clock() - replay.used_up_at

@@ -167,7 +167,23 @@ def _lapsed(now: StateRecord, _entry: LedgerEntry) -> Change:
 
 
 def _paused(now: StateRecord, _entry: LedgerEntry) -> Change:
-    return changes.about_candidate(moved(now, Observation(asked=Ask.PAUSE)), kind="paused")
+    return _pause(moved(now, Observation(asked=Ask.PAUSE)))
+
+
+def _pause(paused: StateRecord) -> Change:
+    return changes.about_candidate(paused, kind="paused", details=changes.paused_by(paused))
+
+
+def _broke(now: StateRecord, _entry: LedgerEntry) -> Change:
+    return _pause(moved(now, Observation(candidate_ready=False)))
+
+
+def _halted(now: StateRecord, _entry: LedgerEntry) -> Change:
+    halted = moved(now, Observation(stable_ready=False))
+    if halted.status == now.status:
+        message = f"expected a step in progress, found phase {now.status.phase}"
+        raise BadRequestError(message)
+    return changes.about_candidate(halted, kind="halted")
 
 
 def _cut(now: StateRecord, entry: LedgerEntry) -> Change:
@@ -202,7 +218,8 @@ _WAYS: Mapping[str, Sequence[Way]] = {
     "slot_reserved": (_slot_reserved,),
     "step_began": (_step_began,),
     "resumed": (_resumed(Ask.RENEW), _resumed(Ask.RESUME), _resumed(Ask.BEGIN_STEP)),
-    "paused": (_lapsed, _paused),
+    "paused": (_lapsed, _paused, _broke),
+    "halted": (_halted,),
     "cut": (_cut,),
     "judged": (_judged,),
     "promoted": (_promoted,),

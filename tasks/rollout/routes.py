@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import Json, check_format, digest_of_json, parse_object
 from tasks.rollout.phases import Phase
 from tasks.rollout.record import Colour, StateRecord
+from tasks.rollout.shadow_routes import ShadowAddress, mirrored, shadow_cluster
 
 Protocol = Literal["rest", "grpc"]
 PROTOCOLS: tuple[Protocol, ...] = ("grpc", "rest")  # a route for REST would match gRPC too
@@ -63,6 +64,7 @@ class RoutedModel:
 
     record: StateRecord
     slots: Mapping[Colour, SlotAddress]
+    shadow: ShadowAddress | None = None
 
     @property
     def name(self) -> str:
@@ -75,9 +77,10 @@ def cluster_name(model: str, colour: Colour, protocol: Protocol, *, candidate: b
     return f"{model}.{colour}.{protocol}" + (".candidate" if candidate else "")
 
 
-def render_clusters(models: Iterable[RoutedModel]) -> Config:
+def render_clusters(models: Iterable[RoutedModel], shadow: ShadowAddress | None = None) -> Config:
     """Return the CDS response: it depends on models and ports only, never on the share."""
     clusters = [cluster for model in models for cluster in _clusters(model)]
+    clusters += [] if shadow is None else [shadow_cluster(shadow)]
     resources = [{"@type": _CLUSTER, **cluster} for cluster in clusters]
     return {"version_info": digest_of_json(resources)[:16], "resources": resources}
 
@@ -241,8 +244,12 @@ def _fallback_cluster(model: str, candidate: Colour, stable: Colour, protocol: P
     }
 
 
-def render_routes(models: Sequence[RoutedModel]) -> Config:
-    """Return the RDS response: one virtual host per model, and `x-model` for any other name."""
+def render_routes(models: Sequence[RoutedModel], shadow: ShadowAddress | None = None) -> Config:
+    """Return the RDS response: one virtual host per model, and `x-model` for any other name.
+
+    With a comparator, a sample of the requests of models with a candidate is mirrored to it.
+    """
+    models = [replace(model, shadow=shadow) for model in models]
     hosts: list[Config] = [
         {"name": model.name, "domains": [f"{model.name}.headrace"], "routes": _routes(model)}
         for model in models
@@ -314,6 +321,7 @@ def _stable_route(model: RoutedModel, protocol: Protocol, wanted: list[Config]) 
                 "retry_on": "connect-failure,refused-stream,reset-before-request",
                 "num_retries": 1,
             },
+            **_mirror(model, protocol),
         },
         **_labels(model, "stable"),
     }
@@ -325,9 +333,11 @@ def _candidate_route(model: RoutedModel, protocol: Protocol, wanted: list[Config
     if candidate is None or stable is None:  # pragma: no cover - `_takes_share` was asked before
         message = f"{model.name}: expected a candidate and a stable slot, found {record.roles}"
         raise BadRequestError(message)
-    headers = [*wanted, _range(BUCKET_HEADER, record.status.share)]
-    if protocol == "rest":  # a body that cannot be kept cannot be asked again: it meets stable
-        headers.append(_range("content-length", RETRIED_BODY_BYTES))
+    headers = list(wanted)
+    if record.status.phase is not Phase.HALTED:  # then stable is broken: nobody may meet it first
+        headers.append(_range(BUCKET_HEADER, record.status.share))
+        if protocol == "rest":  # a body that cannot be kept cannot be asked again: it meets stable
+            headers.append(_range("content-length", RETRIED_BODY_BYTES))
     return {
         "match": _match(protocol, headers),
         "stat_prefix": stat_prefix(record, "candidate"),
@@ -338,9 +348,18 @@ def _candidate_route(model: RoutedModel, protocol: Protocol, wanted: list[Config
             "retry_policy": _fallback_policy(record.per_try_timeout_ms),
             # The first attempt goes on beside the second: being slow must not become a failure.
             "hedge_policy": {"hedge_on_per_try_timeout": True},
+            **_mirror(model, protocol),
         },
         **_labels(model, "candidate"),
     }
+
+
+def _mirror(model: RoutedModel, protocol: Protocol) -> Config:
+    """Return the mirror of a route; the comparator speaks REST, and halted there is one slot."""
+    halted = model.record.status.phase is Phase.HALTED
+    if model.shadow is None or protocol != "rest" or model.record.candidate is None or halted:
+        return {}
+    return {"request_mirror_policies": mirrored(model.shadow)}
 
 
 def stat_prefix(record: StateRecord, variant: str) -> str:

@@ -4,8 +4,8 @@ state = open_state(state_dir, "recommender", ObjectStore(store_url))   # store: 
 state.champion() -> Champion | None            state.read() -> StateRecord
 state.reserve_slot(release_id, bundle=..., events=...) -> (colour, release_number)
 state.begin_step(release_id, step, plan, per_try_timeout_ms=...) -> LedgerEntry
-state.renew(release_id, seconds) -> Phase      state.lapse(release_id), cut, pause, resume
-state.record_verdict(release_id, step, decision, why=..., numbers=...) -> LedgerEntry
+state.renew(release_id, seconds) -> Phase      state.lapse(release_id), cut, pause, resume, look
+state.record_verdict(release_id, step, decision, numbers=...) -> LedgerEntry     state.cut_of(..)
 state.promote(release_id) -> LedgerEntry       state.roll_back(release_id) -> LedgerEntry | None
 state.history() -> list[LedgerEntry]           state.verify() -> list[str]
 """
@@ -13,7 +13,7 @@ state.history() -> list[LedgerEntry]           state.verify() -> list[str]
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -256,6 +256,11 @@ class ModelState:
 
         return self._commit(change, note).status.phase
 
+    def look(self, unready: Iterable[Colour], *, note: Note | None = None) -> Phase:
+        """Note which slots do not answer; users leave a broken slot while the other answers."""
+        broken = frozenset(unready)
+        return self._commit(lambda now: changes.looked_at(now, broken), note).status.phase
+
     def pause(self, release_id: str, *, note: Note | None = None) -> Phase:
         """Cut the candidate to 0 % until somebody resumes."""
         return self._ask(release_id, Ask.PAUSE, "paused", note)
@@ -292,6 +297,13 @@ class ModelState:
         if found is None:
             raise self._cut_sentence(release_id, step)
         return found
+
+    def cut_of(self, release_id: str, step: int) -> LedgerEntry | None:
+        """Return how a step was cut before anybody judged it; None where it was not."""
+        if self.peek().status.verdicts.get(step) is not Decision.ROLL_BACK:
+            return None
+        judged = self._find("judged", release_id, step)
+        return self._find("cut", release_id, step) if judged is None else None
 
     def promote(self, release_id: str, *, note: Note | None = None) -> LedgerEntry:
         """Make the candidate stable and stable previous; no server loads anything."""
@@ -355,7 +367,7 @@ class ModelState:
                 return Change(record=now)
             if asked.status.phase is Phase.STEPPING:
                 asked = self._leased(asked, now.lease.seconds)
-            return about_candidate(asked, kind=kind)
+            return about_candidate(asked, kind=kind, details=changes.paused_by(asked))
 
         return self._commit(change, note).status.phase
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -11,9 +12,11 @@ from tasks.contracts.json_types import Json
 from tasks.contracts.stage_io import Outcome, StageContext
 from tasks.contracts.stages import ArtifactKind
 from tasks.contracts.state_file import replace_text
+from tasks.rollout.exposure_files import read_exposures
 from tasks.rollout.exposures import read_lines, rollout_folder
 from tasks.rollout.judge import judge, verdict_numbers
-from tasks.rollout.observation import StepObservation, observe
+from tasks.rollout.ledger import LedgerEntry
+from tasks.rollout.observation import CutSeen, StepObservation, observe
 from tasks.rollout.state import Note, open_state
 from tasks.rollout.traffic_step import TrafficStepBegun
 
@@ -38,18 +41,26 @@ def run(context: StageContext) -> Outcome:
         begun,
         rollout_folder(state_dir, begun.model, begun.rollout),
     )
+    state = open_state(state_dir, begun.model, ObjectStore(context.store_url))
+    cut = state.cut_of(begun.release_id, begun.step)
+    if cut is not None:
+        seen = replace(seen, cut=_cut_seen(cut))
     verdict = judge(seen)
     (context.out / OBSERVATION).write_text(seen.to_text(), encoding="utf-8")
     (context.out / "verdict.json").write_text(verdict.to_text(), encoding="utf-8")
-    state = open_state(state_dir, begun.model, ObjectStore(context.store_url))
-    state.record_verdict(
-        begun.release_id,
-        begun.step,
-        verdict.decision,
-        numbers=verdict_numbers(verdict),
-        note=Note(why=verdict.sentences[0]),
-    )
+    if cut is None:  # else the cut's own entry holds the verdict already
+        state.record_verdict(
+            begun.release_id,
+            begun.step,
+            verdict.decision,
+            numbers=verdict_numbers(verdict),
+            note=Note(why=verdict.sentences[0]),
+        )
     return Outcome(sentence=verdict.sentences[0], facts={"sentences": list(verdict.sentences)})
+
+
+def _cut_seen(entry: LedgerEntry) -> CutSeen:
+    return CutSeen(sequence=entry.sequence, at=entry.at, who=entry.who, why=entry.why)
 
 
 def _seen_once(kept: Path, begun: TrafficStepBegun, traffic: Path) -> StepObservation:
@@ -58,7 +69,7 @@ def _seen_once(kept: Path, begun: TrafficStepBegun, traffic: Path) -> StepObserv
         return StepObservation.parse(kept.read_bytes(), str(kept))
     seen = observe(
         begun.facts(),
-        read_lines(traffic / "exposures.jsonl"),
+        read_exposures(traffic),
         read_lines(traffic / "outcomes.jsonl"),
     )
     replace_text(kept, seen.to_text())

@@ -8,16 +8,19 @@ from types import MappingProxyType
 
 from tasks.adapters.artifact_store import ArtifactStore
 from tasks.adapters.chain import read_facts, walk
-from tasks.adapters.mirror_plots import Exposure
+from tasks.adapters.mirror_plots import Exposure, ShadowSeen
 from tasks.adapters.mirrored_release import collect, parameters_of
 from tasks.adapters.mlflow_mirror import MirroredAs, MirroredRelease, answers, connect, publish
 from tasks.adapters.object_store import ObjectStore
 from tasks.contracts.artifacts import Address
+from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import Json, pretty_json
 from tasks.contracts.stage_io import Outcome, StageContext
 from tasks.contracts.stages import ArtifactKind
 from tasks.contracts.store_urls import without_credentials
-from tasks.rollout.exposures import read_lines, rollout_folder
+from tasks.rollout.comparison import DEPTHS, SHADOW_REPORT, ShadowReport
+from tasks.rollout.exposure_files import read_exposures
+from tasks.rollout.exposures import rollout_folder
 from tasks.rollout.ledger import LedgerEntry
 from tasks.rollout.state import ModelState, open_state
 
@@ -86,7 +89,11 @@ def mirrored_release(context: StageContext, state: ModelState) -> MirroredReleas
     if context.release_address is not None:
         starts.append(Address.parse(context.release_address))
     contents = collect(
-        store, walk(store, starts).found, _exposures(context, entries), context.work / "mirror"
+        store,
+        walk(store, starts).found,
+        _exposures(context, entries),
+        context.work / "mirror",
+        _shadow(context, entries),
     )
     bundle = context.inputs.get("bundle")
     numbers = [entry.release_number for entry in entries if entry.release_number is not None]
@@ -131,10 +138,28 @@ def _exposures(context: StageContext, entries: list[LedgerEntry]) -> list[Exposu
     return [
         Exposure(time=float(row["time"]), variant=str(row["variant"]), step=int(row["step"]))
         for number in sorted(numbers)
-        for row in read_lines(
-            rollout_folder(context.the_state_dir(), model, f"r{number}") / "exposures.jsonl"
-        )
+        for row in read_exposures(rollout_folder(context.the_state_dir(), model, f"r{number}"))
     ]
+
+
+def _shadow(context: StageContext, entries: list[LedgerEntry]) -> ShadowSeen | None:
+    """Return what the comparator saw of this release; it is no evidence, and may be missing."""
+    numbers = [entry.release_number for entry in entries if entry.release_number is not None]
+    if not numbers:
+        return None
+    model = context.the_release().model
+    folder = rollout_folder(context.the_state_dir(), model, f"r{numbers[0]}")
+    try:
+        report = ShadowReport.parse((folder / SHADOW_REPORT).read_bytes(), str(folder))
+    except (OSError, BadRequestError):
+        return None
+    return ShadowSeen(
+        compared=report.compared,
+        overlap_counts=report.overlap_counts,
+        overlap=report.overlap[str(DEPTHS[-1])],
+        rank_biased_overlap=report.rbo,
+        score_differences=report.score_differences,
+    )
 
 
 def _serving(state: ModelState) -> dict[str, int | None]:

@@ -21,14 +21,19 @@ PRODUCES = ArtifactKind.RELEASE
 def configure(context: StageContext) -> dict[str, Json]:
     """Return the release and why it may be promoted: both go into the ledger."""
     release = context.the_release()
-    return {"release_id": release.release_id, "model": release.model, "why": _why(context)}
+    return {
+        "release_id": release.release_id,
+        "model": release.model,
+        "who": _who(context),
+        "why": _why(context),
+    }
 
 
 def run(context: StageContext) -> Outcome:
     """Move the role, and say who serves since when."""
     release = context.the_release()
     state = open_state(context.the_state_dir(), release.model, ObjectStore(context.store_url))
-    entry = state.promote(release.release_id, note=Note(why=_why(context)))
+    entry = state.promote(release.release_id, note=Note(who=_who(context), why=_why(context)))
     record: dict[str, Json] = {
         "format": "release/1",
         "model": release.model,
@@ -43,6 +48,11 @@ def run(context: StageContext) -> Outcome:
     (context.out / "release.json").write_text(pretty_json(record), encoding="utf-8")
     sentence = f"{release.model}: release {entry.release_number} serves since {entry.at}"
     return Outcome(sentence=sentence)
+
+
+def _who(context: StageContext) -> str:
+    approver = context.settings.get("approved_by")
+    return f"person {approver}" if isinstance(approver, str) and approver else Note().who
 
 
 def _why(context: StageContext) -> str:

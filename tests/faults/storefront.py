@@ -19,7 +19,8 @@ from tasks.contracts.bake import used_up_path
 from tasks.contracts.json_types import Json
 from tasks.rollout import keeper
 from tasks.rollout.envoy import envoy_command, router_files, write_bootstrap
-from tasks.rollout.exposures import read_lines, rollout_folder
+from tasks.rollout.exposure_files import read_exposures
+from tasks.rollout.exposures import rollout_folder
 from tasks.rollout.record import Colour
 from tasks.rollout.replay import Shoppers
 from tasks.serving.golden_answers import read_golden
@@ -197,6 +198,4 @@ class Storefront:
         return counting
 
     def exposures(self, rollout: str) -> list[dict[str, Any]]:
-        return list(
-            read_lines(rollout_folder(self.line.state_dir, MODEL, rollout) / "exposures.jsonl")
-        )
+        return read_exposures(rollout_folder(self.line.state_dir, MODEL, rollout))

@@ -14,13 +14,13 @@ OPERATIONS = frozenset(
 DIED = 77
 
 
-def deaths(act: Callable[[], object]) -> Iterator[int]:
+def deaths(act: Callable[[], object], start: int = 1) -> Iterator[int]:
     """Run `act` in a fork that dies at its first, second, .. file operation, until it lives on.
 
     The caller makes the world new before it asks for the next death. The last run, which nothing
     ended, is not given.
     """
-    for operation in count(1):
+    for operation in count(start):
         if _dies(act, operation):
             yield operation
         else:

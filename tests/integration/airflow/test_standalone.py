@@ -17,6 +17,9 @@ from typing import Any
 
 import pytest
 
+from tasks.adapters.artifact_store import ArtifactStore
+from tasks.adapters.object_store import ObjectStore
+from tasks.contracts.artifacts import Address
 from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -34,6 +37,7 @@ class Airflow:
         self.url = url
         self.state = state
         self.token = ""
+        self.store_url = f"file://{state.parent}/store"
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         request = urllib.request.Request(
@@ -115,7 +119,9 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Airflow]:
     state, python = home / "state", home / "python"
     state.mkdir()
     python.write_text(
-        f'#!/bin/sh\ncase "$*" in *renew_lease*) exit 0;; esac\nexec {sys.executable} {STUB} "$@"\n'
+        "#!/bin/sh\n"
+        f'case "$*" in *renew_lease*) [ -e {state}/decided ] && exit 4; exit 0;; esac\n'
+        f'exec {sys.executable} {STUB} "$@"\n'
     )
     python.chmod(0o700)
     settings = environment(home, state, python)
@@ -160,9 +166,12 @@ def test_a_first_release_waits_for_its_approval_and_the_same_bytes_serve_already
     run = airflow.trigger(approval=True)
     patiently(lambda: airflow.states(run)["approval"] == "awaiting_input")
     assert airflow.states(run)["promote_release"] is None
-    answer = {"chosen_options": ["Approve"], "params_input": {}}
+    answer = {"chosen_options": ["Approve"], "params_input": {"reason": "it looks right"}}
     airflow.call("PATCH", f"{run}/taskInstances/approval/-1/hitlDetails", answer)
+    patiently(lambda: airflow.states(run)["promote_release"] == "success")
+    (airflow.state / "decided").touch()  # from now on a renewal finds no release in progress
     ended, states = airflow.wait(run)
+    (airflow.state / "decided").unlink()
     assert (ended, states["promote_release"], states["roll_back_release"]) == (
         "success",
         "success",
@@ -170,6 +179,10 @@ def test_a_first_release_waits_for_its_approval_and_the_same_bytes_serve_already
     )
     assert states["step_1.shift_traffic"] == "skipped"  # nobody to compare with
     assert states["hold_share"] == "success"
+    store = ArtifactStore(ObjectStore(airflow.store_url), cache=airflow.state / "cache")
+    config = store.manifest(Address.parse(address(airflow, run, "promote_release"))).config
+    assert config["reason"] == "approved: it looks right"  # these go into the ledger
+    assert config["approved_by"] not in {"", "unknown", None}
 
     champion = {"release_number": 1, "release_id": "first"}
     champion["bundle"] = address(airflow, run, "bundle_model")

@@ -153,24 +153,26 @@ def _slots_record(slots: dict[Colour, Slot]) -> str:
 @pytest.fixture
 def deployment(tmp_path: Path) -> Iterator[Deployment]:
     """What Envoy and the judge do for a candidate that harms: the keeper reads no statistics."""
-    with _deployed(tmp_path, lambda _files: None) as made:
+    with deployed(tmp_path, lambda _files: None) as made:
         yield made
 
 
 @pytest.fixture
 def kept_deployment(tmp_path: Path) -> Iterator[Deployment]:
     """The same with all that the keeper does: it cuts a candidate that harms."""
-    with _deployed(tmp_path, read_statistics) as made:
+    with deployed(tmp_path, read_statistics) as made:
         yield made
 
 
 @contextmanager
-def _deployed(
-    tmp_path: Path, statistics: Callable[[RouterFiles], Statistics | None]
+def deployed(
+    tmp_path: Path,
+    statistics: Callable[[RouterFiles], Statistics | None],
+    made_of: Callable[[Mood, int, int], Slot] = Slot,
 ) -> Iterator[Deployment]:
     state_dir = tmp_path / "state"
     state = open_state(state_dir, "shop", ObjectStore(f"file://{tmp_path}/store"))
-    slots = {c: Slot(Mood(c.value), free_port(), free_port()) for c in Colour}
+    slots = {c: made_of(Mood(c.value), free_port(), free_port()) for c in Colour}
     (state_dir / "shop").mkdir(parents=True)
     (state_dir / "shop" / "slots.json").write_text(_slots_record(slots))
     for slot in slots.values():

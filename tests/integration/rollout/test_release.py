@@ -21,6 +21,7 @@ from tasks.contracts.stage_io import Outcome, StageContext, StageInput, StageMod
 from tasks.contracts.stages import ArtifactKind, Stage
 from tasks.models.interactions import EventRows, Interactions
 from tasks.rollout import replay
+from tasks.rollout.exposure_files import read_exposures
 from tasks.rollout.judge import verify_verdict
 from tasks.rollout.phases import Phase
 from tasks.stages import judge_step, promote_release, roll_back_release, shift_traffic
@@ -181,13 +182,14 @@ def test_a_better_candidate_is_shipped_on_what_users_really_chose(shopping: Depl
 
 def _every_request_once(deployment: Deployment) -> None:
     folder = deployment.state_dir / "shop" / "traffic" / "r2"
-    exposures = [json.loads(line) for line in (folder / "exposures.jsonl").open()]
+    exposures = read_exposures(folder)
     outcomes = [json.loads(line) for line in (folder / "outcomes.jsonl").open()]
     assert len(outcomes) == len({line["request_id"] for line in outcomes}) == 3 * USERS
     joined = {line["request_id"]: line for line in exposures}
     assert all(joined[line["request_id"]]["variant"] == line["variant"] for line in outcomes)
     assert all(joined[line["request_id"]]["user"] == line["user"] for line in outcomes)
-    assert "user-0" not in (folder / "exposures.jsonl").read_text()
+    for path in (folder / "exposures").iterdir():
+        assert "user-0" not in path.read_text()
     assert "user-0" not in (folder / "outcomes.jsonl").read_text()
 
 

@@ -14,7 +14,8 @@ import pytest
 
 from tasks.rollout.assignment import bucket_of
 from tasks.rollout.envoy import reopen_log
-from tasks.rollout.exposures import ExposureLander, read_lines
+from tasks.rollout.exposure_files import read_exposures
+from tasks.rollout.exposures import ExposureLander
 from tasks.rollout.phases import Decision, Phase
 from tasks.rollout.routes import WHOLE_ANSWER_BYTES
 from tests.integration.rollout.conftest import PLAN, Deployment, eventually
@@ -482,7 +483,7 @@ def test_a_long_log_is_set_aside_without_losing_an_exposure(deployment: Deployme
 
     def all_landed() -> bool:
         lander.land()
-        return len(read_lines(folder / "exposures.jsonl")) == asked
+        return len(read_exposures(folder)) == asked
 
     eventually(all_landed)
 

@@ -76,7 +76,14 @@ def _handler(mood: Mood) -> type[BaseHTTPRequestHandler]:
                 return
             self.wfile.write(answer)
 
-        do_GET = do_POST
+        def do_GET(self) -> None:
+            """Say the model's status, which another thread of a real server also does well."""
+            rows = [{"version": str(number), "state": "AVAILABLE"} for number in range(1, 10)]
+            answer = json.dumps({"model_version_status": rows}).encode()
+            self.send_response(200)
+            self.send_header("content-length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
 
         def log_message(self, *_: Any) -> None:
             pass

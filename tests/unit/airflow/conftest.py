@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,15 +67,15 @@ class FakeTaskInstance:
 
     def __init__(self, pulled: Mapping[str, str] | None = None) -> None:
         self.pulled = dict(pulled or {})
-        self.pushed: dict[str, str] = {}
+        self.pushed: dict[str, Any] = {}
         self.states: dict[str, str] = {}
         self.try_number = 1
         self.dag_id, self.run_id = "release_recommender", "manual__1"
 
-    def xcom_pull(self, *, task_ids: str) -> str | None:
-        return self.pulled.get(task_ids)
+    def xcom_pull(self, *, task_ids: str, key: str = "return_value") -> Any:
+        return self.pulled.get(task_ids) if key == "return_value" else self.pushed.get(key)
 
-    def xcom_push(self, *, key: str, value: str) -> None:
+    def xcom_push(self, *, key: str, value: Any) -> None:
         self.pushed[key] = value
 
     def get_task_states(

@@ -1,17 +1,24 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from headrace_airflow.bake import Bake, BakeTrigger, plan_bake
+from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
+from headrace_airflow.bake import Bake, BakeOperator, BakeTrigger, plan_bake
 
 from tasks.contracts.requests import ReleaseRequest, plan_named
+from tasks.rollout.phases import Decision, Phase
+from tasks.rollout.record import Colour
+from tasks.rollout.state import ModelState, Note, open_state
 
 RELEASE = ReleaseRequest(
     release_id="r7",
@@ -26,6 +33,9 @@ RELEASE = ReleaseRequest(
 
 def bake(tmp_path: Path, seconds: float, renewal: str = "pass", lease: float = 600) -> Bake:
     return Bake(
+        state=str(tmp_path / "shop" / "state.json"),
+        release_id="second",
+        step=1,
         until=(datetime.now(tz=UTC) + timedelta(seconds=seconds)).isoformat(),
         used_up=str(tmp_path / "used-up"),
         renewal=(sys.executable, "-c", renewal),
@@ -54,7 +64,7 @@ def test_a_bake_counts_from_the_ledgers_time(deployment: Any) -> None:
 
 def test_a_bake_ends_in_time(tmp_path: Path) -> None:
     event, seconds = fire(bake(tmp_path, 1))
-    assert not event["failed"]
+    assert event["kind"] == "baked"
     assert 0.9 <= seconds < 5
 
 
@@ -77,15 +87,184 @@ def test_the_lease_is_renewed_while_it_bakes(tmp_path: Path) -> None:
 
 def test_a_lease_that_cannot_be_renewed_ends_the_bake_as_failed(tmp_path: Path) -> None:
     event, _ = fire(bake(tmp_path, 60, "raise SystemExit('the share lapsed')"))
-    assert event["failed"]
+    assert event["kind"] == "failed"
     assert "the share lapsed" in event["sentence"]
 
 
 def test_a_trigger_is_made_again_from_what_it_serializes(tmp_path: Path) -> None:
     asked = bake(tmp_path, 60)
-    path, values = BakeTrigger(**asdict(asked)).serialize()
-    assert path == "headrace_airflow.bake.BakeTrigger"
-    assert BakeTrigger(**values).bake == asked
+    for one in (asked, replace(asked, left_seconds=7.5)):
+        path, values = BakeTrigger(**asdict(one)).serialize()
+        assert path == "headrace_airflow.bake.BakeTrigger"
+        assert BakeTrigger(**json.loads(json.dumps(values))).bake == one
+
+
+# What a state record says while a step bakes
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> ModelState:
+    made = open_state(tmp_path, "shop")
+    made.reserve_slot("first")
+    made.promote("first")
+    made.reserve_slot("second")
+    made.begin_step("second", 1, RELEASE.plan, per_try_timeout_ms=50)
+    return made
+
+
+def meanwhile(asked: Bake, act: Callable[[], object]) -> tuple[dict[str, Any], float]:
+    """Fire, and do something when the wait has begun; return the seconds after that."""
+    timer = threading.Timer(0.6, act)
+    timer.start()
+    event, seconds = fire(asked)
+    timer.join()
+    return event, seconds - 0.6
+
+
+PERSON = Note(who="person ann", why="I saw something")
+
+
+def test_a_cut_ends_the_bake_within_seconds_and_the_judge_has_the_last_word(
+    tmp_path: Path, state: ModelState
+) -> None:
+    note = Note(who="keeper", why="errors: 9 of 10")
+    event, seconds = meanwhile(
+        bake(tmp_path, 60), lambda: state.cut("second", 1, numbers={}, note=note)
+    )
+    assert (event["kind"], event["then"]) == ("cut", None)
+    assert "cut by keeper" in event["sentence"]
+    assert "errors: 9 of 10" in event["sentence"]
+    assert seconds < 3
+    assert baked(event) == event["sentence"]  # green: the judge refuses
+
+
+def test_a_release_that_a_person_took_out_ends_the_bake_for_good(
+    tmp_path: Path, state: ModelState
+) -> None:
+    event, seconds = meanwhile(bake(tmp_path, 60), lambda: state.roll_back("second", note=PERSON))
+    assert seconds < 3
+    with pytest.raises(AirflowFailException, match="rolled_back by person ann .* saw something"):
+        baked(event)
+
+
+def test_a_pause_stops_the_bakes_time_until_a_person_resumes(
+    tmp_path: Path, state: ModelState
+) -> None:
+    event, seconds = meanwhile(bake(tmp_path, 60), lambda: state.pause("second", note=PERSON))
+    assert event["kind"] == "paused"
+    assert "paused by person ann" in event["sentence"]
+    assert seconds < 3
+    waiting = deferred(event)
+    assert waiting.left_seconds == pytest.approx(59.4, abs=0.5)
+    event, seconds = meanwhile(waiting, lambda: state.resume("second", note=PERSON))
+    assert event["kind"] == "goes on"
+    assert seconds < 3
+    rest = deferred(event)
+    assert rest.left_seconds is None
+    left = (rest.deadline - datetime.now(tz=UTC)).total_seconds()
+    assert left == pytest.approx(59.4, abs=1.5)
+
+
+def test_nobody_but_a_person_ends_a_persons_pause(tmp_path: Path, state: ModelState) -> None:
+    state.pause("second", note=PERSON)
+    waiting = replace(bake(tmp_path, 3, renewing(tmp_path), lease=1), left_seconds=30.0)
+    event, seconds = fire(waiting)
+    assert seconds > 2.5
+    assert state.peek().status.phase is Phase.PAUSED
+    with pytest.raises(AirflowFailException, match="still paused"):  # after the longest pause
+        baked(event)
+
+
+def test_what_a_lapse_paused_goes_on_by_itself_and_the_gap_is_no_bake(
+    tmp_path: Path, state: ModelState
+) -> None:
+    state.lapse("second", state.peek().lease.renewals)
+    event, _ = fire(bake(tmp_path, 60, renewing(tmp_path)))
+    assert event["kind"] == "paused"
+    waiting = deferred(event)
+    assert waiting.left_seconds == pytest.approx(60, abs=1)
+    event, seconds = fire(waiting)
+    assert event["kind"] == "goes on"
+    assert seconds < 5
+    assert state.peek().status.phase is Phase.STEPPING
+
+
+def test_a_pause_that_nobody_saw_has_baked_nothing(tmp_path: Path, state: ModelState) -> None:
+    """The triggerer was dead from before the pause until after the planned end."""
+    state.pause("second", note=PERSON)
+    time.sleep(1)
+    event, _ = fire(bake(tmp_path, -0.2))
+    assert event["kind"] == "paused"
+    assert deferred(event).left_seconds == pytest.approx(0.8, abs=0.15)
+
+
+def test_a_candidate_whose_slot_stays_silent_is_not_waited_for_as_long_as_a_person(
+    tmp_path: Path, state: ModelState
+) -> None:
+    clock = [time.time() - 14 * 60]
+    state = replace(state, clock=lambda: clock[0])
+    state.look({Colour.GREEN}, note=Note(who="keeper"))
+    waiting = replace(bake(tmp_path, 1), left_seconds=30.0)
+    began = time.monotonic()
+    assert fire(waiting)[0]["kind"] == "lost"  # only because its own time was over:
+    assert time.monotonic() - began > 0.9
+    clock[0] = time.time() - 16 * 60
+    state.look(set())
+    state.resume("second")
+    state.look({Colour.GREEN}, note=Note(who="keeper"))
+    event, seconds = fire(replace(waiting, until=bake(tmp_path, 60).until))
+    assert (event["kind"], seconds < 3) == ("lost", True)
+
+
+def test_a_cut_and_a_rollback_also_end_the_wait_for_a_paused_step(
+    tmp_path: Path, state: ModelState
+) -> None:
+    state.pause("second", note=PERSON)
+    waiting = replace(bake(tmp_path, 60), left_seconds=30.0)
+    assert meanwhile(waiting, lambda: state.cut("second", 1, numbers={}))[0]["kind"] == "cut"
+    state.roll_back("second", note=PERSON)
+    assert fire(waiting)[0]["kind"] == "lost"
+
+
+def test_a_bake_that_is_cleared_after_promotion_fails_nothing(
+    tmp_path: Path, state: ModelState
+) -> None:
+    plan = RELEASE.plan
+    for step, said in enumerate((Decision.PROCEED, Decision.PROCEED, Decision.SHIP), start=1):
+        state.begin_step("second", step, plan, per_try_timeout_ms=50)
+        state.record_verdict("second", step, said, numbers={})
+        event, _ = fire(replace(bake(tmp_path, 1), step=1))
+        assert event["kind"] == "baked"
+    state.promote("second")
+    event, seconds = fire(bake(tmp_path, 60))
+    assert event["kind"] == "baked"
+    assert "promoted" in event["sentence"]
+    assert seconds < 1
+
+
+def renewing(tmp_path: Path) -> str:
+    main = "from tasks.rollout.renew_lease import main"
+    return f"{main}; raise SystemExit(main([{str(tmp_path)!r}, 'shop', 'second', '60']))"
+
+
+def operator() -> BakeOperator:
+    made = BakeOperator(task_id="bake", step=1, shift="s", release="r", deployment=None)
+    assert isinstance(made, BakeOperator)
+    return made
+
+
+def baked(event: dict[str, Any]) -> str:
+    return operator().baked({}, event)
+
+
+def deferred(event: dict[str, Any]) -> Bake:
+    """Return the bake that the operator goes on with."""
+    with pytest.raises(TaskDeferred) as found:
+        baked(event)
+    assert found.value.method_name == "baked"
+    trigger = found.value.trigger
+    assert isinstance(trigger, BakeTrigger)
+    return trigger.bake
 
 
 def test_the_longest_bake_may_be_cut(deployment: Any) -> None:

@@ -24,7 +24,7 @@ from tasks.rollout.observation import StepObservation, VariantSeen
 from tasks.rollout.phases import Decision
 from tasks.rollout.state import ModelState, Note, open_state
 from tasks.rollout.traffic_step import TrafficStepBegun, step_begun
-from tasks.stages import promote_release, roll_back_release
+from tasks.stages import judge_step, promote_release, roll_back_release
 from tasks.statistics.guardrails import Quantile
 from tasks.statistics.user_means import UserMeans
 
@@ -290,6 +290,25 @@ class TinyReleases:
         self.gate(sealed, passed=verdict.decision.favourable, release_id=release_id)
         return sealed
 
+    def cut(self, release_id: str) -> Manifest:
+        """Take a release to its first step, where the keeper cuts it; the judge says so."""
+        made = self.make(release_id, reserve=True)
+        plan = PLANS["replay"]
+        entry = self.state.begin_step(release_id, 1, plan, per_try_timeout_ms=150.0)
+        begun = step_begun(self.state.peek(), entry, plan)
+        inputs = {"slot": made[Stage.STAGE_BUNDLE], "features": made[Stage.BUILD_FEATURES]}
+        shifted = self.seal(Stage.SHIFT_TRAFFIC, {"step.json": begun.to_text()}, inputs)
+        keeper = Note(who="keeper", why="errors: 9 of 10")
+        self.state.cut(release_id, 1, numbers={"events": 9}, note=keeper)
+        out = self._scratch(Stage.JUDGE_STEP)
+        step = self.folder_of(shifted) / shifted.payload_folder
+        context = self._context(out, {"step": shifted}, release=self.request(release_id), path=step)
+        judge_step.run(replace(context, work=self._scratch(Stage.JUDGE_STEP)))
+        verdict = self._seal_folder(Stage.JUDGE_STEP, out, {"step": shifted})
+        self.gate(verdict, passed=False, release_id=release_id)
+        self._end(Stage.ROLL_BACK_RELEASE, release_id, {"slot": made[Stage.STAGE_BUNDLE]})
+        return verdict
+
     def taken_back_by_a_person(self, run: str) -> Manifest:
         """Roll back what serves, as the DAG that a person triggers does: of no release's making."""
         out = self._scratch(Stage.ROLL_BACK_RELEASE)
@@ -311,10 +330,11 @@ class TinyReleases:
         *,
         release: ReleaseRequest | None = None,
         settings: Mapping[str, Json] | None = None,
+        path: Path | None = None,
     ) -> StageContext:
         return StageContext(
             inputs={
-                name: StageInput(address=str(item.address), manifest=item, path=out)
+                name: StageInput(address=str(item.address), manifest=item, path=path or out)
                 for name, item in inputs.items()
             },
             out=out,

@@ -28,11 +28,14 @@ WRONG_LINES = [
     (["release", "--as-of", "2026-01-31"], "a time in UTC (ending in Z)"),
     (["history", "--at", "yesterday"], "expected ISO 8601 in UTC such as 2026-01-31T00:00:00Z"),
     (["rollback"], "the following arguments are required: --reason"),
+    (["pause"], "the following arguments are required: --reason"),
+    (["resume"], "the following arguments are required: --reason"),
 ]
 IMPOSSIBLE = [
     (["history"], "model recommender: expected one that was released, found none"),
     (["verify", "7"], "model recommender: expected one that was released, found none"),
     (["rollback", "--reason", "test"], "expected one that was released, found none"),
+    (["pause", "--reason", "test"], "expected one that was released, found none"),
     (["predict", "--user", "1"], "expected a running stack, found none; run `headrace up`"),
     (["release", "--dataset", "events"], "--dataset events: expected --events-url, found none"),
     (["release", "--events-url", "/x.csv"], "expected only with --dataset events"),
@@ -86,9 +89,18 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
 
 def test_the_help_lists_what_people_use_and_nothing_internal() -> None:
     listed = build_parser().format_help()
-    for command in ("demo", "release", "status", "predict", "history", "verify", "rollback", "gc"):
+    for command in (
+        "demo",
+        "release",
+        "status",
+        "predict",
+        "history",
+        "verify",
+        "pause",
+        "rollback",
+    ):
         assert f"    {command} " in listed
-    for internal in ("supervise", "keeper", "shoppers"):
+    for internal in ("supervise", "keeper", "shoppers", "shadow"):
         assert internal not in listed
 
 

@@ -27,7 +27,8 @@ from tasks.cli.parts import Status
 from tasks.cli.processes import Identity
 from tasks.cli.status import Situation
 from tasks.contracts.requests import PLANS
-from tasks.rollout.state import ModelState, open_state
+from tasks.rollout.record import Colour
+from tasks.rollout.state import ModelState, Note, open_state
 from tests.unit.cli.stack_reports import a_part, a_report
 
 NOW = datetime(2026, 1, 31, 10, 0, 0, tzinfo=UTC)
@@ -235,7 +236,21 @@ def test_a_paused_rollout_waits_for_a_person(tmp_path: Path, state: ModelState) 
     state.lapse("second", state.peek().lease.renewals)
     said = health.records([model(tmp_path)])
     assert said[0].startswith("shop: release second is paused: the candidate takes nothing;")
+    assert "the lease of 600 s was not renewed; `headrace resume --model shop" in said[0]
     assert said[0].endswith("or `headrace rollback --model shop --reason WHY`")
+    state.pause("second", note=Note(who="person ann", why="odd numbers"))
+    assert "; paused by person ann at " in health.records([model(tmp_path)])[0]
+    assert ": odd numbers; `headrace resume" in health.records([model(tmp_path)])[0]
+
+
+def test_a_halted_rollout_waits_for_its_stable_slot(tmp_path: Path, state: ModelState) -> None:
+    state.reserve_slot("second")
+    state.begin_step("second", 1, PLANS["replay"], per_try_timeout_ms=50)
+    state.look({Colour.BLUE}, note=Note(who="keeper"))
+    (said,) = health.records([model(tmp_path)])
+    assert "halted by keeper at " in said
+    assert "then `headrace rollback --model shop --reason WHY`" in said
+    assert "resume" not in said
 
 
 def test_a_rollout_that_was_cut_is_not_to_be_resumed(tmp_path: Path, state: ModelState) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tasks.cli.ledgers import named, readable_entries
+from tasks.cli.rollout_proof import record_against_ledger, verdict_problems
 from tasks.cli.verify import verify_release
 from tasks.contracts.stages import Stage
 
@@ -25,6 +26,23 @@ def test_an_untouched_release_is_verified_whole(tiny) -> None:
     assert verdict.problems == []
     assert verdict.artifacts == 9  # request, seven stages, release
     assert verdict.gates == 7
+
+
+def test_a_release_that_the_keeper_cut_is_verified_with_its_verdict(tiny) -> None:
+    tiny.promote("first")
+    verdict = tiny.cut("second")
+    folder = tiny.folder_of(verdict) / verdict.payload_folder
+    said = json.loads((folder / "verdict.json").read_text())
+    assert said["decision"] == "roll_back"
+    assert "cut by keeper" in said["sentences"][1]
+    entries = tiny.state.history()
+    assert [entry.kind for entry in entries][-2:] == ["cut", "rolled_back"]
+    about = [entry for entry in entries if entry.release_id == "second"]
+    assert record_against_ledger(tiny.store, verdict, about) == []
+    assert verdict_problems(tiny.store, verdict, about) == []
+    uncut = [entry for entry in about if entry.kind != "cut"]
+    (problem,) = record_against_ledger(tiny.store, verdict, uncut)
+    assert "expected a ledger entry judged or cut of step 1, found none" in problem
 
 
 def test_a_flipped_byte_is_found_and_its_file_named(tiny) -> None:

@@ -102,6 +102,16 @@ def test_rollback_by_hand_is_one_stage(dags: dict[str, Any]) -> None:
     assert [task.task_id for task in dags["roll_back"].tasks] == ["roll_back_release"]
 
 
+def test_pausing_by_hand_asks_for_a_reason(dags: dict[str, Any]) -> None:
+    dag = dags["pause_or_resume"]
+    assert [task.task_id for task in dag.tasks] == ["steer"]
+    assert "reason" in dag.params  # and has no default: nobody pauses without saying why
+
+
+def test_who_approves_is_asked_for_a_reason_and_nothing_of_the_trigger_form(release: Any) -> None:
+    assert list(release.get_task("approval").params) == ["reason"]
+
+
 def reads_of(stage: Stage) -> dict[str, ArtifactKind]:
     """Return READS of a stage's module from its source: importing all would load every framework."""
     source = (STAGES / f"{stage.value}.py").read_text()

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tasks.contracts.requests import PLANS
 from tasks.rollout.decide import Observation, RolloutStatus, next_status
-from tasks.rollout.phases import Ask, Decision, Phase
+from tasks.rollout.phases import Ask, Decision, Pause, Phase
 
 PLAN = PLANS["replay"]  # 5 %, 25 %, 50 %
 EMPTY = RolloutStatus(phase=Phase.EMPTY, has_stable=False)
@@ -18,9 +18,11 @@ JUDGED_1 = replace(STEP_1, verdicts={1: Decision.PROCEED})
 STEP_2 = replace(JUDGED_1, step=2, share=2500)
 STEP_3 = replace(STEP_2, step=3, share=5000, verdicts={1: Decision.PROCEED, 2: Decision.PROCEED})
 SHIPPED = replace(STEP_3, verdicts={**STEP_3.verdicts, 3: Decision.SHIP})
-LAPSED = replace(STEP_1, phase=Phase.PAUSED, share=0, paused_by_lease=True)
-BY_HAND = replace(LAPSED, paused_by_lease=False)
-CUT = replace(BY_HAND, verdicts={1: Decision.ROLL_BACK})
+LAPSED = replace(STEP_1, phase=Phase.PAUSED, share=0, paused_by=Pause.LEASE)
+BY_HAND = replace(LAPSED, paused_by=Pause.PERSON)
+FOR_GOOD = replace(LAPSED, paused_by=Pause.VERDICT)
+CUT = replace(FOR_GOOD, verdicts={1: Decision.ROLL_BACK})
+BROKEN = replace(LAPSED, paused_by=Pause.SLOT)
 HALTED = replace(STEP_1, phase=Phase.HALTED, share=10_000)
 
 
@@ -58,13 +60,13 @@ def seen(ask: Ask = Ask.NOTHING, **others: object) -> Observation:
         pytest.param(
             STEP_1,
             seen(Ask.RECORD_VERDICT, step=1, decision=Decision.ROLL_BACK),
-            replace(BY_HAND, verdicts={1: Decision.ROLL_BACK}),
+            replace(FOR_GOOD, verdicts={1: Decision.ROLL_BACK}),
             id="a bad verdict takes the share away at once",
         ),
         pytest.param(
             LAPSED,
             seen(Ask.RECORD_VERDICT, step=1, decision=Decision.KEEP_CHAMPION),
-            replace(BY_HAND, verdicts={1: Decision.KEEP_CHAMPION}),
+            replace(FOR_GOOD, verdicts={1: Decision.KEEP_CHAMPION}),
             id="after a bad verdict a renewed lease no longer resumes",
         ),
         pytest.param(STEP_1, seen(lease_lapsed=True), LAPSED, id="a lapsed lease pauses at 0 %"),
@@ -74,7 +76,30 @@ def seen(ask: Ask = Ask.NOTHING, **others: object) -> Observation:
         pytest.param(
             LAPSED, seen(Ask.BEGIN_STEP, step=1), STEP_1, id="beginning a paused step resumes it"
         ),
+        pytest.param(
+            BROKEN, seen(Ask.BEGIN_STEP, step=1), STEP_1, id="a step resumes when its slot is well"
+        ),
+        pytest.param(
+            BY_HAND,
+            seen(Ask.BEGIN_STEP, step=1),
+            BY_HAND,
+            id="a task that runs again does not resume what a person paused",
+        ),
+        pytest.param(
+            replace(BY_HAND, verdicts={1: Decision.PROCEED}),
+            seen(Ask.BEGIN_STEP, step=2),
+            replace(BY_HAND, step=2, verdicts={1: Decision.PROCEED}),
+            id="the next step begins paused when a person paused the one before",
+        ),
+        pytest.param(
+            replace(BY_HAND, step=2, verdicts={1: Decision.PROCEED}),
+            seen(Ask.RESUME),
+            STEP_2,
+            id="a person resumes a step that began paused",
+        ),
         pytest.param(STEP_1, seen(Ask.PAUSE), BY_HAND, id="a person pauses"),
+        pytest.param(LAPSED, seen(Ask.PAUSE), BY_HAND, id="a person pauses what a lapse paused"),
+        pytest.param(CUT, seen(Ask.PAUSE), CUT, id="a person's pause makes no cut resumable"),
         pytest.param(STEP_1, seen(Ask.CUT, step=1), CUT, id="harm takes the share away"),
         pytest.param(JUDGED_1, seen(Ask.CUT, step=1), CUT, id="harm outweighs an earlier verdict"),
         pytest.param(LAPSED, seen(Ask.CUT, step=1), CUT, id="a paused step can be cut for good"),
@@ -97,7 +122,7 @@ def seen(ask: Ask = Ask.NOTHING, **others: object) -> Observation:
         pytest.param(FIRST, seen(Ask.PROMOTE), SERVING, id="the first release needs no steps"),
         pytest.param(SHIPPED, seen(Ask.PROMOTE), SERVING, id="a shipped candidate is promoted"),
         pytest.param(
-            replace(SHIPPED, phase=Phase.PAUSED, share=0, paused_by_lease=True),
+            replace(SHIPPED, phase=Phase.PAUSED, share=0, paused_by=Pause.LEASE),
             seen(Ask.PROMOTE),
             SERVING,
             id="a lease that lapsed during approval does not lose the verdict",
@@ -108,7 +133,7 @@ def seen(ask: Ask = Ask.NOTHING, **others: object) -> Observation:
         pytest.param(
             STEP_1,
             seen(candidate_ready=False),
-            BY_HAND,
+            BROKEN,
             id="a candidate that does not answer gets nobody",
         ),
         pytest.param(
@@ -126,7 +151,7 @@ def seen(ask: Ask = Ask.NOTHING, **others: object) -> Observation:
         pytest.param(
             HALTED,
             seen(candidate_ready=False),
-            BY_HAND,
+            BROKEN,
             id="a halted candidate that breaks gives everybody back to a healed stable",
         ),
         pytest.param(
@@ -176,7 +201,7 @@ def test_what_follows(now: RolloutStatus, what: Observation, then: RolloutStatus
             id="a rollback to a broken stable",
         ),
         pytest.param(
-            replace(BY_HAND, verdicts={1: Decision.ROLL_BACK}),
+            replace(FOR_GOOD, verdicts={1: Decision.ROLL_BACK}),
             seen(Ask.RESUME),
             "verdict on step 1",
             id="resuming against the verdict",
@@ -206,6 +231,12 @@ def test_what_follows(now: RolloutStatus, what: Observation, then: RolloutStatus
             id="resuming beside a broken stable",
         ),
         pytest.param(CUT, seen(Ask.RESUME), "verdict on step 1", id="resuming what was cut"),
+        pytest.param(
+            replace(SHIPPED, phase=Phase.PAUSED, share=0, paused_by=Pause.PERSON),
+            seen(Ask.PROMOTE),
+            "a person paused it",
+            id="promoting what a person paused",
+        ),
         pytest.param(
             replace(SHIPPED, phase=Phase.PAUSED, share=0, verdicts={3: Decision.ROLL_BACK}),
             seen(Ask.PROMOTE),

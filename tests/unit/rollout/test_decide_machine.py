@@ -16,7 +16,7 @@ from hypothesis.stateful import (
 
 from tasks.contracts.requests import PLANS
 from tasks.rollout.decide import Observation, RolloutStatus, Transition, next_status
-from tasks.rollout.phases import Ask, Decision, Phase
+from tasks.rollout.phases import Ask, Decision, Pause, Phase
 
 PLAN = PLANS["replay"]  # 5 %, 25 %, 50 %
 ALL = 10_000
@@ -44,6 +44,8 @@ class Rollout(RuleBasedStateMachine):
         again = next_status(PLAN, found.status, replace(seen, lease_lapsed=False))
         assert found.refused is not None or again.status == found.status
         self.status = found.status
+        if before.paused_by is Pause.PERSON and self.status.phase is Phase.STEPPING:
+            assert ask is Ask.RESUME, "somebody else ended a person's pause"
         self._follow_roles(before, ask)
         return found
 
@@ -168,7 +170,7 @@ statuses = st.builds(
     step=st.one_of(st.none(), st.integers(-2, 12)),
     share=st.integers(0, ALL),
     verdicts=st.dictionaries(st.integers(-2, 12), st.sampled_from(Decision), max_size=4),
-    paused_by_lease=st.booleans(),
+    paused_by=st.one_of(st.none(), st.sampled_from(Pause)),
 )
 observations = st.builds(
     Observation,

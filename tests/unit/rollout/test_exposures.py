@@ -1,23 +1,32 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from tasks.contracts.errors import CorruptArtifactError
 from tasks.rollout.envoy import router_files
+from tasks.rollout.exposure_files import close_hours, hour_of, read_exposures, seal_closed
 from tasks.rollout.exposures import (
     ExposureLander,
+    append_outcomes,
     exposure_of,
     hashed_user,
     read_lines,
     rollout_folder,
     user_key,
 )
+from tests.unit.killed import deaths
 
 KEY = b"k" * 32
 
@@ -45,7 +54,7 @@ def line(number: int = 0, **others: Any) -> dict[str, Any]:
 @pytest.fixture
 def lander(tmp_path: Path) -> ExposureLander:
     router_files(tmp_path).folder.mkdir(parents=True)
-    return ExposureLander(state_dir=tmp_path, key=KEY)
+    return ExposureLander(state_dir=tmp_path, key=KEY, clock=lambda: SEVEN)
 
 
 def write(lander: ExposureLander, *lines: dict[str, Any], end: str = "\n") -> None:
@@ -54,7 +63,7 @@ def write(lander: ExposureLander, *lines: dict[str, Any], end: str = "\n") -> No
 
 
 def landed(lander: ExposureLander, rollout: str = "r2") -> list[dict[str, Any]]:
-    return read_lines(rollout_folder(lander.state_dir, "shop", rollout) / "exposures.jsonl")
+    return read_exposures(rollout_folder(lander.state_dir, "shop", rollout))
 
 
 def test_an_exposure_holds_a_hash_in_place_of_the_user() -> None:
@@ -106,16 +115,6 @@ def test_half_a_line_waits_for_its_end(lander: ExposureLander) -> None:
     assert lander.land() == 0
     write(lander, end="\n")
     assert lander.land() == 1
-
-
-def test_a_lander_that_crashed_before_noting_its_place_doubles_nothing(
-    lander: ExposureLander,
-) -> None:
-    write(lander, line(1), line(2))
-    lander.land()
-    (lander.files.folder / "landed.json").unlink()
-    lander.land()
-    assert [one["request_id"] for one in landed(lander)] == ["request-1", "request-2"]
 
 
 def test_a_log_that_was_replaced_is_read_from_its_start(lander: ExposureLander) -> None:
@@ -181,3 +180,210 @@ def test_the_key_is_drawn_once_and_only_its_owner_may_read_it(tmp_path: Path) ->
     path = tmp_path / "router" / "user.key"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [found.name for found in path.parent.iterdir()] == ["user.key"]
+
+
+# Hourly files
+
+SEVEN = 1_700_002_800.0  # 2023-11-14T23:00:00Z
+HOURS = ("2023-11-14T23", "2023-11-15T00", "2023-11-15T01")
+
+
+def rollout(lander: ExposureLander) -> Path:
+    return rollout_folder(lander.state_dir, "shop", "r2")
+
+
+def names(lander: ExposureLander) -> list[str]:
+    return sorted(path.name for path in (rollout(lander) / "exposures").iterdir())
+
+
+def at(seconds: float, number: int) -> dict[str, Any]:
+    return line(number, time=f"{SEVEN + seconds:.3f}")
+
+
+def test_a_line_lands_in_the_file_of_its_hour(lander: ExposureLander) -> None:
+    write(lander, at(0, 1), at(3599.999, 2), at(3600, 3))
+    lander.land()
+    assert names(lander) == [f"{HOURS[0]}.open", f"{HOURS[1]}.open"]
+    assert [one["request_id"] for one in landed(lander)] == ["request-1", "request-2", "request-3"]
+
+
+def test_an_hour_is_sealed_a_minute_after_its_end_under_the_digest_of_its_bytes(
+    lander: ExposureLander,
+) -> None:
+    write(lander, at(10, 1), at(3605, 2))
+    lander.land()
+    assert close_hours(lander.state_dir, SEVEN + 3659) == 0
+    assert close_hours(lander.state_dir, SEVEN + 3660) == 1
+    assert seal_closed(lander.state_dir) == 1
+    sealed, left = names(lander)
+    data = (rollout(lander) / "exposures" / sealed).read_bytes()
+    assert sealed == f"{HOURS[0]}-{hashlib.sha256(data).hexdigest()}.jsonl"
+    assert left == f"{HOURS[1]}.open"
+    assert [one["request_id"] for one in landed(lander)] == ["request-1", "request-2"]
+    assert b"ann" not in data
+
+
+def test_a_line_that_comes_after_its_hour_was_sealed_is_in_a_second_file(
+    lander: ExposureLander,
+) -> None:
+    for number in (1, 2):
+        write(lander, at(number, number))
+        lander.land()
+        close_hours(lander.state_dir, SEVEN + 7200)
+        seal_closed(lander.state_dir)
+    assert [name[:13] for name in names(lander)] == [HOURS[0]] * 2
+    assert {one["request_id"] for one in landed(lander)} == {"request-1", "request-2"}
+
+
+def test_sealed_exposures_that_were_changed_are_refused_by_name(lander: ExposureLander) -> None:
+    write(lander, at(1, 1))
+    lander.land()
+    close_hours(lander.state_dir, SEVEN + 7200)
+    seal_closed(lander.state_dir)
+    (path,) = (rollout(lander) / "exposures").iterdir()
+    path.write_text(path.read_text().replace("stable", "candidate").replace("green", "blue"))
+    with pytest.raises(CorruptArtifactError, match=f"{path.name}: expected the sealed exposures"):
+        landed(lander)
+
+
+def test_a_landing_that_was_cut_in_the_middle_of_a_line_is_undone_and_done_again(
+    lander: ExposureLander,
+) -> None:
+    write(lander, at(1, 1))
+    lander.land()
+    before = lander.files.folder.joinpath("landed.json").read_text()
+    write(lander, at(2, 2), at(3, 3))
+    lander.land()
+    file = rollout(lander) / "exposures" / f"{HOURS[0]}.open"
+    whole = file.read_bytes()
+    first = whole.index(b"\n") + 1
+    place = json.loads(before) | {
+        "appending": {str(file.relative_to(lander.state_dir)): first},
+    }
+    for length in (first, first + 1, first + 150, len(whole) - 1, len(whole)):
+        file.write_bytes(whole[:length])  # as far as the killed one came
+        (lander.files.folder / "landed.json").write_text(json.dumps(place))
+        ExposureLander(state_dir=lander.state_dir, key=KEY, clock=lambda: SEVEN).land()
+        assert file.read_bytes() == whole
+
+
+def test_a_lander_killed_at_any_file_operation_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    """Three hours in two rollouts, a long log set aside, hours closed and sealed meanwhile."""
+    clock = [SEVEN]
+
+    def fresh(folder: Path) -> ExposureLander:
+        router_files(folder).folder.mkdir(parents=True, exist_ok=True)
+        return ExposureLander(
+            state_dir=folder,
+            key=KEY,
+            reopen=lambda: True,
+            max_log_bytes=1500,
+            clock=lambda: clock[0],
+        )
+
+    def act(folder: Path) -> None:
+        made = fresh(folder)
+        for step in range(4):
+            clock[0] = SEVEN + 3700 * step
+            made._closed_at = -1e9
+            made.land()
+            seal_closed(folder)
+            for aside in made.files.folder.glob("access.aside*"):
+                os.utime(aside, (0, 0))
+
+    def prepared(folder: Path) -> list[dict[str, Any]]:
+        lines = [
+            line(number, time=f"{SEVEN + 500 * number:.3f}", rollout=f"r{2 + number % 2}")
+            for number in range(20)
+        ]
+        write(fresh(folder), *lines)
+        return [exposure_of(one, KEY) or {} for one in lines]
+
+    number = 0
+    while True:
+        folder = tmp_path / str(number)
+        expected = prepared(folder)
+        died = next(deaths(lambda folder=folder: act(folder), start=number + 1), None)  # type: ignore[misc]
+        act(folder)  # the next keeper
+        found = [
+            one
+            for name in ("r2", "r3")
+            for one in read_exposures(rollout_folder(folder, "shop", name))
+        ]
+        assert sorted(one["request_id"] for one in found) == sorted(
+            one["request_id"] for one in expected
+        ), f"killed at operation {died}"
+        assert not list(folder.glob("*/traffic/*/exposures/*.closed"))
+        if died is None:
+            break
+        number += 1
+    assert number > 40  # it was really killed that often
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    batches=st.lists(st.lists(st.integers(0, 4 * 3600), max_size=6), min_size=1, max_size=6),
+    looks=st.lists(st.integers(0, 6 * 3600), min_size=6, max_size=6),
+)
+def test_whatever_lands_when_and_whenever_hours_are_closed_each_line_is_there_once(
+    tmp_path_factory: pytest.TempPathFactory, batches: list[list[int]], looks: list[int]
+) -> None:
+    folder = tmp_path_factory.mktemp("landing")
+    router_files(folder).folder.mkdir(parents=True)
+    made = ExposureLander(state_dir=folder, key=KEY, clock=lambda: SEVEN)
+    number, expected = 0, []
+    for seconds, now in zip(batches, looks, strict=False):
+        lines = []
+        for moment in seconds:
+            number += 1
+            lines.append(at(moment, number))
+            expected.append((f"request-{number}", SEVEN + moment))
+        if lines:
+            write(made, *lines)
+        made.land()
+        close_hours(folder, SEVEN + now)
+        seal_closed(folder)
+    found = read_exposures(rollout_folder(folder, "shop", "r2"))
+    assert sorted((one["request_id"], one["time"]) for one in found) == sorted(expected)
+    for path in folder.glob("shop/traffic/r2/exposures/*"):
+        hours = {hour_of(json.loads(text)["time"]) for text in path.read_text().splitlines()}
+        assert hours == {path.name[:13]}
+
+
+def test_half_an_outcome_of_a_killed_shopper_spoils_no_other(tmp_path: Path) -> None:
+    append_outcomes(tmp_path, [{"request_id": "a", "hit": 1}])
+    with (tmp_path / "outcomes.jsonl").open("a") as writer:
+        writer.write('{"request_id": "b", "hi')
+    append_outcomes(tmp_path, [{"request_id": "c", "hit": 0}])
+    found = [one["request_id"] for one in read_lines(tmp_path / "outcomes.jsonl")]
+    assert found == ["a", "c"]
+
+
+def test_readers_beside_a_sealer_miss_nothing_and_see_nothing_twice(
+    lander: ExposureLander,
+) -> None:
+    write(lander, *(at(number, number) for number in range(200)))
+    lander.land()
+    stop = threading.Event()
+
+    def shuffle() -> None:
+        """Open, closed, sealed, and open again under the eyes of the reader."""
+        folder = rollout(lander) / "exposures"
+        while not stop.is_set():
+            close_hours(lander.state_dir, SEVEN + 7200)
+            time.sleep(0.005)
+            seal_closed(lander.state_dir)
+            time.sleep(0.005)
+            for path in folder.iterdir():
+                path.rename(folder / f"{HOURS[0]}.open")
+
+    thread = threading.Thread(target=shuffle)
+    thread.start()
+    try:
+        for _ in range(100):
+            assert len(landed(lander)) == 200
+    finally:
+        stop.set()
+        thread.join()

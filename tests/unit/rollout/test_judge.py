@@ -14,7 +14,7 @@ from tasks.contracts.errors import BadRequestError
 from tasks.contracts.requests import PLANS, TrafficPlan
 from tasks.rollout.assignment import bucket_of
 from tasks.rollout.judge import judge, measure_effect, verify_verdict
-from tasks.rollout.observation import StepFacts, StepObservation, is_failure, observe
+from tasks.rollout.observation import CutSeen, StepFacts, StepObservation, is_failure, observe
 from tasks.rollout.phases import Decision
 
 PLAN = PLANS["replay"]  # 5 % and 25 % guardrails, 50 % ship: not worse by .02 at 5 %
@@ -300,6 +300,24 @@ def test_a_candidate_at_the_margin_is_shipped_no_more_often_than_stated() -> Non
 def test_an_observation_survives_its_file() -> None:
     for observation in (seen(1, users=5), seen(3)):
         assert StepObservation.parse(observation.to_text(), "here") == observation
+
+
+def test_an_observation_of_the_format_before_cuts_were_judged_is_read() -> None:
+    record = json.loads(seen(1, users=5).to_text())
+    assert record.pop("cut") is None
+    older = json.dumps(record | {"format": "step_observation/1"})
+    assert StepObservation.parse(older, "here") == seen(1, users=5)
+
+
+def test_a_cut_is_judged_as_harm_however_well_the_rest_looks() -> None:
+    cut = CutSeen(sequence=7, at="2026-01-01T00:00:00.000Z", who="keeper", why="errors: 9 of 10")
+    observation = replace(seen(3, candidate=0.4), cut=cut)
+    assert judge(replace(observation, cut=None)).decision is Decision.SHIP
+    verdict = judge(observation)
+    assert verdict.decision is Decision.ROLL_BACK
+    assert [check.name for check in verdict.checks if check.passed is False] == ["not cut"]
+    assert "(ledger entry 7): errors: 9 of 10" in verdict.sentences[1]
+    assert StepObservation.parse(observation.to_text(), "here") == observation
 
 
 def test_a_torn_observation_is_refused() -> None:

@@ -1,18 +1,22 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+from tasks.contracts.errors import BadRequestError
 from tasks.contracts.requests import PLANS
 from tasks.rollout.envoy import write_bootstrap
 from tasks.rollout.envoy_stats import SlotCounts, Statistics, VariantCounts, VariantName
 from tasks.rollout.keeper import Keeper, LeaseWatch
-from tasks.rollout.phases import Phase
+from tasks.rollout.phases import Decision, Phase
+from tasks.rollout.readiness import SlotProbes
 from tasks.rollout.record import Colour, StateRecord
 from tasks.rollout.renew_lease import main as renew
+from tasks.rollout.routes import RoutedModel
 from tasks.rollout.state import ModelState, open_state
 
 PLAN = PLANS["replay"]  # lease of 600 s
@@ -53,6 +57,23 @@ class FakeEnvoy:
         )
 
 
+@dataclass(kw_only=True)
+class FakeProbes(SlotProbes):
+    """Asks nobody."""
+
+    broken: set[Colour]
+    well: set[Colour]
+
+    def watch(self, models: Iterable[RoutedModel]) -> None:
+        pass
+
+    def unready(self, model: str) -> frozenset[Colour]:
+        return frozenset(self.broken) if model == "shop" else frozenset()
+
+    def ready(self, model: str) -> frozenset[Colour]:
+        return frozenset(self.well) if model == "shop" else frozenset()
+
+
 @dataclass
 class World:
     folder: Path
@@ -60,12 +81,17 @@ class World:
     wall: Clock
     state: ModelState
     said: list[str]
+    broken: set[Colour] = field(default_factory=set)
+    well: set[Colour] = field(default_factory=set)
 
     def keeper(self, envoy: FakeEnvoy | None = None) -> Keeper:
+        """Return a keeper that knows of the slots what the test says."""
+        probes = FakeProbes(broken=self.broken, well=self.well)
         watch = LeaseWatch(monotonic=self.monotonic, wall=self.wall)
         return Keeper(
             state_dir=self.folder,
             watch=watch,
+            probes=probes,
             say=self.said.append,
             statistics=lambda _files: None if envoy is None else envoy.statistics(),
         )
@@ -239,6 +265,119 @@ def test_a_broken_state_record_keeps_the_models_last_routes(world: World) -> Non
     assert (world.folder / "router" / "routes.json").read_text() == routes
     assert len(world.said) == 1
     assert "state.json" in world.said[0]
+
+
+def test_a_candidate_that_does_not_answer_gets_nobody_until_it_does_and_a_step_asks(
+    world: World,
+) -> None:
+    stepping(world)
+    keeper = world.keeper()
+    keeper.turn()
+    world.broken.add(Colour.GREEN)
+    keeper.turn()
+    record = world.record()
+    assert (record.status.phase, record.status.share) == (Phase.PAUSED, 0)
+    assert "r2" not in (world.folder / "router" / "routes.json").read_text()
+    entry = record.entries[-1]
+    assert (entry.kind, entry.who, entry.why) == (
+        "paused",
+        "keeper",
+        "the candidate's slot does not answer",
+    )
+    with pytest.raises(BadRequestError, match="the candidate's slot does not answer"):
+        world.state.resume("second")
+    world.broken.clear()
+    world.well.add(Colour.GREEN)
+    keeper.turn()
+    assert world.record().status.phase is Phase.PAUSED
+    stepping(world)  # its task runs again
+    assert world.record().status.share == 500
+
+
+def test_when_stable_breaks_the_healthy_candidate_takes_everybody_and_is_not_rolled_back(
+    world: World,
+) -> None:
+    stepping(world)
+    keeper = world.keeper()
+    world.broken.add(Colour.BLUE)
+    keeper.turn()
+    record = world.record()
+    assert (record.status.phase, record.status.share) == (Phase.HALTED, 10_000)
+    entry = record.entries[-1]
+    assert (entry.kind, entry.why) == ("halted", "stable's slot does not answer")
+    with pytest.raises(BadRequestError, match="stable does not answer and the candidate does"):
+        world.state.roll_back("second")
+    world.broken.clear()
+    keeper = world.keeper()  # a new one has heard of no slot yet
+    keeper.turn()
+    with pytest.raises(BadRequestError, match="stable does not answer and the candidate does"):
+        world.state.roll_back("second")
+    world.well |= {Colour.BLUE, Colour.GREEN}
+    keeper.turn()
+    assert world.record().status.phase is Phase.HALTED  # a person must decide
+    world.state.roll_back("second")
+    assert world.record().status.phase is Phase.SERVING
+
+
+def test_a_halted_candidate_that_breaks_gives_everybody_back_to_a_healed_stable(
+    world: World,
+) -> None:
+    stepping(world)
+    keeper = world.keeper()
+    world.broken.add(Colour.BLUE)
+    keeper.turn()
+    world.broken.symmetric_difference_update({Colour.BLUE, Colour.GREEN})
+    world.well.add(Colour.BLUE)
+    keeper.turn()
+    assert (world.record().status.phase, world.record().status.share) == (Phase.PAUSED, 0)
+
+
+def test_with_both_slots_broken_nobody_is_sent_to_the_unproven_one(world: World) -> None:
+    stepping(world)
+    keeper = world.keeper()
+    world.broken |= {Colour.BLUE, Colour.GREEN}
+    keeper.turn()
+    assert (world.record().status.phase, world.record().status.share) == (Phase.PAUSED, 0)
+
+
+def test_no_step_begins_beside_a_stable_that_does_not_answer(world: World) -> None:
+    world.state.reserve_slot("second")
+    world.broken.add(Colour.BLUE)
+    world.keeper().turn()
+    with pytest.raises(BadRequestError, match="stable's slot does not answer"):
+        world.state.begin_step("second", 1, PLAN, per_try_timeout_ms=50)
+
+
+def test_nobody_is_rolled_back_to_a_previous_release_that_does_not_answer(world: World) -> None:
+    promoted(world)
+    keeper = world.keeper()
+    world.broken.add(Colour.BLUE)  # previous by now
+    keeper.turn()
+    with pytest.raises(BadRequestError, match="previous release's slot to answer"):
+        world.state.roll_back("second")
+    world.broken.add(Colour.GREEN)
+    keeper.turn()
+    assert world.state.roll_back("second") is not None  # neither answers: a person decides
+
+
+def promoted(world: World) -> None:
+    stepping(world)
+    for step, said in enumerate((Decision.PROCEED, Decision.PROCEED, Decision.SHIP), start=1):
+        world.state.begin_step("second", step, PLAN, per_try_timeout_ms=50)
+        world.state.record_verdict("second", step, said, numbers={})
+    world.state.promote("second")
+
+
+def test_a_slot_that_gets_another_release_is_not_held_to_the_one_before(world: World) -> None:
+    promoted(world)
+    world.broken.add(Colour.BLUE)
+    world.keeper().turn()
+    world.state.roll_back("third")
+    assert world.record().unready == (Colour.BLUE,)
+    world.state.reserve_slot("third")  # violet
+    world.state.roll_back("third")
+    world.state.reserve_slot("fourth")
+    assert world.record().unready == (Colour.BLUE,)
 
 
 def test_a_model_without_slots_has_no_routes_yet(world: World) -> None:

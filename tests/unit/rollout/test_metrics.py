@@ -4,11 +4,13 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tasks.contracts.requests import PLANS
+from tasks.rollout.comparison import Comparison, Ranking, ShadowReport, report_text
 from tasks.rollout.envoy_stats import SlotCounts, Statistics, VariantCounts, VariantName
 from tasks.rollout.metrics import render_metrics
 from tasks.rollout.record import Colour, StateRecord
@@ -67,6 +69,29 @@ def test_every_count_names_model_variant_and_release(record: StateRecord) -> Non
         "headrace_keeper_read_timestamp_seconds 1700000000.25",
     ):
         assert line in text.splitlines()
+
+
+def test_what_the_comparator_saw_is_a_metric(record: StateRecord) -> None:
+    text = render_metrics(counted(), [record], 0.0, [shadow_report()])
+    lines = text.splitlines()
+    mine = 'model="shop",release="2"'
+    assert f"headrace_shadow_compared_total{{{mine}}} 1" in lines
+    assert 'headrace_shadow_dropped_total{reason="queue"} 3' in lines
+    assert f'headrace_shadow_overlap_ratio{{{mine},depth="10"}} 0.5' in lines
+    assert f"headrace_shadow_rank_biased_overlap{{{mine}}} 0.45" in lines
+    assert any(line.startswith("headrace_shadow_score_stability_index{") for line in lines)
+
+
+def shadow_report() -> ShadowReport:
+    seen = Comparison(model="shop", candidate=2, stable=1, since="2026-11-26T00:00:00Z")
+    seen.add(Ranking(("b", "c"), (0.6, 0.5)), Ranking(("a", "b"), (0.9, 0.1)))
+    return ShadowReport.parse(report_text(seen, {"queue": 3}), "here")
+
+
+def test_a_slot_that_does_not_answer_is_a_metric(record: StateRecord) -> None:
+    text = render_metrics(counted(), [replace(record, unready=(Colour.GREEN,))], 0.0)
+    assert 'headrace_slot_ready{model="shop",slot="blue"} 1' in text
+    assert 'headrace_slot_ready{model="shop",slot="green"} 0' in text
 
 
 def test_a_candidate_that_was_cut_is_a_metric(tmp_path: Path, record: StateRecord) -> None:

@@ -22,6 +22,7 @@ from tasks.rollout.state import ModelState, open_state
 PLAN = PLANS["replay"]
 BUNDLE = "serving_bundle/" + "b" * 64
 EVENTS = "validated_events/" + "e" * 64
+WEIGHTS = (3, 1, 3, 2, 2, 2, 2, 3, 0.5, 2, 0.5, 1)  # of what `may_be_asked` lists
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def test_any_walk_through_the_operations_can_be_retraced(state: ModelState) -> N
     chance = random.Random(11)
     release(state, "first", first=True)
     number, done = 1, set()
-    for _ in range(150):
+    for _ in range(300):
         record = state.peek()
         if record.release_id is None:
             number += 1
@@ -63,12 +64,12 @@ def test_any_walk_through_the_operations_can_be_retraced(state: ModelState) -> N
         if chance.random() < 0.06:
             asks = [partial(state.roll_back, record.release_id)]
         try:
-            chance.choices(asks, weights=[3, 1, 3, 2, 2, 2, 2, 3, 0.5][: len(asks)])[0]()
+            chance.choices(asks, weights=WEIGHTS[: len(asks)])[0]()
         except BadRequestError:
             continue  # refused: nothing was written
         done.add(state.history()[-1].kind)
         assert problems(state) == []
-    assert done >= {*("step_began", "judged", "paused", "resumed", "cut", "rolled_back")}
+    assert done >= {*("step_began", "judged", "paused", "resumed", "cut", "halted", "rolled_back")}
 
 
 def may_be_asked(state: ModelState, name: str) -> list[Callable[[], object]]:
@@ -85,6 +86,9 @@ def may_be_asked(state: ModelState, name: str) -> list[Callable[[], object]]:
         partial(state.resume, name),
         partial(state.promote, name),
         partial(state.cut, name, step, numbers={"bad": 7}),
+        partial(state.look, set()),
+        partial(state.look, {record.roles.candidate}),
+        partial(state.look, {record.roles.stable}),
     ]
 
 

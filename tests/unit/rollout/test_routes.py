@@ -18,6 +18,7 @@ from tasks.rollout.routes import (
     render_clusters,
     render_routes,
 )
+from tasks.rollout.shadow_routes import ShadowAddress
 
 SLOTS = {
     colour: SlotAddress(grpc=7000 + place, rest=8000 + place) for place, colour in enumerate(Colour)
@@ -47,6 +48,58 @@ def routes_of(routed: RoutedModel) -> list[dict[str, Any]]:
 
 def clusters_of(routed: RoutedModel) -> dict[str, dict[str, Any]]:
     return {cluster["name"]: cluster for cluster in render_clusters([routed])["resources"]}
+
+
+@pytest.mark.parametrize(
+    ("phase", "share", "asked"),
+    (
+        pytest.param(
+            Phase.STEPPING, 500, ["x-headrace-bucket", "content-length"], id="a step: its users"
+        ),
+        pytest.param(Phase.HALTED, 10_000, [], id="halted: everybody, known or not, at any length"),
+    ),
+)
+def test_who_meets_the_candidate(phase: Phase, share: int, asked: list[str]) -> None:
+    found = [
+        route for route in routes_of(model(phase, share)) if "candidate" in route["stat_prefix"]
+    ]
+    (rest,) = (route for route in found if "grpc" not in route["match"])
+    assert [header["name"] for header in rest["match"]["headers"]] == asked
+
+
+SHADOW = ShadowAddress(port=9911, percent=5.0)
+
+
+def mirrored(routed: RoutedModel, shadow: ShadowAddress | None = SHADOW) -> list[str]:
+    """Return the routes whose requests are mirrored, as variant and protocol."""
+    (table,) = render_routes([routed], shadow)["resources"]
+    return [
+        f"{route['stat_prefix']} {'grpc' if 'grpc' in route['match'] else 'rest'}"
+        for route in table["virtual_hosts"][0]["routes"]
+        if "request_mirror_policies" in route["route"]
+    ]
+
+
+def test_a_sample_of_rest_requests_is_mirrored_while_there_is_a_candidate() -> None:
+    both = ["shop/candidate/2 rest", "shop/stable/1 rest"]
+    assert mirrored(model(Phase.STEPPING, 500)) == both
+    assert mirrored(model(Phase.STAGED)) == both[1:]
+    alone = model(Phase.SERVING, roles=Roles(stable=Colour.BLUE))
+    assert mirrored(alone) == []
+    assert mirrored(model(Phase.HALTED, 10_000)) == []  # the one slot that answers has enough to do
+    assert mirrored(model(Phase.STEPPING, 500), None) == []
+
+
+def test_the_share_of_mirrored_requests_is_said_in_millionths_and_can_be_changed() -> None:
+    (table,) = render_routes([model(Phase.STAGED)], SHADOW)["resources"]
+    route = table["virtual_hosts"][0]["routes"][-1]["route"]
+    (policy,) = route["request_mirror_policies"]
+    fraction = policy["runtime_fraction"]
+    assert fraction["default_value"] == {"numerator": 50_000, "denominator": "MILLION"}
+    assert fraction["runtime_key"] == "headrace.shadow"
+    clusters = {one["name"] for one in render_clusters([], SHADOW)["resources"]}
+    assert clusters == {policy["cluster"]}
+    assert render_clusters([])["resources"] == []
 
 
 def targets(routed: RoutedModel) -> list[str]:

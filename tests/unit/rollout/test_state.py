@@ -1,3 +1,4 @@
+import json
 import multiprocessing
 import os
 from collections import Counter
@@ -12,7 +13,7 @@ from tasks.adapters.object_store import ObjectStore
 from tasks.contracts.errors import BadRequestError, CorruptArtifactError, StoreUnavailableError
 from tasks.contracts.requests import PLANS
 from tasks.rollout.ledger import entry_path
-from tasks.rollout.phases import Decision, Phase
+from tasks.rollout.phases import Decision, Pause, Phase
 from tasks.rollout.record import Colour, StateRecord
 from tasks.rollout.state import ModelState, Note, models_with_state, open_state
 
@@ -223,6 +224,52 @@ def test_a_lapse_pauses_at_nothing_and_renewal_resumes(state: ModelState) -> Non
     assert state.renew("second", 30) is Phase.STEPPING
     assert state.peek().status.share == 500
     assert kinds(state)[-2:] == ["paused", "resumed"]
+
+
+def test_a_persons_pause_keeps_who_and_why_and_no_task_ends_it(state: ModelState) -> None:
+    in_step_1(state)
+    ann = Note(who="person ann", why="I saw something")
+    assert state.pause("second", note=ann) is Phase.PAUSED
+    entry = state.history()[-1]
+    assert (entry.kind, entry.who, entry.why) == ("paused", "person ann", "I saw something")
+    assert entry.details == {"paused_by": "person"}
+    assert begin(state, 1) == entry.sequence - 1  # its task runs again
+    assert state.renew("second", 30) is Phase.PAUSED
+    assert (state.peek().status.share, state.peek().sequence) == (0, entry.sequence)
+    assert state.resume("second", note=ann) is Phase.STEPPING
+    assert state.peek().status.share == 500
+
+
+def test_the_step_after_a_persons_pause_begins_paused(state: ModelState) -> None:
+    in_step_1(state)
+    state.pause("second")
+    state.record_verdict("second", 1, Decision.PROCEED, numbers={})
+    begin(state, 2)
+    began = state.history()[-1]
+    assert (began.kind, began.step, began.share) == ("step_began", 2, 0)
+    assert state.peek().status.phase is Phase.PAUSED
+    state.resume("second")
+    assert (state.peek().status.step, state.peek().status.share) == (2, 2500)
+
+
+@pytest.mark.parametrize(
+    ("phase", "lapsed", "verdicts", "by"),
+    (
+        pytest.param("paused", True, {}, Pause.LEASE, id="paused by a lapse"),
+        pytest.param("paused", False, {}, Pause.PERSON, id="paused by somebody: take no chances"),
+        pytest.param("paused", False, {"1": "roll_back"}, Pause.VERDICT, id="cut"),
+        pytest.param("stepping", False, {}, None, id="not paused"),
+    ),
+)
+def test_a_record_of_the_format_before_says_by_whom_it_was(
+    state: ModelState, phase: str, lapsed: bool, verdicts: dict[str, str], by: Pause | None
+) -> None:
+    in_step_1(state)
+    record = json.loads(state.path.read_text()) | {"format": "rollout_state/3"}
+    del record["status"]["paused_by"]
+    record["status"] |= {"phase": phase, "paused_by_lease": lapsed, "verdicts": verdicts}
+    state.path.write_text(json.dumps(record))
+    assert state.peek().status.paused_by is by
 
 
 def test_a_lapse_of_a_lease_that_was_renewed_meanwhile_is_none(state: ModelState) -> None:
@@ -436,7 +483,7 @@ def test_strange_model_names_are_refused(tmp_path: Path, name: str) -> None:
 
 def test_a_record_of_a_newer_format_is_refused(state: ModelState) -> None:
     first_release(state)
-    state.path.write_text(state.path.read_text().replace("rollout_state/3", "rollout_state/4"))
+    state.path.write_text(state.path.read_text().replace("rollout_state/4", "rollout_state/5"))
     with pytest.raises(BadRequestError, match="written by a newer Headrace"):
         state.peek()
 

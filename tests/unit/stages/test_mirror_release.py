@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from tasks.adapters.object_store import ObjectStore
 from tasks.contracts.requests import PLANS, ReleaseRequest
 from tasks.contracts.stage_io import StageContext
+from tasks.rollout.comparison import SHADOW_REPORT, Comparison, Ranking, report_text
 from tasks.rollout.ledger import LedgerEntry
+from tasks.rollout.state import open_state
 from tasks.stages import mirror_release
 
 REQUEST = ReleaseRequest(
@@ -91,3 +94,26 @@ def entry(kind: str) -> LedgerEntry:
 )
 def test_the_status_is_what_the_ledger_says_last(kinds: tuple[str, ...], status: str) -> None:
     assert mirror_release.status_of([entry(kind) for kind in kinds]) == status
+
+
+def test_what_the_comparator_saw_is_plotted_beside_the_release(tmp_path: Path) -> None:
+    asked = context(tmp_path)
+    state = open_state(tmp_path / "state", "recommender", ObjectStore(f"file://{tmp_path}/store"))
+    state.reserve_slot("release-0")
+    state.promote("release-0")
+    number = state.reserve_slot("release-1").release_number
+
+    def plots() -> list[str]:
+        told = mirror_release.mirrored_release(asked, state)
+        return [path.name for path in told.files.get("plots", [])]
+
+    assert plots() == []
+    seen = Comparison(model="recommender", candidate=2, stable=1, since="2026-11-26T00:00:00Z")
+    seen.add(Ranking(("a", "b"), (0.9, 0.1)), Ranking(("b", "a"), (0.8, 0.2)))
+    path = tmp_path / "state" / "recommender" / "traffic" / f"r{number}" / SHADOW_REPORT
+    path.parent.mkdir(parents=True)
+    path.write_text(report_text(seen, {}))
+    assert plots() == ["shadow.png"]
+    assert (tmp_path / "work" / "mirror" / "plots" / "shadow.png").read_bytes()[:4] == b"\x89PNG"
+    path.write_text("{")  # no evidence, and no reason to have no mirror
+    assert plots() == []

@@ -1,0 +1,121 @@
+"""Exposures of a rollout in hourly files: open while their hour lasts, then sealed by their digest.
+
+exposures/2026-11-26T07.open            lines still land here (only the lander writes)
+exposures/2026-11-26T07.1a2b.closed     no line lands here any more; its digest is being taken
+exposures/2026-11-26T07-<sha256>.jsonl  sealed: the name holds the digest of its bytes
+
+Each move is one rename. A line that lands after its hour was closed opens a further file of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from tasks.contracts.errors import CorruptArtifactError
+from tasks.contracts.json_types import canonical_json
+
+LATE_SECONDS = 60.0  # a request that began in an hour may end, and land, so long after it
+OPEN, CLOSED, SEALED = ".open", ".closed", ".jsonl"
+_HOUR = "%Y-%m-%dT%H"
+_READ_TRIES = 20
+_BLOCK_BYTES = 1024 * 1024
+
+
+def exposures_folder(rollout: Path) -> Path:
+    """Return where the hourly files of a rollout lie, below its traffic folder."""
+    return rollout / "exposures"
+
+
+def hour_of(moment_unix: float) -> str:
+    """Return the UTC hour that a moment lies in, such as 2026-11-26T07."""
+    return datetime.fromtimestamp(moment_unix, tz=UTC).strftime(_HOUR)
+
+
+def open_file(rollout: Path, moment_unix: float) -> Path:
+    """Return the file in which an exposure of that moment lands."""
+    return exposures_folder(rollout) / f"{hour_of(moment_unix)}{OPEN}"
+
+
+def as_lines(records: Iterable[Mapping[str, Any]]) -> bytes:
+    """Return records as JSON lines."""
+    return "".join(f"{canonical_json(record)}\n" for record in records).encode()
+
+
+def close_hours(state_dir: Path, now_unix: float) -> int:
+    """Close the open files whose hour is over; only who lands lines may call it."""
+    closed = 0
+    for path in state_dir.glob(f"*/traffic/*/exposures/*{OPEN}"):
+        hour = path.name.removesuffix(OPEN)
+        end = datetime.strptime(hour, _HOUR).replace(tzinfo=UTC) + timedelta(hours=1)
+        if now_unix >= end.timestamp() + LATE_SECONDS:
+            path.rename(path.with_name(f"{hour}.{secrets.token_hex(8)}{CLOSED}"))
+            closed += 1
+    return closed
+
+
+def seal_closed(state_dir: Path) -> int:
+    """Give every closed file its digest as name; who is killed meanwhile is followed by the next."""
+    closed = sorted(state_dir.glob(f"*/traffic/*/exposures/*{CLOSED}"))
+    for path in closed:
+        digest = _digest(path, durable=True)
+        hour = path.name.split(".", 1)[0]
+        with suppress(FileNotFoundError):  # another one sealed it just now
+            path.rename(path.with_name(f"{hour}-{digest}{SEALED}"))
+    return len(closed)
+
+
+def _digest(path: Path, *, durable: bool = False) -> str:
+    digest = hashlib.sha256()
+    with suppress(FileNotFoundError), path.open("rb") as reader:
+        if durable:
+            os.fsync(reader.fileno())
+        while block := reader.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read_exposures(rollout: Path) -> list[dict[str, Any]]:
+    """Return all exposures of a rollout, by hour; sealed bytes that have changed are refused."""
+    for _ in range(_READ_TRIES):
+        before = _files(rollout)
+        try:
+            found = [line for path in before for line in _lines(path)]
+        except FileNotFoundError:
+            continue  # closed or sealed under another name just now
+        if _files(rollout) == before:
+            return found
+    message = f"{exposures_folder(rollout)}: expected files that stay for a moment, found none"
+    raise CorruptArtifactError(message)
+
+
+def _files(rollout: Path) -> list[Path]:
+    kinds = (OPEN, CLOSED, SEALED)
+    found = exposures_folder(rollout).glob("*")
+    return sorted(path for path in found if path.name.endswith(kinds))
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    data = path.read_bytes()
+    if path.name.endswith(SEALED):
+        _demand_digest(path, data)
+    for line in data[: data.rfind(b"\n") + 1].splitlines():  # half a line is still landing
+        yield json.loads(line)
+
+
+def _demand_digest(path: Path, data: bytes) -> None:
+    expected = path.name.removesuffix(SEALED).rsplit("-", 1)[-1]
+    found = hashlib.sha256(data).hexdigest()
+    if found != expected:
+        message = (
+            f"{path}: expected the sealed exposures of its name (sha256 {expected}), found {found}; "
+            "restore the file from a copy"
+        )
+        raise CorruptArtifactError(message)

@@ -1,0 +1,158 @@
+"""A real Envoy mirrors to a real comparator, which may be dead or hang: users notice nothing."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tasks.rollout.comparison import ShadowReport
+from tasks.rollout.shadow_routes import read_shadow
+from tests.integration.rollout.conftest import Deployment, eventually
+from tests.integration.rollout.test_router import ask_many, name_of
+from tests.ports import free_port
+
+pytestmark = pytest.mark.integration
+ROOT = Path(__file__).resolve().parents[3]
+USERS = [f"user-{number}" for number in range(100)]
+
+
+@contextmanager
+def comparing(deployment: Deployment, percent: float = 100.0) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the comparator as the stack does, mirroring to it so many requests."""
+    command = [sys.executable, "-m", "tasks.cli", "shadow"]
+    command += ["--state-dir", str(deployment.state_dir), "--port", str(free_port())]
+    with (deployment.folder / "shadow.log").open("wb") as log:
+        process = subprocess.Popen(
+            [*command, "--percent", str(percent)], cwd=ROOT, stdout=log, stderr=log
+        )
+    try:
+        eventually(lambda: read_shadow(deployment.files.shadow) is not None, seconds=30)
+        mirrors = '"request_mirror_policies"'
+        eventually(lambda: mirrors in deployment.files.routes.read_text())
+        yield process
+    finally:
+        process.send_signal(signal.SIGCONT)
+        process.terminate()
+        process.wait(20)
+
+
+def report(deployment: Deployment) -> ShadowReport | None:
+    path = deployment.state_dir / "shop" / "traffic" / "r2" / "shadow.json"
+    return ShadowReport.parse(path.read_bytes(), str(path)) if path.exists() else None
+
+
+def compared(deployment: Deployment) -> int:
+    found = report(deployment)
+    return 0 if found is None else found.compared
+
+
+def mirrored_so_far(deployment: Deployment) -> int:
+    """Return how many mirrored requests Envoy has tried to send."""
+    url = f"http://127.0.0.1:{deployment.admin_port}/stats"
+    answer = deployment.client.get(
+        url, params={"format": "json", "filter": "^cluster.shadow.upstream_rq_total$"}
+    )
+    return sum(stat["value"] for stat in json.loads(answer.text)["stats"] if "value" in stat)
+
+
+def in_step_3(deployment: Deployment) -> None:
+    deployment.first_release()
+    deployment.begin(3, per_try_timeout_ms=20_000)  # a busy machine must not fall back
+
+
+def test_live_requests_are_compared_in_both_slots_off_the_users_path(
+    deployment: Deployment,
+) -> None:
+    in_step_3(deployment)
+    with comparing(deployment):
+
+        def asked_and_compared() -> bool:
+            names = [name_of(answer) for answer in ask_many(deployment, USERS[:20])]
+            assert set(names) <= {"blue", "green"}
+            return compared(deployment) >= 10
+
+        eventually(asked_and_compared, seconds=40)
+    found = report(deployment)
+    assert found is not None
+    assert (found.candidate, found.stable) == (2, 1)
+    assert found.equal == 0
+    assert set(found.overlap.values()) == {0.0}  # blue shows "blue", green shows "green"
+    # Who asked is known to neither the report nor the comparator's log.
+    folder = deployment.state_dir / "shop" / "traffic" / "r2"
+    assert "user-" not in (folder / "shadow.json").read_text()
+    assert "user-" not in (deployment.folder / "shadow.log").read_text()
+
+
+def test_a_staged_candidate_is_compared_before_any_user_meets_it(deployment: Deployment) -> None:
+    deployment.first_release()
+    deployment.state.reserve_slot("second")
+    with comparing(deployment):
+
+        def asked_and_compared() -> bool:
+            answers = ask_many(deployment, USERS[:20])
+            assert {name_of(answer) for answer in answers} == {"blue"}
+            return compared(deployment) > 0
+
+        eventually(asked_and_compared, seconds=40)
+
+
+def test_a_share_of_the_requests_is_mirrored(deployment: Deployment) -> None:
+    in_step_3(deployment)
+    with comparing(deployment, percent=25.0):
+        before = mirrored_so_far(deployment)
+        for _ in range(4):
+            ask_many(deployment, USERS)
+        time.sleep(0.5)
+        share = mirrored_so_far(deployment) - before
+        assert 60 < share < 140  # 100 of 400, with standard deviation 9
+
+
+def test_a_dead_comparator_costs_no_request(deployment: Deployment) -> None:
+    in_step_3(deployment)
+    with comparing(deployment) as process:
+        process.kill()
+        process.wait()
+        times = ask_all(deployment)
+    assert sorted(times)[len(times) // 2] < 0.2
+
+
+def test_a_comparator_that_hangs_costs_no_request_and_nobody_waits(deployment: Deployment) -> None:
+    in_step_3(deployment)
+    with comparing(deployment) as process:
+        ask_all(deployment)
+        process.send_signal(signal.SIGSTOP)
+        times = ask_all(deployment)
+        assert sorted(times)[len(times) // 2] < 0.2
+        assert max(times) < 5  # its own limit of a mirrored request is 30 s
+        process.send_signal(signal.SIGCONT)
+
+
+def ask_all(deployment: Deployment) -> list[float]:
+    """Ask 600 times; every request must be answered."""
+    times = []
+    with httpx.Client(trust_env=False, timeout=40) as client:
+        for number in range(600):
+            headers = {"x-model": "shop", "x-user-id": USERS[number % len(USERS)]}
+            began = time.monotonic()
+            url = f"{deployment.url}/v1/models/shop:predict"
+            answer = client.post(url, json={}, headers=headers)
+            times.append(time.monotonic() - began)
+            assert answer.status_code == 200
+    return times
+
+
+def test_a_comparator_whose_word_is_broken_stops_no_route(deployment: Deployment) -> None:
+    deployment.first_release()
+    deployment.files.shadow.write_text('{"format": "shadow_address/1", "port": "many"}')
+    deployment.begin(3)
+    assert "request_mirror_policies" not in deployment.files.routes.read_text()
+    assert {name_of(answer) for answer in ask_many(deployment, USERS)} == {"blue", "green"}

@@ -1,0 +1,59 @@
+"""Who answered, and why, reaches the ledger; Airflow's own waiting is its provider's business."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from airflow.providers.standard.exceptions import HITLRejectException
+from headrace_airflow.approval import APPROVAL, PromotionApproval, approved_by
+from headrace_airflow.skip_rules import why_rolled_back
+
+
+def event(chosen: str, **params: str) -> dict[str, Any]:
+    return {
+        "chosen_options": [chosen],
+        "params_input": params,
+        "responded_by_user": {"id": "7", "name": "ann"},
+        "responded_at": datetime(2026, 11, 26, tzinfo=UTC),
+        "timedout": False,
+    }
+
+
+@pytest.fixture
+def approval(deployment: Any) -> PromotionApproval:
+    return PromotionApproval(task_id=APPROVAL, release="request_release", deployment=deployment)
+
+
+def test_an_approval_says_who_and_why(approval: PromotionApproval, task_instance: Any) -> None:
+    context = {"ti": task_instance}
+    assert approved_by(context) == {}  # nobody was asked
+    approval.execute_complete(context, event("Approve", reason="it looks right"))
+    assert approved_by(context) == {"approved_by": "ann", "reason": "approved: it looks right"}
+
+
+def test_an_approval_without_a_reason_says_so(
+    approval: PromotionApproval, task_instance: Any
+) -> None:
+    approval.execute_complete({"ti": task_instance}, event("Approve"))
+    assert approved_by({"ti": task_instance})["reason"] == "approved: gave no reason"
+
+
+def test_a_rejection_fails_and_the_rollback_says_who_and_why(
+    approval: PromotionApproval, task_instance: Any
+) -> None:
+    with pytest.raises(HITLRejectException):
+        approval.execute_complete({"ti": task_instance}, event("Reject", reason="odd titles"))
+    task_instance.states = {APPROVAL: "failed", "stage_bundle": "success"}
+    assert why_rolled_back({"ti": task_instance}) == {
+        "reason": "failed: approval (Reject by ann: odd titles)"
+    }
+
+
+def test_another_failure_beside_an_approval_is_not_called_a_rejection(
+    approval: PromotionApproval, task_instance: Any
+) -> None:
+    approval.execute_complete({"ti": task_instance}, event("Approve", reason="fine"))
+    task_instance.states = {APPROVAL: "success", "promote_release": "failed"}
+    assert why_rolled_back({"ti": task_instance}) == {"reason": "failed: promote_release"}

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tasks.contracts.errors import BadRequestError
+from tasks.rollout.comparison import ShadowReport
+from tasks.rollout.shadow import Comparator, Inbox, Mirrored
+from tasks.rollout.shadow_routes import ShadowAddress, read_shadow
+from tasks.rollout.state import ModelState, open_state
+
+REQUEST = Mirrored(model="shop", body=b"{}")
+
+
+Answers = Callable[[httpx.Request], httpx.Response]
+
+
+class Slots:
+    """Answers of both slots, by port; what they were asked is kept."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.items = {"1": ["a", "b"], "2": ["a", "c"]}
+        self.fails = False
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.asked.append(str(request.url))
+        if self.fails:
+            return httpx.Response(503)
+        version = request.url.path.split("/versions/")[1].split(":")[0]
+        outputs = {"items": [self.items[version]], "scores": [[1.0, 0.5]]}
+        return httpx.Response(200, json={"outputs": outputs})
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> ModelState:
+    made = open_state(tmp_path, "shop")
+    made.reserve_slot("first")
+    made.promote("first")
+    ports = {"blue": 1, "green": 3, "violet": 5}
+    slots = {colour: {"grpc": port, "rest": port + 1} for colour, port in ports.items()}
+    text = json.dumps({"format": "slots/1", "model": "shop", "slots": slots})
+    (tmp_path / "shop" / "slots.json").write_text(text)
+    return made
+
+
+def comparator(folder: Path, slots: Answers, **others: Any) -> Comparator:
+    client = httpx.Client(transport=httpx.MockTransport(slots))
+    clock = iter(range(0, 10_000, 10)).__next__
+    return Comparator(state_dir=folder, client=client, **{"monotonic": clock, **others})
+
+
+def report(folder: Path) -> ShadowReport:
+    path = folder / "shop" / "traffic" / "r2" / "shadow.json"
+    return ShadowReport.parse(path.read_bytes(), str(path))
+
+
+def test_a_staged_candidate_is_compared_before_any_user_meets_it(
+    state: ModelState, tmp_path: Path
+) -> None:
+    state.reserve_slot("second")
+    slots = Slots()
+    made = comparator(tmp_path, slots)
+    made.inbox.put(REQUEST)
+    assert made.turn() is True
+    made.write()
+    assert slots.asked == [
+        "http://127.0.0.1:4/v1/models/shop/versions/2:predict",
+        "http://127.0.0.1:2/v1/models/shop/versions/1:predict",
+    ]
+    found = report(tmp_path)
+    assert (found.model, found.candidate, found.stable, found.compared) == ("shop", 2, 1, 1)
+    assert found.overlap["10"] == 0.5
+
+
+def test_without_a_candidate_nobody_is_asked(state: ModelState, tmp_path: Path) -> None:
+    slots = Slots()
+    made = comparator(tmp_path, slots)
+    made.inbox.put(REQUEST)
+    made.turn()
+    assert (slots.asked, made.inbox.dropped) == ([], {"no candidate": 1})
+    assert not list(tmp_path.glob("shop/traffic/*/shadow.json"))
+
+
+def test_a_slot_that_fails_is_counted_and_the_next_request_is_compared(
+    state: ModelState, tmp_path: Path
+) -> None:
+    state.reserve_slot("second")
+    slots = Slots()
+    made = comparator(tmp_path, slots)
+    for fails in (True, False):
+        slots.fails = fails
+        made.inbox.put(REQUEST)
+        made.turn()
+    made.write()
+    assert (report(tmp_path).compared, made.inbox.dropped) == (1, {"slot": 1})
+
+
+def test_an_answer_that_ranks_nothing_is_counted(state: ModelState, tmp_path: Path) -> None:
+    state.reserve_slot("second")
+    made = comparator(tmp_path, _empty)
+    made.inbox.put(REQUEST)
+    made.turn()
+    assert made.inbox.dropped == {"not comparable": 1}
+
+
+def _empty(_request: httpx.Request) -> httpx.Response:
+    return httpx.Response(200, json={"outputs": [0.25]})
+
+
+def test_slots_are_asked_at_a_bounded_pace(state: ModelState, tmp_path: Path) -> None:
+    state.reserve_slot("second")
+    slots = Slots()
+    now = [0.0]
+    made = comparator(tmp_path, slots, monotonic=lambda: now[0], max_per_second=10.0)
+    for number in range(100):
+        now[0] = 100 + number / 100  # 100 a second, for one second
+        made.inbox.put(REQUEST)
+        made.turn(0.01)
+    assert 9 <= len(slots.asked) // 2 <= 11
+    assert made.inbox.dropped["pace"] == 100 - len(slots.asked) // 2
+
+
+def test_a_full_queue_drops_and_counts() -> None:
+    inbox = Inbox(limit=2)
+    assert [inbox.put(REQUEST) for _ in range(4)] == [True, True, False, False]
+    assert inbox.dropped == {"queue": 2}
+
+
+def test_another_candidate_is_another_report(state: ModelState, tmp_path: Path) -> None:
+    state.reserve_slot("second")
+    slots = Slots()
+    slots.items["3"] = ["a", "b"]
+    made = comparator(tmp_path, slots)
+    made.inbox.put(REQUEST)
+    made.turn()
+    state.roll_back("second")
+    state.reserve_slot("third")
+    made.inbox.put(REQUEST)
+    made.turn()
+    made.write()
+    assert report(tmp_path).compared == 1
+    third = tmp_path / "shop" / "traffic" / "r3" / "shadow.json"
+    assert ShadowReport.parse(third.read_bytes(), "here").overlap["10"] == 1.0
+
+
+@pytest.mark.parametrize("percent", (-1.0, 100.5, float("nan")))
+def test_a_share_that_is_none_is_refused(percent: float) -> None:
+    with pytest.raises(BadRequestError, match="expected a percentage from 0 to 100"):
+        ShadowAddress(port=1, percent=percent)
+
+
+def test_what_the_comparator_says_of_itself_is_read_or_refused(tmp_path: Path) -> None:
+    path = tmp_path / "shadow.json"
+    assert read_shadow(path) is None
+    address = ShadowAddress(port=9911, percent=5.0)
+    path.write_text(address.to_text())
+    assert read_shadow(path) == address
+    path.write_text('{"format": "shadow_address/1"}')
+    with pytest.raises(BadRequestError, match="host, port and percent"):
+        read_shadow(path)
