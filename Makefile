@@ -38,7 +38,12 @@ test-unit: setup  ## unit tests only
 test-cluster: setup  ## tests that need KUBECONFIG
 	$(PY) -m pytest -q -m "cluster and not slow" $(PYTEST_ARGS); code=$$?; [ $$code -eq 5 ] || exit $$code
 
-cluster-test: test-cluster  ## the same
+# All that CI shows of pods. torch's two ranks want `make images IMAGES=torch` first, and are skipped without.
+KIT := $(firstword $(wildcard $(HEADRACE_K8S_KIT) shared/k8s ../shared/k8s))
+cluster-test: setup  ## the same; without KUBECONFIG on the test cluster beside the checkout, up and down again
+	@if [ -z "$$KUBECONFIG" ] && [ -n "$(KIT)" ]; then \
+	  trap '$(KIT)/down' EXIT; started=$$($(KIT)/up) || exit 1; export "$$started"; \
+	fi; $(MAKE) test-cluster
 
 cluster-release: setup  ## the release DAG with a pod for every stage, on KUBECONFIG's cluster; after `make images`
 	$(PY) -m pytest -q -s tests/cluster/test_release_in_pods.py $(PYTEST_ARGS)

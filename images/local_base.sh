@@ -6,7 +6,9 @@ mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-debootstrap --variant=minbase --include=ca-certificates,python3,python3-venv \
+# usr-is-merged: else apt chooses usrmerge, and with it all of Perl.
+mmdebstrap --mode=root --variant=minbase --hook-dir=/usr/share/mmdebstrap/hooks/merged-usr \
+  --include=usr-is-merged,ca-certificates,python3,python3-venv \
   bookworm "$work/root" "$mirror" >"$work/log" 2>&1 || { tail -20 "$work/log" >&2; exit 1; }
 rm -rf "$work/root"/var/cache/apt/*.bin "$work/root"/var/cache/apt/archives/*.deb \
   "$work/root"/var/lib/apt/lists/* "$work/root"/var/log/* "$work/root"/usr/share/{doc,man,locale}/*

@@ -31,6 +31,8 @@ DRAIN_SECONDS = 10.0  # for the last lines of a log
 GONE_SECONDS = 120.0  # for a pod that we deleted: 30 of grace, and a kubelet looks every 60 to 90
 REOPEN_SECONDS = 2.0
 CLOSING_SECONDS = 5.0  # after a log's end the pod's is near: the API tells of it a second later
+CLOSING_SLICE_SECONDS = 0.1
+SOONEST_LOOK_SECONDS, SHARE_OF_AGE = 0.5, 0.1
 MAX_STRANGERS = 20
 PodBody = Callable[[PodRecord], Mapping[str, Any]]
 Grouping = Callable[[PodRecord], PodGroup]
@@ -50,9 +52,13 @@ class Waits:
 
     queue_seconds: float  # for a node, a gate or a quota: nobody's fault
     start_seconds: float  # on a node, before the stage's first line
-    poll_seconds: float
+    poll_seconds: float  # at most, between two looks
     disruptions: int  # in a row; not the user's retries
     group_seconds: float = GROUP_SECONDS  # for the rest of a group, of which some hold nodes
+
+    def before_a_look(self, age: float) -> float:
+        """Return how long to wait: the end of a short pod is seen soon, a long one costs few looks."""
+        return min(self.poll_seconds, max(SOONEST_LOOK_SECONDS, SHARE_OF_AGE * age))
 
     def verdict(self, news: PodNews, now: datetime) -> str:
         """Return why the pod has waited long enough, or an empty text."""
@@ -200,6 +206,7 @@ class PodLife:
         """Wait for the pod's end, its log passed on meanwhile."""
         log: LogFollower | None = None
         said = ""
+        began = time.monotonic()
         while not (news := self.look()).over:
             self.demand_patience(news)
             if news.state is PodState.RUNNING and log is None:
@@ -207,7 +214,7 @@ class PodLife:
             if (told := f"{news.state.value} {news.detail}".rstrip()) != said:
                 said = told
                 self.say(f"pod {self.record.name}: {told}")
-            self._wait_or_wake(log)
+            self._wait_or_wake(log, self.waits.before_a_look(time.monotonic() - began))
         if log is None and news.state is PodState.ENDED:
             log = self._log()
         if log is not None:
@@ -313,10 +320,9 @@ class PodLife:
     def _log(self) -> LogFollower:
         return LogFollower(self.api, self.record.name, self.say).started()
 
-    def _wait_or_wake(self, log: LogFollower | None) -> None:
+    def _wait_or_wake(self, log: LogFollower | None, seconds: float) -> None:
         closing = log is not None and log.closing
-        seconds = SLICE_SECONDS if closing else self.waits.poll_seconds
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + (CLOSING_SLICE_SECONDS if closing else seconds)
         while (left := deadline - time.monotonic()) > 0:
             self.pause(min(left, SLICE_SECONDS))
             if log is not None and log.just_ended():

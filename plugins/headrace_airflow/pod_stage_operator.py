@@ -17,6 +17,7 @@ from airflow.sdk.exceptions import (
     AirflowSkipException,
     AirflowTaskTimeout,
 )
+from kubernetes.client import CoreV1Api
 from kubernetes.client import models as k8s
 
 from headrace_airflow.compute_choice import asked_of
@@ -286,7 +287,7 @@ class StageOperator(KubernetesPodOperator):
         return PodLife(
             key=TaskKey.of(context),
             max_tries=int(context["ti"].max_tries),
-            api=PodApi(str(self.namespace), Patience(pause=self._pause)),
+            api=PodApi(str(self.namespace), Patience(pause=self._pause), self._connected),
             state=context["task_state_store"],
             waits=Waits(
                 queue_seconds=pods.queue_seconds,
@@ -299,6 +300,11 @@ class StageOperator(KubernetesPodOperator):
             pause=self._pause,
             group=self._group if self.ranks > 1 else None,
         )
+
+    def _connected(self) -> CoreV1Api:
+        """Connect anew; KubernetesPodOperator's own questions take the same way."""
+        self.hook = cluster_hook()
+        return self.hook.core_v1_client
 
     def _group(self, record: PodRecord) -> PodGroup:
         pods = _demand_pods(self.deployment)

@@ -48,7 +48,7 @@ class PodTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Look until there is something to tell."""
         loop = asyncio.get_running_loop()
-        answered = loop.time()
+        answered = began = loop.time()
         while True:
             try:
                 news = await asyncio.to_thread(look, self._api, self.record)
@@ -63,7 +63,7 @@ class PodTrigger(BaseTrigger):
                     await self._remove_if_nobody_listens()
                     yield TriggerEvent({"news": news.to_json()})
                     return
-            await asyncio.sleep(self.waits.poll_seconds)
+            await asyncio.sleep(self.waits.before_a_look(loop.time() - began))
 
     async def _remove_if_nobody_listens(self) -> None:
         """Tidy up where a person ended the task and the triggerer has not cancelled us yet."""

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from headrace_airflow.compute_profiles import ProfileName
 
 from tasks.contracts.image_tags import image_tag
-from tests.cluster.cells import Cell, no_pool_holds_it
+from tests.cluster.cells import Cell
+from tests.cluster.faults_of_cells import no_pool_holds_it
 
 if TYPE_CHECKING:
     from tests.cluster.airflow_parts import TaskRun

@@ -27,7 +27,8 @@ from kubernetes.client.exceptions import ApiException
 from tasks.contracts.artifacts import Address
 from tests.cluster import image
 from tests.cluster.airflow_parts import Airflow, TaskRun, patiently
-from tests.cluster.cells import CELLS, REAPER_GRACE_SECONDS, RIVALS, Cell, cells_json
+from tests.cluster.cells import CELLS, RIVALS, Cell, cells_json
+from tests.cluster.faults_of_cells import REAPER_GRACE_SECONDS
 from tests.cluster.faulty_proxy import FaultyProxy
 from tests.cluster.gpu_pool import COMPUTE, GpuPool, real_node
 from tests.cluster.group_cells import GROUP_CELLS

@@ -18,13 +18,16 @@ from tests.cluster.group_cells import PLAIN_CELLS, TORCH_CELLS, TORCH_IMAGE
 from tests.cluster.kubernetes_world import NAMESPACE, Matrix, Result, World, load_archive
 
 pytestmark = [pytest.mark.timeout(900)]
-SHORT_FORM = frozenset({"two_s", "rank_fails_d"})
+SHORT_FORM = frozenset({"two_s", "rank_fails_d", "all_reduce_d"})  # the last needs `make images`
 
 
 def _parameter(cell: Cell, *more: Any) -> object:
     mode = "deferrable" if cell.deferrable else "sync"
-    marks = () if cell.name in SHORT_FORM else (pytest.mark.slow,)
-    return pytest.param(cell, *more, id=f"{cell.fault}, {mode}", marks=marks)
+    return pytest.param(cell, *more, id=f"{cell.fault}, {mode}", marks=_marks(cell))
+
+
+def _marks(cell: Cell) -> tuple[pytest.MarkDecorator, ...]:
+    return () if cell.name in SHORT_FORM else (pytest.mark.slow,)
 
 
 def services(world: World, cell: Cell) -> list[str]:
@@ -74,8 +77,9 @@ def torch_image(cluster: None) -> None:
         load_archive(archive)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("torch_cell", [pytest.param(one, id=one.name) for one in TORCH_CELLS])
+@pytest.mark.parametrize(
+    "torch_cell", [pytest.param(one, id=one.name, marks=_marks(one)) for one in TORCH_CELLS]
+)
 def test_two_pods_add_their_numbers_by_gloo_or_fail_together(
     torch_image: None, matrix: Matrix, torch_cell: Cell
 ) -> None:

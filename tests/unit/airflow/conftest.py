@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from tasks.adapters.object_store import ObjectStore
 from tasks.contracts.artifacts import Manifest
 from tasks.contracts.json_types import Json
 from tasks.contracts.stages import STAGE_FACTS, Stage
+from tests.unit.airflow.pod_world import World, pod_world
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -89,3 +90,12 @@ class FakeTaskInstance:
 @pytest.fixture
 def task_instance() -> FakeTaskInstance:
     return FakeTaskInstance()
+
+
+@pytest.fixture
+def world(
+    tmp_path: Path, deployment: Deployment, sealer: Sealer, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[World]:
+    """A task instance, a store and a Kubernetes for the tests of StageOperator."""
+    with pod_world(tmp_path, deployment, sealer, monkeypatch) as made:
+        yield made

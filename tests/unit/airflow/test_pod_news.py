@@ -185,3 +185,15 @@ def test_a_name_that_is_no_image_is_given_up_at_once() -> None:
     news = read_news(pod("Pending", conditions=[SCHEDULED], state=waiting))
     now = datetime(2026, 11, 25, 10, 5, 1, tzinfo=UTC)
     assert "can never start" in WAITS.verdict(news, now)
+
+
+@pytest.mark.parametrize(
+    ("age", "seconds"),
+    (
+        pytest.param(0, 0.5, id="a pod just made is looked at in half a second"),
+        pytest.param(8, 0.8, id="one of eight seconds after a tenth of them"),
+        pytest.param(3600, 1, id="an old one never later than the deployment says"),
+    ),
+)
+def test_the_younger_a_pod_the_sooner_is_the_next_look(age: float, seconds: float) -> None:
+    assert WAITS.before_a_look(age) == pytest.approx(seconds)
