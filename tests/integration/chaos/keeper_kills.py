@@ -86,7 +86,7 @@ def _ramp(world: World, seen: KeeperKills, draw: random.Random) -> None:
             break
     if harms and world.share():
         world.candidate.tell(Ill.ERRORS)
-        eventually(lambda: world.share() == 0, 30, "a cut to 0 %")
+        eventually(lambda: world.share() == 0, 60, "a cut to 0 %")
         seen.cut += 1
     rollout.ended = time.monotonic()
     world.state.roll_back(release)
