@@ -93,12 +93,14 @@ def slot_config(port: int) -> dict[str, Any]:
     types = "type.googleapis.com/envoy.extensions.filters"
     answer = {"status": 200, "body": {"inline_string": BODY.decode()}}
     route = {"match": {"prefix": "/"}, "direct_response": answer}
+    buffer = {"@type": f"{types}.http.buffer.v3.Buffer", "max_request_bytes": 65_536}
     manager = {
         "@type": f"{types}.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "slot",
         "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
         "http_filters": [
-            {"name": "router", "typed_config": {"@type": f"{types}.http.router.v3.Router"}}
+            {"name": "buffer", "typed_config": buffer},  # answers when the request is whole
+            {"name": "router", "typed_config": {"@type": f"{types}.http.router.v3.Router"}},
         ],
     }
     filters = [{"name": "http", "typed_config": manager}]

@@ -195,8 +195,9 @@ def _judged(rate: _Rate, plan: TrafficPlan, readings: Sequence[Reading], place: 
 
 def _limit(rate: _Rate, plan: TrafficPlan, start: Reading, end: Reading) -> float:
     """Return the limit; trouble that stable has as well is not held against the candidate."""
-    met = end.stable.completed - start.stable.completed
     bad = rate.stable(end) - rate.stable(start)
+    # Times are counted apart from answers, at other moments: after a stall there may be only times.
+    met = max(bad, end.stable.completed - start.stable.completed)
     return max(rate.limit, plan.max_latency_ratio * bad / met if met else 0.0)
 
 

@@ -99,7 +99,7 @@ def _keeper(pieces: Sequence[Piece]) -> Iterator[str]:
             f"keeper killed -9 at {one['kills']} random moments",
             f"{len(one['beyond_the_plan'])} of {one['exposed']:,} requests given to a candidate "
             f"beyond the planned share; {one['met']['failed']} of {one['met']['requests']:,} failed; "
-            f"{len(one['rollouts'])} releases, {one['cut']} harmful ones cut, "
+            f"{len(one['rollouts'])} releases, {one['cut']} of {one['harmful']} harmful ones cut, "
             f"{len(one['healthy_cut'])} healthy ones cut; a share that was taken away while the keeper "
             f"was dead was given for {one['longest_after_the_end_seconds']:.2f} s at most",
         )

@@ -94,7 +94,9 @@ def _trial(world: World, fault: Fault, draw: random.Random) -> Cut:
         means = ""
         if fault.limits_memory:
             means = stack.enter_context(limited_memory(world.candidate))
+        enough = world.asked_of_candidate() + MIN_HEALTHY_ANSWERS
         rollout = begin_share(world, release)
+        eventually(lambda: world.asked_of_candidate() >= enough, 60, "users at the candidate")
         time.sleep(HEALTHY_BEFORE_SECONDS + draw.random())
         if world.share() != world.plan.steps[STEP - 1].share_basis_points:
             message = f"{release} lost its share while healthy: {world.state.history()[-1]}"

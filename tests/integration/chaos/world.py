@@ -15,6 +15,7 @@ from pathlib import Path
 from tasks.adapters.object_store import ObjectStore
 from tasks.contracts.requests import PLANS, TrafficPlan
 from tasks.rollout.envoy import RouterFiles, envoy_command, router_files, write_bootstrap
+from tasks.rollout.envoy_stats import read_statistics
 from tasks.rollout.phases import Decision
 from tasks.rollout.record import Colour
 from tasks.rollout.state import ModelState, open_state
@@ -125,6 +126,12 @@ class World:
 
     def share(self) -> int:
         return self.state.peek().status.share
+
+    def asked_of_candidate(self) -> int:
+        """Return how many requests have met the candidate's slot, as Envoy counts them."""
+        seen = read_statistics(self.files)
+        counts = None if seen is None else seen.slots.get((MODEL, Colour.GREEN))
+        return 0 if counts is None else counts.asked
 
     def promote_first(self) -> None:
         self.state.reserve_slot("release-1")

@@ -121,6 +121,17 @@ def test_trouble_that_stable_has_as_well_is_not_held_against_the_candidate() -> 
     assert harm(stalled, stable=(10, 0, 10)) is None
 
 
+def test_stables_late_times_count_before_its_answers_are_counted() -> None:
+    readings = history([HANGS] * 6)
+    assert find_harm(readings, PLAN, TRY_MS) is not None
+    for place, one in enumerate(
+        readings
+    ):  # a stall as the step begins: all that is known are times
+        late = VariantCounts(completed=0, within_ms=times(0, 0, 13 * place))
+        readings[place] = replace(one, stable=late)
+    assert find_harm(readings, PLAN, TRY_MS) is None
+
+
 def test_what_takes_long_is_not_judged_while_stable_stands_still_too() -> None:
     readings = history([QUIET] * 40 + [(0, 0, 0, 12)] * 4)
     assert find_harm(readings, PLAN, TRY_MS) is not None
