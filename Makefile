@@ -6,7 +6,7 @@ LOCKS := $(foreach e,airflow data torch tensorflow rollout dev,-r requirements/$
 
 export WHEELS BASE BASE_DIGEST VARIANT PREFIX
 .DEFAULT_GOAL := help
-.PHONY: help setup demo down test test-unit test-integration test-cluster cluster-test cluster-release test-images images trials test-slow mutations faults kills fault-matrix check format locks
+.PHONY: help setup setup-prometheus demo down test test-unit test-integration test-cluster cluster-test cluster-release test-images images trials test-slow mutations faults kills fault-matrix check format locks
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -22,6 +22,11 @@ $(VENV)/.ready: pyproject.toml $(wildcard requirements/*.lock)
 # Something may have been removed or replaced by hand since: then everything is installed again.
 setup: $(VENV)/.ready  ## make the virtual environment, or mend it
 	@$(PY) -m tasks.cli.installed || { rm $(VENV)/.ready && $(MAKE) $(VENV)/.ready && $(PY) -m tasks.cli.installed; }
+
+setup-prometheus:  ## Debian's prometheus and promtool, for the tests of metrics and alerts (root)
+	@{ command -v promtool && command -v prometheus; } >/dev/null || { \
+	  [ "$$(id -u)" = 0 ] || { echo "expected root to install Debian's prometheus, found uid $$(id -u); the tests that need it skip"; exit 0; }; \
+	  apt-get update -qq; DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends prometheus >/dev/null; }
 
 demo: setup  ## the whole loop: data, gates, training, compression, canary, promotion
 	$(VENV)/bin/headrace demo

@@ -209,7 +209,7 @@ def router_parts(stack: Stack) -> list[Part]:
     state = ("--state-dir", str(stack.home.state))
     keeper = Part(
         name=KEEPER,
-        command=(*program, "keeper", *state),
+        command=(*program, "keeper", *state, "--metrics-port", str(stack.ports["metrics"])),
         environment=environment,
         ready_file=files.routes,
         stop_rank=1,
