@@ -6,7 +6,7 @@ LOCKS := $(foreach e,airflow data torch tensorflow rollout dev,-r requirements/$
 
 export WHEELS BASE BASE_DIGEST VARIANT PREFIX
 .DEFAULT_GOAL := help
-.PHONY: help setup demo down test test-unit test-integration test-cluster cluster-test cluster-release test-images images trials test-slow mutations faults kills chaos fault-matrix check format locks
+.PHONY: help setup setup-prometheus demo down test test-unit test-integration test-cluster cluster-test cluster-release test-images images trials test-slow mutations ledger-mutations faults kills chaos fault-matrix check format locks
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -22,6 +22,11 @@ $(VENV)/.ready: pyproject.toml $(wildcard requirements/*.lock)
 # Something may have been removed or replaced by hand since: then everything is installed again.
 setup: $(VENV)/.ready  ## make the virtual environment, or mend it
 	@$(PY) -m tasks.cli.installed || { rm $(VENV)/.ready && $(MAKE) $(VENV)/.ready && $(PY) -m tasks.cli.installed; }
+
+setup-prometheus:  ## Debian's prometheus and promtool, for the tests of metrics and alerts (root)
+	@{ command -v promtool && command -v prometheus; } >/dev/null || { \
+	  [ "$$(id -u)" = 0 ] || { echo "expected root to install Debian's prometheus, found uid $$(id -u); the tests that need it skip"; exit 0; }; \
+	  apt-get update -qq; DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends prometheus >/dev/null; }
 
 demo: setup  ## the whole loop: data, gates, training, compression, canary, promotion
 	$(VENV)/bin/headrace demo
@@ -72,6 +77,9 @@ chaos: setup  ## candidates that harm under load, the keeper and the renewer kil
 mutations: setup  ## 1,000 random changes of a release: does verify name each? does gc keep all?
 	HEADRACE_MUTATIONS=1000 $(PY) -m pytest -q -s tests/integration/proof/test_mutations.py $(PYTEST_ARGS)
 	HEADRACE_GC_EXAMPLES=60 $(PY) -m pytest -q tests/unit/cli/test_collect.py tests/integration/stores/test_gc.py $(PYTEST_ARGS)
+
+ledger-mutations: setup  ## 1,000 random changes of a ledger's objects: is each found and named?
+	HEADRACE_LEDGER_MUTATIONS=1000 $(PY) -m pytest -q -s tests/unit/rollout/test_ledger_mutations.py $(PYTEST_ARGS)
 
 # IMAGES="data torch" builds some; WHEELS=dir has torch's CPU wheel; BASE=, BASE_DIGEST= pin the base.
 images: setup  ## container images, by buildah: all, or IMAGES="data torch"; VARIANT=cuda for torch-cuda

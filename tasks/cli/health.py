@@ -48,6 +48,7 @@ WORDS: Mapping[str, str] = {
 PORTS_OF: Mapping[str, Sequence[str]] = {
     "envoy": ("router", "router-admin"),
     "shadow": ("shadow",),
+    "keeper": ("metrics",),
     "airflow-api-server": ("airflow",),
     "mlflow": ("mlflow",),
 }

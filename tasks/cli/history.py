@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("no", "at (UTC)", "what", "release", "step", "share", "who", "why")
 MAX_SHOWN = 5
-SERVING_MOVES = frozenset({"promoted", "rolled_back"})
+SERVING_MOVES = frozenset({"promoted", "hotfixed", "rolled_back"})
 
 
 def run(options: argparse.Namespace, console: Console) -> int:

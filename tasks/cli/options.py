@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "verify": "tasks.cli.verify",
         "pause": "tasks.cli.steer",
         "resume": "tasks.cli.steer",
+        "hotfix": "tasks.cli.hotfix",
         "rollback": "tasks.cli.rollback",
         "gc": "tasks.cli.collect",
         "up": "tasks.cli.up",
@@ -58,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     adders = (_demo, _release, _status, _predict, _history, _verify)
-    for add in (*adders, _steer, _rollback, _gc, _stack):
+    for add in (*adders, _steer, _hotfix, _rollback, _gc, _stack):
         add(commands)
     return parser
 
@@ -142,6 +143,15 @@ def _steer(commands: _Commands[argparse.ArgumentParser]) -> None:
         steer = _command(commands, name, text)
         steer.add_argument("--model", type=_model, default=DEFAULT_MODEL)
         steer.add_argument("--reason", required=True, help="goes into the ledger")
+
+
+def _hotfix(commands: _Commands[argparse.ArgumentParser]) -> None:
+    hotfix = _command(
+        commands, "hotfix", "replace stable's release during an experiment; no user is moved"
+    )
+    hotfix.add_argument("--model", type=_model, default=DEFAULT_MODEL)
+    hotfix.add_argument("--bundle", required=True, help="serving_bundle/KEY, with a passing gate")
+    hotfix.add_argument("--reason", required=True, help="goes into the ledger")
 
 
 def _rollback(commands: _Commands[argparse.ArgumentParser]) -> None:

@@ -19,7 +19,14 @@ if TYPE_CHECKING:
 
 LOOPBACK = "127.0.0.1"
 USUAL_PORTS: Mapping[str, int] = MappingProxyType(
-    {"airflow": 8080, "mlflow": 5000, "router": 8000, "router-admin": 9901, "shadow": 9911}
+    {
+        "airflow": 8080,
+        "mlflow": 5000,
+        "router": 8000,
+        "router-admin": 9901,
+        "shadow": 9911,
+        "metrics": 9912,
+    }
 )
 FIRST_SLOT_PORT = 8500
 _TRIES = 500

@@ -119,10 +119,57 @@ def promoted(served: StateRecord) -> Change:
     return Change(record=record, kind="promoted", about=content, why=why, details=_served(record))
 
 
+def hotfix_reserved(now: StateRecord, content: SlotContent) -> Change:
+    """Put a hotfix of stable into the third slot; the previous release gives way if it must."""
+    colour = now.roles.third_colour()
+    previous = None if colour == now.roles.previous else now.roles.previous
+    record = replace(
+        now,
+        roles=replace(now.roles, hotfix=colour, previous=previous),
+        slots={**now.slots, colour: content},
+        unready=tuple(one for one in now.unready if one != colour),
+        next_release_number=content.release_number + 1,
+    )
+    details: dict[str, Json] = {
+        "colour": colour.value,
+        "bundle": content.bundle,
+        "events": content.events,
+    }
+    return replace(_beside(record, "hotfix_reserved", content), details=details)
+
+
+def hotfixed(now: StateRecord) -> Change:
+    """Move the roles: the hotfix becomes stable, stable previous; the candidate stays as it is."""
+    before = now.stable
+    roles = replace(now.roles, stable=now.roles.hotfix, previous=now.roles.stable, hotfix=None)
+    record = replace(now, roles=roles)
+    details: dict[str, Json] = {
+        **_served(record),
+        "instead_of": None if before is None else before.release_number,
+        "rollout": now.rollout,
+    }
+    return replace(_beside(record, "hotfixed", now.hotfix), details=details)
+
+
+def hotfix_abandoned(now: StateRecord) -> Change:
+    """Free the slot of a hotfix that was not applied."""
+    content = now.hotfix
+    slots = {colour: held for colour, held in now.slots.items() if colour != now.roles.hotfix}
+    unready = tuple(colour for colour in now.unready if colour != now.roles.hotfix)
+    roles = replace(now.roles, hotfix=None)
+    record = replace(now, roles=roles, slots=slots, unready=unready)
+    return _beside(record, "hotfix_abandoned", content)
+
+
+def _beside(record: StateRecord, kind: str, content: SlotContent | None) -> Change:
+    """Return a change about a hotfix in the step that goes on beside it."""
+    return Change(record=record, kind=kind, about=content, step=record.status.step)
+
+
 def abandoned(ended: StateRecord) -> Change:
     """Free the candidate's slot."""
     content = ended.candidate
-    roles = replace(ended.roles, candidate=None)
+    roles = replace(ended.roles, candidate=None, hotfix=None)
     record = _without_rollout(replace(ended, roles=roles))
     return Change(record=record, kind="rolled_back", about=content, details=_served(record))
 

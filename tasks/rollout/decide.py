@@ -37,6 +37,7 @@ class Observation:
     lease_lapsed: bool = False
     stable_ready: bool = True
     candidate_ready: bool = True
+    hotfix_ready: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,6 +196,17 @@ def _why_not_resumed(plan: TrafficPlan | None, now: RolloutStatus, seen: Observa
     return _why_not_served(seen)
 
 
+def _hotfix(_plan: TrafficPlan | None, now: RolloutStatus, seen: Observation) -> Transition:
+    """Allow another release of stable: nobody's assignment, share or verdict changes by it."""
+    if now.phase in {Phase.EMPTY, Phase.SERVING}:
+        return _refuse(now, "no experiment is in progress: release it as usual")
+    if not now.has_stable:
+        return _refuse(now, "there is no stable release to replace")
+    if not seen.hotfix_ready:
+        return _refuse(now, "the hotfix's slot does not answer")
+    return Transition(status=now)
+
+
 def _promote(plan: TrafficPlan | None, now: RolloutStatus, seen: Observation) -> Transition:
     if now.phase in {Phase.EMPTY, Phase.SERVING}:
         return _refuse(now, "expected a candidate, found none")
@@ -232,6 +244,7 @@ _ANSWERS: Mapping[Ask, Callable[[TrafficPlan | None, RolloutStatus, Observation]
     Ask.PAUSE: _pause,
     Ask.CUT: _cut,
     Ask.RESUME: _resume,
+    Ask.HOTFIX: _hotfix,
     Ask.PROMOTE: _promote,
     Ask.ROLL_BACK: _roll_back,
 }

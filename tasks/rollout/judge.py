@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.contracts.json_types import pretty_json
-from tasks.rollout.observation import CutSeen, StepObservation, share_of_users
+from tasks.rollout.observation import CutSeen, HotfixSeen, StepObservation, share_of_users
 from tasks.rollout.phases import Decision
 from tasks.statistics.guardrails import rate_lower_bound
 from tasks.statistics.planner import visible_effect
@@ -91,8 +91,15 @@ class StepVerdict:
 def judge(seen: StepObservation) -> StepVerdict:
     """Judge guardrails, and at the ship step the outcome; inconclusive keeps the champion."""
     step = seen.plan.steps[seen.step - 1]
-    guardrails = (_sample_ratio(seen), _errors(seen), _slow(seen), _latency(seen))
+    guardrails: tuple[Check, ...] = (
+        _sample_ratio(seen),
+        _errors(seen),
+        _slow(seen),
+        _latency(seen),
+    )
     enough = _enough_users(seen)
+    if seen.hotfix is not None:
+        guardrails = (_hotfix(seen.hotfix), *guardrails)
     if seen.cut is not None:
         return _verdict(seen, Decision.ROLL_BACK, (_cut(seen.cut), enough, *guardrails))
     if any(check.passed is False for check in guardrails):
@@ -111,6 +118,16 @@ def judge(seen: StepObservation) -> StepVerdict:
 def _cut(cut: CutSeen) -> Check:
     found = f"cut by {cut.who} at {cut.at} (ledger entry {cut.sequence}): {cut.why}"
     return Check(name="not cut", expected="no cut while it baked", found=found, passed=False)
+
+
+def _hotfix(hotfix: HotfixSeen) -> Check:
+    """Mark a step whose stable changed: it is judged on what came after, by the same rules."""
+    found = (
+        f"release {hotfix.now} instead of {hotfix.instead_of} since {hotfix.at} (ledger entry "
+        f"{hotfix.sequence}); {hotfix.left_out} requests from before are left out"
+    )
+    expected = "one stable release in all that is judged"
+    return Check(name="stable hotfixed", expected=expected, found=found, passed=True)
 
 
 def _ship(effect: Effect) -> Decision:

@@ -29,6 +29,7 @@ from tasks.rollout.exposures import ExposureLander, rollout_folder, user_key
 from tasks.rollout.harm import READ_SECONDS
 from tasks.rollout.harm_watch import HarmWatch
 from tasks.rollout.metrics import METRICS_SECONDS, metrics_file, render_metrics
+from tasks.rollout.metrics_server import serving_metrics
 from tasks.rollout.phases import Phase
 from tasks.rollout.readiness import SlotProbes
 from tasks.rollout.record import StateRecord
@@ -272,10 +273,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Keep routes until SIGTERM."""
     parser = argparse.ArgumentParser(prog="headrace keeper", description=__doc__)
     parser.add_argument("--state-dir", type=Path, required=True, help="folder of state records")
+    parser.add_argument("--metrics-port", type=int, help="serve /metrics there (default: nowhere)")
+    parser.add_argument(
+        "--metrics-host", default="127.0.0.1", help="address to bind (default: 127.0.0.1)"
+    )
     options = parser.parse_args(sys.argv[1:] if argv is None else argv)
     log = LineLog.from_environment(Subject(process="keeper"))
     log.note(Level.INFO, f"keeper: watches {options.state_dir}")
-    run(options.state_dir, stop_on_signals((signal.SIGTERM, signal.SIGINT)), log=log)
+    stop = stop_on_signals((signal.SIGTERM, signal.SIGINT))
+    path = metrics_file(router_files(options.state_dir))
+    with serving_metrics(path, options.metrics_host, options.metrics_port):
+        run(options.state_dir, stop, log=log)
     log.note(Level.INFO, "keeper: stopped")
     return int(ExitCode.DONE)
 

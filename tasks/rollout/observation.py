@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any, cast
 
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import check_format, parse_object, pretty_json
-from tasks.contracts.requests import TrafficPlan, plan_from_record
+from tasks.contracts.requests import TrafficPlan, parse_utc, plan_from_record
 from tasks.rollout.assignment import NUM_BUCKETS
 from tasks.statistics.guardrails import Quantile, quantile
 from tasks.statistics.user_means import UserMeans, user_means
 
 QUANTILE_ERROR_RATE = 0.01
 NEWEST = 2
+HOTFIX_SETTLES_SECONDS = 2.0  # until every request meets the new stable
 
 
 class Variant(StrEnum):
@@ -57,6 +58,17 @@ class CutSeen:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HotfixSeen:
+    """The ledger entry by which stable became another release in the middle of the step."""
+
+    sequence: int
+    at: str
+    instead_of: int  # release numbers
+    now: int
+    left_out: int = 0  # requests from before: they met another stable
+
+
+@dataclass(frozen=True, kw_only=True)
 class StepObservation:
     """The numbers of one step; outcomes are of users who meet the candidate for the first time."""
 
@@ -74,6 +86,7 @@ class StepObservation:
     stable_outcome: UserMeans  # buckets above this share
     requests_without_outcome: int
     cut: CutSeen | None = None
+    hotfix: HotfixSeen | None = None  # the last one
 
     def to_text(self) -> str:
         """Return `observation.json` as text."""
@@ -91,6 +104,8 @@ class StepObservation:
                 raw[f"{variant}_outcome"] = UserMeans(**raw[f"{variant}_outcome"])
             cut = raw.get("cut")  # since format 2
             raw["cut"] = None if cut is None else CutSeen(**cut)
+            hotfix = raw.get("hotfix")
+            raw["hotfix"] = None if hotfix is None else HotfixSeen(**hotfix)
             return cls(**{**raw, "plan": plan_from_record(raw["plan"])})
         except (KeyError, TypeError) as error:
             message = f"{where}: expected a complete step_observation/{number}, found: {error!r}"
@@ -134,9 +149,18 @@ def observe(
     facts: StepFacts,
     exposures: Iterable[Mapping[str, Any]],
     outcomes: Iterable[Mapping[str, Any]],
+    hotfix: HotfixSeen | None = None,
 ) -> StepObservation:
-    """Join exposures of a step with outcomes by request id; analysis is by assignment."""
+    """Join exposures of a step with outcomes by request id; analysis is by assignment.
+
+    A step is judged against one stable release: what came before a hotfix is left out.
+    """
     seen = {line["request_id"]: line for line in exposures if line["step"] == facts.step}
+    if hotfix is not None:
+        since = parse_utc(hotfix.at).timestamp() + HOTFIX_SETTLES_SECONDS
+        asked = len(seen)
+        seen = {name: line for name, line in seen.items() if line["time"] >= since}
+        hotfix = replace(hotfix, left_out=asked - len(seen))
     hits = {line["request_id"]: float(line["hit"]) for line in outcomes}
     by_variant = {
         variant: [line for line in seen.values() if line["variant"] == variant]
@@ -159,6 +183,7 @@ def observe(
         candidate_outcome=_outcome(new_users, hits),
         stable_outcome=_outcome(by_variant[Variant.STABLE], hits),
         requests_without_outcome=len(seen.keys() - hits.keys()),
+        hotfix=hotfix,
     )
 
 

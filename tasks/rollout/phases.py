@@ -51,6 +51,7 @@ class Ask(StrEnum):
     PAUSE = "pause"
     CUT = "cut"  # the keeper found harm: like a pause, and a verdict that nothing overrides
     RESUME = "resume"
+    HOTFIX = "hotfix"  # another release of stable, while the candidate keeps its users
     PROMOTE = "promote"
     ROLL_BACK = "roll_back"
 

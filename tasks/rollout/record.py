@@ -34,6 +34,11 @@ class Roles:
     stable: Colour | None = None
     candidate: Colour | None = None
     previous: Colour | None = None
+    hotfix: Colour | None = None  # loaded beside an experiment, to become stable
+
+    def third_colour(self) -> Colour:
+        """Return the colour that neither stable nor candidate has; the previous release gives way."""
+        return next(colour for colour in Colour if colour not in {self.stable, self.candidate})
 
     def free_colour(self) -> Colour:
         """Return a colour without a role; the previous release gives way last."""
@@ -105,6 +110,11 @@ class StateRecord:
     def stable(self) -> SlotContent | None:
         """Return what the stable slot holds."""
         return None if self.roles.stable is None else self.slots.get(self.roles.stable)
+
+    @property
+    def hotfix(self) -> SlotContent | None:
+        """Return what the hotfix's slot holds."""
+        return None if self.roles.hotfix is None else self.slots.get(self.roles.hotfix)
 
     @property
     def rollout(self) -> str | None:

@@ -139,6 +139,31 @@ def _slot_reserved(now: StateRecord, entry: LedgerEntry) -> Change:
     return changes.reserved(moved(now, Observation(asked=Ask.STAGE)), content)
 
 
+def _hotfix_reserved(now: StateRecord, entry: LedgerEntry) -> Change:
+    content = SlotContent(
+        release_id=str(entry.release_id),
+        release_number=now.next_release_number,
+        bundle=cast("str | None", entry.details.get("bundle")),
+        events=cast("str | None", entry.details.get("events")),
+    )
+    return changes.hotfix_reserved(moved(now, Observation(asked=Ask.HOTFIX)), content)
+
+
+def _hotfixed(now: StateRecord, _entry: LedgerEntry) -> Change:
+    return changes.hotfixed(moved(_with_hotfix(now), Observation(asked=Ask.HOTFIX)))
+
+
+def _hotfix_abandoned(now: StateRecord, _entry: LedgerEntry) -> Change:
+    return changes.hotfix_abandoned(_with_hotfix(now))
+
+
+def _with_hotfix(now: StateRecord) -> StateRecord:
+    if now.hotfix is None:
+        message = "expected a hotfix in a slot, found none"
+        raise BadRequestError(message)
+    return now
+
+
 def _step_began(now: StateRecord, entry: LedgerEntry) -> Change:
     plan = _plan(now, entry)
     began = moved(replace(now, plan=plan), Observation(asked=Ask.BEGIN_STEP, step=entry.step))
@@ -222,6 +247,9 @@ _WAYS: Mapping[str, Sequence[Way]] = {
     "halted": (_halted,),
     "cut": (_cut,),
     "judged": (_judged,),
+    "hotfix_reserved": (_hotfix_reserved,),
+    "hotfixed": (_hotfixed,),
+    "hotfix_abandoned": (_hotfix_abandoned,),
     "promoted": (_promoted,),
     "rolled_back": (_rolled_back,),
 }

@@ -171,7 +171,7 @@ class ModelState:
             if before.slot_of(release_id) is None and not _another(before, release_id):
                 self._refuse_ended(release_id)
             try:
-                record = self._commit(change, note)
+                record = self.commit(change, note)
                 break
             except _MovedOnError:
                 continue  # somebody else was faster: read the ledger again
@@ -204,7 +204,7 @@ class ModelState:
                 return about_candidate(leased, kind="resumed")
             return changes.step_began(leased, per_try_timeout_ms, self.clock())
 
-        self._commit(change, note)
+        self.commit(change, note)
         return self._entry("step_began", release_id, step)
 
     def renew(self, release_id: str, seconds: float, *, note: Note | None = None) -> Phase:
@@ -221,7 +221,7 @@ class ModelState:
                 return Change(record=leased)
             return about_candidate(leased, kind="resumed", why="the lease was renewed")
 
-        return self._commit(change, note).status.phase
+        return self.commit(change, note).status.phase
 
     def lapse(self, release_id: str, renewals: int, *, note: Note | None = None) -> Phase:
         """Cut the candidate to 0 % because lease number `renewals` ran out."""
@@ -234,7 +234,7 @@ class ModelState:
                 return Change(record=now)
             return changes.lapsed(lapsed)
 
-        return self._commit(change, note).status.phase
+        return self.commit(change, note).status.phase
 
     def cut(
         self,
@@ -254,12 +254,12 @@ class ModelState:
                 return Change(record=now)
             return about_candidate(cut, kind="cut", details=numbers)
 
-        return self._commit(change, note).status.phase
+        return self.commit(change, note).status.phase
 
     def look(self, unready: Iterable[Colour], *, note: Note | None = None) -> Phase:
         """Note which slots do not answer; users leave a broken slot while the other answers."""
         broken = frozenset(unready)
-        return self._commit(lambda now: changes.looked_at(now, broken), note).status.phase
+        return self.commit(lambda now: changes.looked_at(now, broken), note).status.phase
 
     def pause(self, release_id: str, *, note: Note | None = None) -> Phase:
         """Cut the candidate to 0 % until somebody resumes."""
@@ -292,7 +292,7 @@ class ModelState:
             details: dict[str, Json] = {"decision": decision.value, **numbers}
             return about_candidate(judged, kind="judged", details=details)
 
-        self._commit(change, note)
+        self.commit(change, note)
         found = self._find("judged", release_id, step)
         if found is None:
             raise self._cut_sentence(release_id, step)
@@ -314,7 +314,7 @@ class ModelState:
             self._demand_in_progress(now, release_id)
             return changes.promoted(moved(now, Observation(asked=Ask.PROMOTE)))
 
-        self._commit(change, note)
+        self.commit(change, note)
         return self._entry("promoted", release_id)
 
     def roll_back(self, release_id: str, *, note: Note | None = None) -> LedgerEntry | None:
@@ -332,7 +332,7 @@ class ModelState:
                 return changes.returned(now)
             return Change(record=now)
 
-        self._commit(change, note)
+        self.commit(change, note)
         return self._find("rolled_back", release_id)
 
     def history(self) -> list[LedgerEntry]:
@@ -369,12 +369,12 @@ class ModelState:
                 asked = self._leased(asked, now.lease.seconds)
             return about_candidate(asked, kind=kind, details=changes.paused_by(asked))
 
-        return self._commit(change, note).status.phase
+        return self.commit(change, note).status.phase
 
     def _leased(self, record: StateRecord, seconds: float) -> StateRecord:
         return changes.leased(record, seconds, self.clock())
 
-    def _commit(self, decide: Callable[[StateRecord], Change], note: Note | None) -> StateRecord:
+    def commit(self, decide: Callable[[StateRecord], Change], note: Note | None) -> StateRecord:
         """Apply `decide` to the newest record, under the lock; that one write decides.
 
         Nobody waits for the object store under the lock: who takes users out must not.

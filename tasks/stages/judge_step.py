@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -16,8 +16,8 @@ from tasks.rollout.exposure_files import read_exposures
 from tasks.rollout.exposures import read_lines, rollout_folder
 from tasks.rollout.judge import judge, verdict_numbers
 from tasks.rollout.ledger import LedgerEntry
-from tasks.rollout.observation import CutSeen, StepObservation, observe
-from tasks.rollout.state import Note, open_state
+from tasks.rollout.observation import CutSeen, HotfixSeen, StepObservation, observe
+from tasks.rollout.state import ModelState, Note, open_state
 from tasks.rollout.traffic_step import TrafficStepBegun
 
 READS: Mapping[str, ArtifactKind] = MappingProxyType({"step": ArtifactKind.TRAFFIC_STEP})
@@ -36,12 +36,9 @@ def run(context: StageContext) -> Outcome:
     path = context.inputs["step"].path / "step.json"
     begun = TrafficStepBegun.parse(path.read_bytes(), str(path))
     state_dir = context.the_state_dir()
-    seen = _seen_once(
-        context.work / OBSERVATION,
-        begun,
-        rollout_folder(state_dir, begun.model, begun.rollout),
-    )
     state = open_state(state_dir, begun.model, ObjectStore(context.store_url))
+    traffic = rollout_folder(state_dir, begun.model, begun.rollout)
+    seen = _seen_once(context.work / OBSERVATION, begun, traffic, state)
     cut = state.cut_of(begun.release_id, begun.step)
     if cut is not None:
         seen = replace(seen, cut=_cut_seen(cut))
@@ -63,7 +60,27 @@ def _cut_seen(entry: LedgerEntry) -> CutSeen:
     return CutSeen(sequence=entry.sequence, at=entry.at, who=entry.who, why=entry.why)
 
 
-def _seen_once(kept: Path, begun: TrafficStepBegun, traffic: Path) -> StepObservation:
+def hotfix_of(entries: Iterable[LedgerEntry], begun: TrafficStepBegun) -> HotfixSeen | None:
+    """Return the last hotfix of stable in a step."""
+    found = None
+    for entry in entries:
+        details = entry.details
+        if (entry.kind, entry.step) != ("hotfixed", begun.step):
+            continue
+        if details.get("rollout") == begun.rollout:
+            instead_of, now = details.get("instead_of"), entry.release_number
+            found = HotfixSeen(
+                sequence=entry.sequence,
+                at=entry.at,
+                instead_of=instead_of if isinstance(instead_of, int) else 0,
+                now=now or 0,
+            )
+    return found
+
+
+def _seen_once(
+    kept: Path, begun: TrafficStepBegun, traffic: Path, state: ModelState
+) -> StepObservation:
     """Observe, or return what a killed try saw: its verdict may stand in the ledger already."""
     if kept.exists():
         return StepObservation.parse(kept.read_bytes(), str(kept))
@@ -71,6 +88,7 @@ def _seen_once(kept: Path, begun: TrafficStepBegun, traffic: Path) -> StepObserv
         begun.facts(),
         read_exposures(traffic),
         read_lines(traffic / "outcomes.jsonl"),
+        hotfix_of(state.history(), begun),
     )
     replace_text(kept, seen.to_text())
     return seen

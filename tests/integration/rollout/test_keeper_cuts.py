@@ -126,7 +126,8 @@ def _value(metrics: Path, name: str) -> float:
 
 
 @pytest.mark.skipif(
-    shutil.which("prometheus") is None, reason="prometheus is not installed (Debian has it)"
+    shutil.which("prometheus") is None,
+    reason="prometheus is not installed (`make setup-prometheus`)",
 )
 def test_a_real_prometheus_scrapes_what_the_keeper_writes(kept_deployment: Deployment) -> None:
     in_step_3(kept_deployment)

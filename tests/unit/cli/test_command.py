@@ -30,6 +30,7 @@ WRONG_LINES = [
     (["rollback"], "the following arguments are required: --reason"),
     (["pause"], "the following arguments are required: --reason"),
     (["resume"], "the following arguments are required: --reason"),
+    (["hotfix", "--reason", "x"], "the following arguments are required: --bundle"),
 ]
 IMPOSSIBLE = [
     (["history"], "model recommender: expected one that was released, found none"),

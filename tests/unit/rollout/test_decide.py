@@ -128,6 +128,14 @@ def seen(ask: Ask = Ask.NOTHING, **others: object) -> Observation:
             id="a lease that lapsed during approval does not lose the verdict",
         ),
         pytest.param(STEP_2, seen(Ask.ROLL_BACK), SERVING, id="any step can be rolled back"),
+        pytest.param(STEP_2, seen(Ask.HOTFIX), STEP_2, id="a hotfix of stable moves no user"),
+        pytest.param(BY_HAND, seen(Ask.HOTFIX), BY_HAND, id="a hotfix resumes nothing"),
+        pytest.param(
+            HALTED,
+            seen(Ask.HOTFIX, stable_ready=False),
+            HALTED,
+            id="a broken stable can be replaced while the candidate takes everybody",
+        ),
         pytest.param(FIRST, seen(Ask.ROLL_BACK), EMPTY, id="a first release can be dropped"),
         pytest.param(SERVING, seen(Ask.ROLL_BACK), SERVING, id="a second rollback changes nothing"),
         pytest.param(
@@ -231,6 +239,14 @@ def test_what_follows(now: RolloutStatus, what: Observation, then: RolloutStatus
             id="resuming beside a broken stable",
         ),
         pytest.param(CUT, seen(Ask.RESUME), "verdict on step 1", id="resuming what was cut"),
+        pytest.param(SERVING, seen(Ask.HOTFIX), "release it as usual", id="a hotfix of nothing"),
+        pytest.param(FIRST, seen(Ask.HOTFIX), "no stable release", id="a hotfix before any stable"),
+        pytest.param(
+            STEP_2,
+            seen(Ask.HOTFIX, hotfix_ready=False),
+            "the hotfix's slot does not answer",
+            id="a hotfix that does not answer",
+        ),
         pytest.param(
             replace(SHIPPED, phase=Phase.PAUSED, share=0, paused_by=Pause.PERSON),
             seen(Ask.PROMOTE),

@@ -46,13 +46,15 @@ class Rollout(RuleBasedStateMachine):
         self.status = found.status
         if before.paused_by is Pause.PERSON and self.status.phase is Phase.STEPPING:
             assert ask is Ask.RESUME, "somebody else ended a person's pause"
-        self._follow_roles(before, ask)
+        self._follow_roles(before, ask, accepted=found.refused is None)
         return found
 
-    def _follow_roles(self, before: RolloutStatus, ask: Ask) -> None:
+    def _follow_roles(self, before: RolloutStatus, ask: Ask, *, accepted: bool) -> None:
         if ask is Ask.PROMOTE and before.phase is not self.status.phase is Phase.SERVING:
             assert self.candidate_up, "a broken slot was made stable"
             self.stable_up = self.candidate_up
+        if ask is Ask.HOTFIX and accepted:
+            self.stable_up = True  # another slot is stable, and it answers
         if ask is Ask.STAGE and before.phase is not self.status.phase:
             self.candidate_up = True  # a slot is staged only when it answers
 
@@ -98,6 +100,16 @@ class Rollout(RuleBasedStateMachine):
     @rule(ask=st.sampled_from([Ask.RENEW, Ask.PAUSE, Ask.RESUME]))
     def the_lease_is_renewed_or_a_person_pauses_or_resumes(self, ask: Ask) -> None:
         self.ask(ask)
+
+    @precondition(lambda self: self.status.phase not in {Phase.EMPTY, Phase.SERVING})
+    @rule(hotfix_up=st.booleans())
+    def stable_is_hotfixed(self, hotfix_up: bool) -> None:
+        before = self.status
+        broken = before.phase is Phase.STEPPING and not (self.stable_up and self.candidate_up)
+        found = self.ask(Ask.HOTFIX, hotfix_ready=hotfix_up)
+        assert (found.refused is None) == (hotfix_up and before.has_stable and not broken)
+        if found.refused is None:  # nobody is moved, nothing that was judged is lost
+            assert self.status == before
 
     @precondition(lambda self: self.status.phase not in {Phase.EMPTY, Phase.SERVING})
     @rule(ask=st.sampled_from([Ask.PROMOTE, Ask.ROLL_BACK]))

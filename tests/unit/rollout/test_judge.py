@@ -14,7 +14,14 @@ from tasks.contracts.errors import BadRequestError
 from tasks.contracts.requests import PLANS, TrafficPlan
 from tasks.rollout.assignment import bucket_of
 from tasks.rollout.judge import judge, measure_effect, verify_verdict
-from tasks.rollout.observation import CutSeen, StepFacts, StepObservation, is_failure, observe
+from tasks.rollout.observation import (
+    CutSeen,
+    HotfixSeen,
+    StepFacts,
+    StepObservation,
+    is_failure,
+    observe,
+)
 from tasks.rollout.phases import Decision
 
 PLAN = PLANS["replay"]  # 5 % and 25 % guardrails, 50 % ship: not worse by .02 at 5 %
@@ -318,6 +325,32 @@ def test_a_cut_is_judged_as_harm_however_well_the_rest_looks() -> None:
     assert [check.name for check in verdict.checks if check.passed is False] == ["not cut"]
     assert "(ledger entry 7): errors: 9 of 10" in verdict.sentences[1]
     assert StepObservation.parse(observation.to_text(), "here") == observation
+
+
+def test_what_came_before_a_hotfix_of_stable_is_left_out_and_the_verdict_says_so() -> None:
+    """Until then the candidate looked better, against a stable that was broken."""
+    lines, outcomes = world(3, candidate=0.3, stable=0.0)
+    new_lines, new_outcomes = world(3, candidate=0.3, stable=0.31)
+    later = [
+        {**line, "time": line["time"] + 100, "request_id": f"new-{line['request_id']}"}
+        for line in new_lines
+    ]
+    later_outcomes = [{**one, "request_id": f"new-{one['request_id']}"} for one in new_outcomes]
+    fix = HotfixSeen(sequence=9, at="2023-11-14T22:14:58Z", instead_of=1, now=3)  # 98 s later
+    found = observe(facts(3), [*lines, *later], [*outcomes, *later_outcomes], fix)
+    assert found.hotfix == replace(fix, left_out=len(lines))
+    assert found.candidate.requests + found.stable.requests == len(later)
+    assert found.stable_outcome.mean == pytest.approx(0.31, abs=0.02)
+    verdict = judge(found)
+    assert verdict.effect is not None
+    assert verdict.effect.stable_mean == pytest.approx(0.31, abs=0.02)
+    assert any(
+        "release 3 instead of 1 since 2023-11-14T22:14:58Z" in sentence
+        for sentence in verdict.sentences
+    )
+    assert StepObservation.parse(found.to_text(), "here") == found
+    mixed = observe(facts(3), [*lines, *later], [*outcomes, *later_outcomes])
+    assert mixed.stable_outcome.mean < 0.2  # what it would have been judged against
 
 
 def test_a_torn_observation_is_refused() -> None:

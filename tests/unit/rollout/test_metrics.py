@@ -22,7 +22,8 @@ RULES = MONITORING / "rollout_alerts.yaml"
 DASHBOARD = MONITORING / "rollout_dashboard.json"
 PROMTOOL = shutil.which("promtool")
 needs_promtool = pytest.mark.skipif(
-    PROMTOOL is None, reason="promtool is not installed (Debian's package prometheus has it)"
+    PROMTOOL is None,
+    reason="promtool is not installed (`make setup-prometheus` as root installs Debian's)",
 )
 
 

@@ -13,6 +13,7 @@ import pytest
 from tasks.adapters.object_store import ObjectStore
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.requests import PLANS
+from tasks.rollout.hotfix import abandon_hotfix, apply_hotfix, reserve_hotfix
 from tasks.rollout.ledger import LedgerEntry
 from tasks.rollout.phases import Decision, Phase
 from tasks.rollout.record import Roles, record_problems
@@ -22,7 +23,7 @@ from tasks.rollout.state import ModelState, open_state
 PLAN = PLANS["replay"]
 BUNDLE = "serving_bundle/" + "b" * 64
 EVENTS = "validated_events/" + "e" * 64
-WEIGHTS = (3, 1, 3, 2, 2, 2, 2, 3, 0.5, 2, 0.5, 1)  # of what `may_be_asked` lists
+WEIGHTS = (3, 1, 3, 2, 2, 2, 2, 3, 0.5, 2, 0.5, 1, 1, 1, 0.5)  # of what `may_be_asked` lists
 
 
 @pytest.fixture
@@ -70,11 +71,13 @@ def test_any_walk_through_the_operations_can_be_retraced(state: ModelState) -> N
         done.add(state.history()[-1].kind)
         assert problems(state) == []
     assert done >= {*("step_began", "judged", "paused", "resumed", "cut", "halted", "rolled_back")}
+    assert done >= {"hotfix_reserved", "hotfixed", "hotfix_abandoned"}
 
 
 def may_be_asked(state: ModelState, name: str) -> list[Callable[[], object]]:
     record = state.peek()
     step = record.status.step or 0
+    pending = "none" if record.hotfix is None else record.hotfix.release_id
     said = Decision.SHIP if step == 3 else Decision.PROCEED
     return [
         partial(state.begin_step, name, step + 1, PLAN, per_try_timeout_ms=80.0 + step),
@@ -89,6 +92,9 @@ def may_be_asked(state: ModelState, name: str) -> list[Callable[[], object]]:
         partial(state.look, set()),
         partial(state.look, {record.roles.candidate}),
         partial(state.look, {record.roles.stable}),
+        partial(reserve_hotfix, state, f"fix-{record.sequence}", bundle=BUNDLE, events=EVENTS),
+        partial(apply_hotfix, state, pending),
+        partial(abandon_hotfix, state, pending),
     ]
 
 

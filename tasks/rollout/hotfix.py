@@ -1,0 +1,106 @@
+"""Replace stable's release in the third slot during a long experiment; the candidate keeps its users.
+
+found = reserve_hotfix(state, "hotfix-7", bundle=..., note=...)   # then load its bundle, and ask it
+apply_hotfix(state, "hotfix-7", note=...)                         # roles move, nothing is loaded
+abandon_hotfix(state, "hotfix-7", note=...)                       # before that: the slot is free again
+"""
+
+from __future__ import annotations
+
+from tasks.contracts.errors import BadRequestError
+from tasks.rollout import changes
+from tasks.rollout.changes import Change, moved
+from tasks.rollout.decide import Observation
+from tasks.rollout.ledger import LedgerEntry
+from tasks.rollout.phases import Ask
+from tasks.rollout.record import SlotContent, StateRecord
+from tasks.rollout.state import ModelState, Note, Reservation
+
+
+def reserve_hotfix(
+    state: ModelState,
+    release_id: str,
+    *,
+    bundle: str | None = None,
+    events: str | None = None,
+    note: Note | None = None,
+) -> Reservation:
+    """Give a hotfix the slot that neither stable nor candidate has, and a number."""
+
+    def change(now: StateRecord) -> Change:
+        if _pending(now) == release_id or _serves(now, release_id):
+            return Change(record=now)
+        if _pending(now) is not None:
+            message = (
+                f"{now.model}: expected one hotfix at a time, found {_pending(now)} in progress; "
+                "apply or abandon it first"
+            )
+            raise BadRequestError(message)
+        content = SlotContent(
+            release_id=release_id,
+            release_number=now.next_release_number,
+            bundle=bundle,
+            events=events,
+        )
+        return changes.hotfix_reserved(moved(now, Observation(asked=Ask.HOTFIX)), content)
+
+    _refuse_known(state, release_id)
+    record = state.commit(change, note)
+    colour = record.slot_of(release_id)
+    if colour is None:  # pragma: no cover - the change above has just set it
+        message = f"{state.model}: expected a slot for {release_id}, found none"
+        raise BadRequestError(message)
+    return Reservation(colour, record.slots[colour].release_number)
+
+
+def apply_hotfix(state: ModelState, release_id: str, *, note: Note | None = None) -> LedgerEntry:
+    """Make the hotfix stable and stable previous; step, share and assignment stay as they are."""
+
+    def change(now: StateRecord) -> Change:
+        if _serves(now, release_id):
+            return Change(record=now)
+        if _pending(now) != release_id:
+            message = (
+                f"{now.model}: expected the hotfix {release_id} in a slot, found "
+                f"{_pending(now) or 'none'}; reserve it and load it first"
+            )
+            raise BadRequestError(message)
+        ready = now.roles.hotfix not in now.unready
+        return changes.hotfixed(moved(now, Observation(asked=Ask.HOTFIX, hotfix_ready=ready)))
+
+    state.commit(change, note)
+    return _entry(state, "hotfixed", release_id)
+
+
+def abandon_hotfix(state: ModelState, release_id: str, *, note: Note | None = None) -> None:
+    """Free the slot of a hotfix that was not applied; one that serves or never was changes nothing."""
+
+    def change(now: StateRecord) -> Change:
+        return changes.hotfix_abandoned(now) if _pending(now) == release_id else Change(record=now)
+
+    state.commit(change, note)
+
+
+def _pending(now: StateRecord) -> str | None:
+    return None if now.hotfix is None else now.hotfix.release_id
+
+
+def _serves(now: StateRecord, release_id: str) -> bool:
+    return now.stable is not None and now.stable.release_id == release_id
+
+
+def _refuse_known(state: ModelState, release_id: str) -> None:
+    """Refuse the name of a release that ended: its entries would be taken for this one's."""
+    if state.peek().slot_of(release_id) is not None:
+        return
+    if any(entry.release_id == release_id for entry in state.history()):
+        message = f"{state.model}: expected a new name, found {release_id}, which the ledger knows"
+        raise BadRequestError(message)
+
+
+def _entry(state: ModelState, kind: str, release_id: str) -> LedgerEntry:
+    for entry in reversed(state.history()):
+        if (entry.kind, entry.release_id) == (kind, release_id):
+            return entry
+    message = f"{state.model}: expected a ledger entry {kind} of {release_id}, found none"
+    raise BadRequestError(message)
