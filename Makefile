@@ -43,7 +43,7 @@ test-unit: setup  ## unit tests only
 test-cluster: setup  ## tests that need KUBECONFIG
 	$(PY) -m pytest -q -m "cluster and not slow" $(PYTEST_ARGS); code=$$?; [ $$code -eq 5 ] || exit $$code
 
-# All that CI shows of pods. torch's two ranks want `make images IMAGES=torch` first, and are skipped without.
+# What CI shows of pods: our whole column of the fault matrix, pools, groups. torch's two ranks want `make images IMAGES=torch` first, and are skipped without.
 KIT := $(firstword $(wildcard $(HEADRACE_K8S_KIT) shared/k8s ../shared/k8s))
 cluster-test: setup  ## the same; without KUBECONFIG on the test cluster beside the checkout, up and down again
 	@if [ -z "$$KUBECONFIG" ] && [ -n "$(KIT)" ]; then \

@@ -15,8 +15,8 @@ from typing import Any
 
 from tests.cluster.cells import CELLS, Cell
 from tests.cluster.kubernetes_world import AT_ONCE, World, overlap
+from tests.cluster.table import HANGS_SECONDS
 
-LONGEST_SECONDS = 100.0  # a task that has not ended by then counts as hanging
 PODS_SECONDS = 30.0  # for what the operator deletes
 # It has no reaper, no seal, no queue, and refuses nothing.
 NOT_OF_STOCK = ("reaped", "silent", "gpu_queue", "nowhere")
@@ -30,7 +30,7 @@ def play(world: World, cell: Cell) -> dict[str, Any]:
         cell.drive(world, cell, run)
     except Exception as error:  # noqa: BLE001  what the cell waits for may never come
         trouble = f"{error!r:.200}"
-    deadline = time.monotonic() + LONGEST_SECONDS
+    deadline = time.monotonic() + HANGS_SECONDS
     while run.run_state not in {"success", "failed"} and time.monotonic() < deadline:
         time.sleep(1)
     task = run.task

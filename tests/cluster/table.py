@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from tests.cluster.cells import Cell
     from tests.cluster.kubernetes_world import Result
 
+HANGS_SECONDS = 240  # on a busy machine a task without any fault took over 100
 _HEAD = """# Fault matrix
 
 What StageOperator really did on a live cluster, one fault a row; written by `make fault-matrix`. A pod of each cell works in eight steps
@@ -26,7 +27,7 @@ proxy that can be told to fail in front of the Kubernetes API. Start timeout 15 
 * The GPU is pretended: one `nvidia.com/gpu` on the real node, taken by a pod or by a stage of higher priority; the scheduler is real.
 
 The last column is what the stock KubernetesPodOperator, with its defaults and the same image and request, did under the same fault.
-A task that had not ended after 100 s hangs. This kubelet may take 90 s to remove a pod, so one still there after 30 s is no orphan yet.
+A task that had not ended after {hangs} s hangs. This kubelet may take 90 s to remove a pod, so one still there after 30 s is no orphan yet.
 
 | fault | mode | task | sealed | pods | twice | left | try | seconds | stock |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
@@ -38,6 +39,7 @@ def table(results: Mapping[Cell, Result], kubernetes: str, stock: Mapping[str, A
     head = _HEAD.format(
         date=datetime.now(tz=UTC).date(),
         kubernetes=kubernetes,
+        hangs=HANGS_SECONDS,
         airflow=version("apache-airflow"),
         provider=version("apache-airflow-providers-cncf-kubernetes"),
     )

@@ -10,32 +10,8 @@ from tests.cluster.kubernetes_world import NAMESPACE, Matrix
 pytestmark = [pytest.mark.timeout(1200)]
 
 
-# `make test-cluster` plays these in some two minutes; `make fault-matrix` plays every cell.
-SHORT_FORM = frozenset(
-    {
-        "plain_s",
-        "plain_d",
-        "term_run_s",
-        "kill_run_s",
-        "kill_after_d",
-        "deleted_s",
-        "oom_s",
-        "large_d",
-        "gpu_taken_d",
-        "nowhere_s",
-        "preempted_s",
-    }
-)
-
-
 def _parameter(cell: Cell) -> object:
-    mode = "deferrable" if cell.deferrable else "sync"
-    marks = () if cell.name in SHORT_FORM else (pytest.mark.slow,)
-    return pytest.param(cell, id=f"{cell.fault}, {mode}", marks=marks)
-
-
-def test_the_short_form_names_cells_that_there_are() -> None:
-    assert {one.name for one in CELLS} >= SHORT_FORM
+    return pytest.param(cell, id=f"{cell.fault}, {'deferrable' if cell.deferrable else 'sync'}")
 
 
 @pytest.mark.parametrize("cell", [_parameter(one) for one in CELLS])
@@ -56,7 +32,6 @@ def test_a_green_task_is_sealed_work_exactly_once(matrix: Matrix, cell: Cell) ->
     assert cell.says in found.log
 
 
-@pytest.mark.slow
 def test_a_stranger_under_our_name_lives_on(matrix: Matrix) -> None:
     for cell in [one for one in CELLS if one.name.startswith("stranger")]:
         if cell not in matrix:
