@@ -16,11 +16,11 @@ from typing import cast
 from tasks.contracts.json_types import Json
 from tasks.contracts.requests import TrafficPlan
 from tasks.rollout.envoy_stats import SlotCounts, VariantCounts
-from tasks.rollout.judge import MAX_SLOW_SHARE
 from tasks.rollout.routes import FALLBACK_RETRIES
 from tasks.statistics.bernoulli_sequence import log_evidence_above, lower_bound, start_weight
 
 ERROR_RATE = 0.001
+MAX_SLOW_SHARE = 0.05  # what a p95 within the plan's bound leaves over it
 READ_SECONDS = 0.25
 LAG_READINGS = 1  # Envoy counts times a little later than tries given up
 MIN_STABLE_REQUESTS = 100  # fewer say nothing about stable's p99

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.contracts.json_types import pretty_json
+from tasks.rollout.harm import MAX_SLOW_SHARE
 from tasks.rollout.observation import CutSeen, HotfixSeen, StepObservation, share_of_users
 from tasks.rollout.phases import Decision
 from tasks.statistics.guardrails import rate_lower_bound
@@ -17,7 +18,6 @@ from tasks.statistics.sequential import look_levels
 from tasks.statistics.user_means import Difference, welch
 
 RATE_ERROR_RATE = 0.01  # how often a healthy candidate's rate is called too high, per step
-MAX_SLOW_SHARE = 0.05  # what a p95 within the plan's bound leaves over it
 MIN_ANSWERED_SHARE = 0.9
 PLANNED_POWER = 0.8
 LOOKS = (1.0,)  # shares of the ship step's data at which it is tested: once, when it has baked

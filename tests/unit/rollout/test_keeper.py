@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,6 +121,13 @@ def world(tmp_path: Path) -> World:
 def stepping(world: World) -> None:
     world.state.reserve_slot("second")
     world.state.begin_step("second", 1, PLAN, per_try_timeout_ms=50)
+
+
+def test_a_keeper_starts_without_what_takes_seconds_to_load() -> None:
+    """It is started again when it dies: until then nobody cuts and no lease is measured."""
+    code = "import sys, tasks.rollout.keeper; print('scipy.stats' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_envoy_is_told_only_what_is_new(world: World) -> None:
