@@ -147,7 +147,7 @@ def _verify_gates(
 ) -> None:
     reports, unreadable = reports_by_content(store)
     verdict.problems += unreadable
-    promoted = any(entry.kind == "promoted" for entry in about)
+    promoted = any(entry.kind in {"promoted", "hotfixed"} for entry in about)
     gated = [manifest for manifest in found.values() if manifest.kind in GATED_KINDS]
     made_here = _made_here(found, starts.own)
     for manifest in gated:
@@ -188,6 +188,9 @@ def _steps(store: ArtifactStore, found: Mapping[Address, Manifest]) -> dict[str,
     return steps
 
 
+_RESERVATIONS = frozenset({"slot_reserved", "hotfix_reserved"})
+
+
 @dataclass(kw_only=True)
 class _Starts:
     """Where to walk from: what the ledger mentions, and what is the release's own of it."""
@@ -206,7 +209,7 @@ class _Starts:
 def _starts(store: ArtifactStore, release: ReleaseName, about: Sequence[LedgerEntry]) -> _Starts:
     """Return where to walk from: what the ledger mentions and what was sealed in its name."""
     starts = _Starts(mentioned=_mentioned(about))
-    in_its_slot = _mentioned([entry for entry in about if entry.kind == "slot_reserved"])
+    in_its_slot = _mentioned([entry for entry in about if entry.kind in _RESERVATIONS])
     ours, starts.problems = sealed_in_the_name(store, {release.release_id})
     starts.own += [*in_its_slot, *ours]
     promoted = any(entry.kind == "promoted" for entry in about)
@@ -218,6 +221,11 @@ def _starts(store: ArtifactStore, release: ReleaseName, about: Sequence[LedgerEn
     own_id = {release.release_id}
     starts.problems += unsealed_problems(store, LISTED_KINDS, "release_id", own_id)
     _add_requests(store, release, starts)
+    # A hotfix is a bundle of another release: that one has the request.
+    if not starts.requests and not any(entry.kind == "hotfix_reserved" for entry in about):
+        starts.problems.append(
+            f"{release.release_id}: expected its sealed release request, found none"
+        )
     return starts
 
 
@@ -235,7 +243,3 @@ def _add_requests(store: ArtifactStore, release: ReleaseName, starts: _Starts) -
         if request.release_id == release.release_id:
             starts.own.append(address)
             starts.requests.append(request)
-    if not starts.requests:
-        starts.problems.append(
-            f"{release.release_id}: expected its sealed release request, found none"
-        )

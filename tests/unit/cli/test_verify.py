@@ -9,7 +9,9 @@ import pytest
 from tasks.cli.ledgers import named, readable_entries
 from tasks.cli.rollout_proof import record_against_ledger, verdict_problems
 from tasks.cli.verify import verify_release
+from tasks.contracts.requests import PLANS
 from tasks.contracts.stages import Stage
+from tasks.rollout.hotfix import apply_hotfix, reserve_hotfix
 
 RELEASE = "first"
 
@@ -43,6 +45,31 @@ def test_a_release_that_the_keeper_cut_is_verified_with_its_verdict(tiny) -> Non
     uncut = [entry for entry in about if entry.kind != "cut"]
     (problem,) = record_against_ledger(tiny.store, verdict, uncut)
     assert "expected a ledger entry judged or cut of step 1, found none" in problem
+
+
+def test_a_hotfix_is_verified_back_to_the_events_of_the_release_that_made_its_bundle(
+    tiny,
+) -> None:
+    tiny.promote("first")
+    made = tiny.make("elsewhere")
+    experiment = tiny.make("second", reserve=True)
+    assert experiment
+    tiny.state.begin_step("second", 1, PLANS["replay"], per_try_timeout_ms=150.0)
+    bundle = made[Stage.BUNDLE_MODEL]
+    reserve_hotfix(tiny.state, "fix", bundle=str(bundle.address))
+    apply_hotfix(tiny.state, "fix")
+    release = named(readable_entries(tiny.state), "fix", tiny.state.model)
+
+    def found() -> list[str]:
+        return verify_release(tiny.store, tiny.state, release).problems
+
+    assert found() == []
+    verdict = verify_release(tiny.store, tiny.state, release)
+    # Events to bundle, of the hotfix and of what it replaced: its entry names both.
+    assert (verdict.artifacts, verdict.gates) == (10, 10)
+    path = tiny.folder_of(bundle) / bundle.payload_folder / "payload.txt"
+    path.write_text("other bytes")
+    assert any(f"{bundle.address}: file payload.txt" in line for line in found())
 
 
 def test_a_flipped_byte_is_found_and_its_file_named(tiny) -> None:
