@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -22,7 +22,9 @@ from tasks.adapters.object_store import ObjectStore
 from tasks.contracts.artifacts import Manifest
 from tasks.contracts.json_types import Json
 from tasks.contracts.stages import STAGE_FACTS, Stage
-from tests.unit.airflow.pod_world import World, pod_world
+
+if TYPE_CHECKING:
+    from tests.unit.airflow.pod_world import World
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -97,5 +99,8 @@ def world(
     tmp_path: Path, deployment: Deployment, sealer: Sealer, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[World]:
     """A task instance, a store and a Kubernetes for the tests of StageOperator."""
+    # Airflow, first imported by a conftest, closes the stream of absl's log: what pytest captures.
+    from tests.unit.airflow.pod_world import pod_world  # noqa: PLC0415
+
     with pod_world(tmp_path, deployment, sealer, monkeypatch) as made:
         yield made
