@@ -100,7 +100,7 @@ def world(
 ) -> Iterator[World]:
     """A task instance, a store and a Kubernetes for the tests of StageOperator."""
     # Airflow, first imported by a conftest, closes the stream of absl's log: what pytest captures.
-    from tests.unit.airflow.pod_world import pod_world  # noqa: PLC0415
+    from tests.unit.airflow.pod_world import pod_world
 
     with pod_world(tmp_path, deployment, sealer, monkeypatch) as made:
         yield made
