@@ -97,14 +97,17 @@ def test_sigterm_lets_running_requests_end_and_exits_with_0(
 
     def ask() -> None:
         try:
-            server.call("Predict", predict_request("m"), timeout=3)
+            server.call("Predict", predict_request("m"), timeout=5)
         except grpc.RpcError as error:
             outcome.append(error.code().name)
 
+    assert server.process is not None
+    process = psutil.Process(server.process.pid)
+    before = sum(process.cpu_times()[:2])
     asker = threading.Thread(target=ask)
     asker.start()
-    time.sleep(1)
-    assert server.process is not None
+    while asker.is_alive() and sum(process.cpu_times()[:2]) - before < 0.3:
+        time.sleep(0.05)  # until the model spins: the request runs
     server.process.terminate()
     asker.join()
     assert outcome == ["DEADLINE_EXCEEDED"]  # its own end, not UNAVAILABLE

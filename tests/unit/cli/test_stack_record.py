@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,18 @@ from tasks.cli.supervisor import clear_leftovers, held, holder_of
 from tasks.contracts.errors import BadRequestError
 
 LOST, YOUNG = (f"{name}-{os.getpid()}" for name in ("lost", "young"))  # ids of stacks
-SLEEPER = (sys.executable, "-c", "import time; time.sleep(600)")
+SLEEPER = (sys.executable, "-c", "import time; print('here', flush=True); time.sleep(600)")
+
+
+def sleeper(marks: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Return a process that runs: while it is only just made, its environment cannot be read."""
+    made = subprocess.Popen(
+        SLEEPER, env={**os.environ, **marks}, start_new_session=True, stdout=subprocess.PIPE
+    )
+    assert made.stdout is not None
+    assert made.stdout.readline() == b"here\n"
+    made.stdout.close()
+    return made
 
 
 @pytest.fixture
@@ -37,7 +48,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
 def leftover(home: Home) -> Iterator[subprocess.Popen[bytes]]:
     """A process as a stack of this home starts them."""
     marks = {MARKER: LOST, "HEADRACE_HOME": str(home.root)}
-    process = subprocess.Popen(SLEEPER, env={**os.environ, **marks}, start_new_session=True)
+    process = sleeper(marks)
     yield process
     process.kill()
     process.wait()
@@ -183,7 +194,7 @@ def test_processes_of_another_home_are_left_alone(
 ) -> None:
     other = tmp_path_factory.mktemp("other")
     marks = {MARKER: LOST, "HEADRACE_HOME": str(other)}
-    bystander = subprocess.Popen(SLEEPER, env={**os.environ, **marks}, start_new_session=True)
+    bystander = sleeper(marks)
     try:
         home.stack_file.write_text("{")
         assert main(["down"]) == 0

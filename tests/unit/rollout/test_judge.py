@@ -244,28 +244,6 @@ def test_a_hanging_candidate_is_seen_though_it_is_ejected_most_of_the_time() -> 
     assert "time limit" in [check.name for check in verdict.checks if check.passed is False]
 
 
-def shaken(*, stable_every: int) -> StepObservation:
-    """Return a step in which every second request of the candidate fails, and some of stable's."""
-    lines, outcomes = world(1, candidate=0.3, stable=0.3)
-    for variant, every in (("candidate", 2), ("stable", stable_every)):
-        mine = [line for line in lines if line["variant"] == variant]
-        for line in mine[::every]:
-            line["code"] = 503
-    return observe(facts(1), lines, outcomes)
-
-
-def test_what_fails_for_stable_as_well_is_not_held_against_the_candidate() -> None:
-    verdict = judge(shaken(stable_every=2))  # the machine was away, say
-    assert verdict.decision is Decision.PROCEED
-    (errors,) = (check for check in verdict.checks if check.name == "errors")
-    assert errors.expected.startswith("at most 150")  # 3 times stable's share, a half
-    assert "stable failed 2" in errors.found
-
-
-def test_a_candidate_that_fails_far_more_often_than_a_shaken_stable_is_harm() -> None:
-    assert judge(shaken(stable_every=10)).decision is Decision.ROLL_BACK  # 50 % against 3 x 10 %
-
-
 @pytest.mark.parametrize(
     ("code", "grpc_status", "fails"),
     (
