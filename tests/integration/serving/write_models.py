@@ -1,6 +1,6 @@
 """Writes small SavedModels and one serving bundle. usage: write_models.py FOLDER (needs TensorFlow)
 
-half_plus_two/{1,2,3}: y = x / 2 + 2, 3, 4; slow/1: spins; numbers/1: one identity per dtype, and two inputs;
+half_plus_two/{1,2,3}: y = x / 2 + 2, 3, 4; waiting/1: answers once folder/go exists; numbers/1: one identity per dtype, and two inputs;
 shop/bundle: a serving bundle that ranks twelve items.
 """
 
@@ -36,15 +36,19 @@ def write_half_plus_two(folder: Any) -> None:
         tf.saved_model.save(module, f"{folder}/{version}", signatures=module.answer)
 
 
-def write_slow(folder: Any) -> Any:
-    def spin(x: Any) -> Any:
-        steps, total = tf.constant(0), tf.constant(0.0)
-        while steps < 200_000_000:
-            steps, total = steps + 1, total + x[0]
-        return {"y": total}
+def write_waiting(folder: Any) -> None:
+    def wait(folder: Any) -> Any:
+        with tf.control_dependencies([tf.io.write_file(folder + "/begun", "")]):
+            looks, found = tf.constant(0), tf.constant(0)
+        while found == 0:
+            # The pattern changes with each look: an equal one would be moved out of the loop.
+            pattern = folder + tf.where(looks % 2 == 0, "/go", "/g[o]")
+            found = tf.size(tf.io.matching_files(pattern))
+            looks += 1
+        return {"looks": looks}
 
     module = tf.Module()
-    module.f = function([None], tf.float32, spin)
+    module.f = function([], tf.string, wait, "folder")
     tf.saved_model.save(module, f"{folder}/1", signatures=module.f)
 
 
@@ -104,7 +108,7 @@ def write_shop(bundle: Any) -> Any:
 
 def main(folder: Any) -> None:
     write_half_plus_two(f"{folder}/half_plus_two")
-    write_slow(f"{folder}/slow")
+    write_waiting(f"{folder}/waiting")
     write_numbers(f"{folder}/numbers")
     write_shop(f"{folder}/shop/bundle")
     Path(folder, "broken/1").mkdir(parents=True)
