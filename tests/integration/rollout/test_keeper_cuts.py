@@ -99,7 +99,8 @@ def test_the_keeper_alone_takes_out_a_candidate_that(
     assert (entry.kind, entry.who, entry.step, entry.share) == ("cut", "keeper", 3, 0)
     assert entry.details["surely_above"] > entry.details["limit"]  # type: ignore[operator]
     if ill.__name__ in HANGING:  # type: ignore[attr-defined]
-        assert "over the 150 ms of one try" in entry.why
+        # Such an answer is over both limits; on a busy machine the lower one may be sure first.
+        assert entry.why.startswith(("over the 150 ms of one try", "slower than"))
     assert kept_deployment.state.peek().status.verdicts[3] is Decision.ROLL_BACK
     assert kept_deployment.state.verify() == []
     print(f"{took:.2f} s: {entry.why}")
