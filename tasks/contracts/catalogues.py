@@ -61,6 +61,7 @@ RECIPES: MappingProxyType[str, str] = MappingProxyType(
         "personal_frequency": "What this user bought often and lately",
         "markov": "Windowed Markov chain over the last ten steps",
         "transformer": "Causal Transformer with sampled softmax",
+        "wide_transformer": "Wide causal Transformer, cosine schedule; wants a GPU",
         "blended_transformer": "Transformer, personal frequency and Markov in one graph",
     }
 )

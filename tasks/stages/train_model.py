@@ -12,6 +12,7 @@ from tasks.contracts.stage_io import Outcome, StageContext
 from tasks.contracts.stages import ArtifactKind
 from tasks.models.interactions import Interactions
 from tasks.models.registry import save_model
+from tasks.training.device import device_name, training_device
 from tasks.training.fit import Epoch
 from tasks.training.make_model import Made, Workshop, make_baselines, make_model
 from tasks.training.metrics import evaluate
@@ -56,6 +57,7 @@ def run(context: StageContext) -> Outcome:
         f"{scores['popularity']:.4f}, {len(curve)} epochs",
         facts={
             "threads": recipe.threads,
+            "device": device_name(training_device()),
             "epochs": len(curve),
             "resumed_from": model.resumed_from,
         },

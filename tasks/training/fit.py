@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,12 +17,17 @@ from tasks.contracts.stage_io import SayProgress
 from tasks.models.interactions import Examples, Interactions
 from tasks.models.transformer import Transformer
 from tasks.training.checkpoints import load_checkpoint, save_checkpoint
+from tasks.training.device import training_device
 from tasks.training.losses import sampled_softmax
 from tasks.training.metrics import evaluate
 from tasks.training.random_states import random_states, restore_random_states, seed_all
 from tasks.training.windows import Windows, training_windows
 
 CHECKPOINT_SECONDS = 30.0  # at most this much work is lost to a kill, and a batch
+WARM_UP_EPOCHS = 3
+LEAST_SHARE = 0.02  # of the learning rate, at the end of a cosine
+
+Schedule = Literal["constant", "cosine"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +43,17 @@ class FitSettings:
     max_length: int  # items of a window
     seed: int
     threads: int = 2
+    schedule: Schedule = "constant"
+
+    def rate_of(self, epoch: int) -> float:
+        """Return the learning rate of epoch 1, 2, ..; `cosine` warms up, then falls to nearly nothing.
+
+        The cosine is SGDR's without restarts (Loshchilov and Hutter, 2017), over `max_epochs`.
+        """
+        if self.schedule == "constant":
+            return self.learning_rate
+        fallen = 0.5 * (1 + math.cos(math.pi * (epoch - 1) / self.max_epochs))
+        return self.learning_rate * max(LEAST_SHARE, fallen) * min(1.0, epoch / WARM_UP_EPOCHS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +119,11 @@ def train_shares(interactions: Interactions) -> torch.Tensor:
 
 
 class Fit:
-    """One run of training; `run` returns the best model by the select period and the curve."""
+    """One run of training; `run` returns the curve and leaves the best model by the select period.
+
+    It trains on `device`, by default the GPU if there is one; the model comes back on the CPU. What
+    the batches hold is drawn on the CPU, so that it is the same on every device; dropout is not.
+    """
 
     def __init__(
         self,
@@ -111,16 +132,18 @@ class Fit:
         select: Examples,
         settings: FitSettings,
         *,
+        device: torch.device | None = None,
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.model, self.interactions, self.select = model, interactions, select
+        self.device = training_device() if device is None else device
+        self.model, self.interactions, self.select = model.to(self.device), interactions, select
         self.settings = settings
         self.checkpoint_seconds, self.monotonic = checkpoint_seconds, monotonic
         self.windows: Windows = training_windows(interactions, model.steps, settings.max_length)
         shares = train_shares(interactions)
         self.draw = shares.sqrt() / shares.sqrt().sum()
-        self.log_q = torch.log(self.draw.clamp(min=1e-12))
+        self.log_q = torch.log(self.draw.clamp(min=1e-12)).to(self.device)
         with torch.no_grad():
             model.bias.copy_(torch.log(shares.clamp(min=1e-7)))
         self.optimizer = torch.optim.AdamW(
@@ -149,7 +172,7 @@ class Fit:
             fraction = number / self.settings.max_epochs
             progress(f"epoch {number}: loss {loss:.4f}, select NDCG@10 {score:.4f}", fraction)
         self.model.load_state_dict(self.best)
-        self.model.eval()
+        self.model.to("cpu").eval()
         return self.curve
 
     def _stale(self) -> bool:
@@ -161,13 +184,17 @@ class Fit:
     def _select_score(self) -> float:
         self.model.eval()
         length = self.settings.max_length
-        return evaluate(self.model, self.interactions, self.select, length).mean_ndcg
+        examples = self.select
+        found = evaluate(self.model, self.interactions, examples, length, device=self.device)
+        return found.mean_ndcg
 
     def _train_epoch(self, number: int, checkpoints: Path, progress: SayProgress) -> float:
         size = self.settings.batch_windows
         if self.epoch is None:
             self.epoch = EpochInProgress.start(number, len(self.windows), self.settings.seed)
         epoch = self.epoch
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.rate_of(number)
         order = epoch.order.numpy()
         batches = range(0, len(order), size)
         self.model.train()
@@ -187,8 +214,8 @@ class Fit:
 
     def _loss(self, rows: np.ndarray[Any, Any], generator: torch.Generator) -> torch.Tensor:
         windows = self.windows
-        items = torch.from_numpy(windows.items[rows])
-        ago = torch.from_numpy(windows.steps_ago[rows])
+        items = self._moved(windows.items[rows])
+        ago = self._moved(windows.steps_ago[rows])
         spans = [
             np.arange(windows.pair_offsets[row], windows.pair_offsets[row + 1]) for row in rows
         ]
@@ -201,14 +228,17 @@ class Fit:
             self.draw, self.settings.negatives, replacement=True, generator=generator
         )
         return sampled_softmax(
-            states=states[torch.from_numpy(used)],
-            rows=torch.from_numpy(rows_of_pairs),
-            targets=torch.from_numpy(windows.pair_item[pairs]),
-            negatives=negatives,
+            states=states[self._moved(used)],
+            rows=self._moved(rows_of_pairs),
+            targets=self._moved(windows.pair_item[pairs]),
+            negatives=negatives.to(self.device),
             table=self.model.items.weight,
             bias=self.model.bias,
             log_q=self.log_q,
         )
+
+    def _moved(self, values: np.ndarray[Any, Any]) -> torch.Tensor:
+        return torch.from_numpy(values).to(self.device, non_blocking=True)
 
     def _save(self, checkpoints: Path) -> None:
         state = {

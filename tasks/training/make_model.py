@@ -79,6 +79,23 @@ def make_model(shop: Workshop, baselines: dict[str, Made]) -> tuple[Made, list[E
     return _blend(shop, baselines, network), curve
 
 
+def fit_settings(recipe: Recipe, seed: int) -> FitSettings:
+    """Return how `fit` trains by this recipe."""
+    settings = recipe.transformer
+    return FitSettings(
+        max_epochs=settings.max_epochs,
+        patience=settings.patience,
+        batch_windows=settings.batch_windows,
+        learning_rate=settings.learning_rate,
+        negatives=settings.negatives,
+        weight_decay=settings.weight_decay,
+        max_length=recipe.max_length,
+        seed=seed,
+        threads=recipe.threads,
+        schedule=settings.schedule,
+    )
+
+
 def _train(shop: Workshop) -> tuple[Made, list[Epoch]]:
     settings = shop.recipe.transformer
     arguments = {
@@ -96,17 +113,7 @@ def _train(shop: Workshop) -> tuple[Made, list[Epoch]]:
         model,
         shop.interactions,
         shop.select_examples(),
-        FitSettings(
-            max_epochs=settings.max_epochs,
-            patience=settings.patience,
-            batch_windows=settings.batch_windows,
-            learning_rate=settings.learning_rate,
-            negatives=settings.negatives,
-            weight_decay=settings.weight_decay,
-            max_length=shop.recipe.max_length,
-            seed=shop.seed,
-            threads=shop.recipe.threads,
-        ),
+        fit_settings(shop.recipe, shop.seed),
     )
     curve = fit.run(shop.checkpoints, shop.progress)
     made = Made(

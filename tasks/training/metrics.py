@@ -14,6 +14,7 @@ from tasks.models.interactions import Examples, Interactions, history_batch
 
 TOP = 10
 CHUNK = 256
+CPU = torch.device("cpu")
 Floats = NDArray[np.float64]
 Scorer = Callable[[Tensor, Tensor], Tensor]
 
@@ -68,24 +69,37 @@ def without_seen(scores: Tensor, items: Tensor) -> Tensor:
 
 
 def top_items(
-    scorer: Scorer, interactions: Interactions, examples: Examples, max_length: int, *, unseen: bool
+    scorer: Scorer,
+    interactions: Interactions,
+    examples: Examples,
+    max_length: int,
+    *,
+    unseen: bool,
+    device: torch.device = CPU,
 ) -> NDArray[np.int64]:
-    """Return [E, 10]: the best items of every example by `scorer`."""
+    """Return [E, 10]: the best items of every example by `scorer`, which lies on `device`."""
     found = []
     for start in range(0, len(examples), CHUNK):
         chunk = examples.take(slice(start, start + CHUNK))
-        items, ago = (torch.from_numpy(x) for x in history_batch(interactions, chunk, max_length))
+        history = history_batch(interactions, chunk, max_length)
+        items, ago = (torch.from_numpy(x).to(device) for x in history)
         with torch.no_grad():
             scores = scorer(items, ago)
             scores = without_seen(scores, items) if unseen else scores
-            found.append(torch.topk(scores, min(TOP, scores.shape[1]), dim=1).indices.numpy())
+            best = torch.topk(scores, min(TOP, scores.shape[1]), dim=1).indices
+            found.append(best.cpu().numpy())
     return np.concatenate(found) if found else np.zeros((0, TOP), np.int64)
 
 
 def evaluate(
-    scorer: Scorer, interactions: Interactions, examples: Examples, max_length: int
+    scorer: Scorer,
+    interactions: Interactions,
+    examples: Examples,
+    max_length: int,
+    *,
+    device: torch.device = CPU,
 ) -> Ranking:
     """Return the metrics of `scorer` on `examples`; seen items are left out unless repeats count."""
     unseen = not interactions.repeats_allowed
-    top = top_items(scorer, interactions, examples, max_length, unseen=unseen)
+    top = top_items(scorer, interactions, examples, max_length, unseen=unseen, device=device)
     return rank(top, examples)

@@ -56,8 +56,23 @@ class Killed(RuntimeError):
     """Stands for SIGKILL: nothing of the process is left but its files."""
 
 
-def test_a_killed_fit_goes_on_to_the_very_same_weights(small_shop, tmp_path: Path):
-    whole = a_fit(small_shop)
+def test_a_cosine_warms_up_and_falls_to_nearly_nothing():
+    settings = replace(SETTINGS, learning_rate=1.0, max_epochs=90, schedule="cosine")
+
+    rates = [settings.rate_of(epoch) for epoch in range(1, 91)]
+
+    assert rates[0] == pytest.approx(1 / 3)
+    assert rates[2] == pytest.approx(np.cos(np.pi / 90) ** 2)  # 0.5 (1 + cos 2x) = cos^2 x
+    assert rates[45] == pytest.approx(0.5)
+    assert rates[2:] == sorted(rates[2:], reverse=True)
+    assert rates[-1] == 0.02
+    assert {replace(settings, schedule="constant").rate_of(epoch) for epoch in (1, 45, 90)} == {1.0}
+
+
+@pytest.mark.parametrize("schedule", ("constant", "cosine"))
+def test_a_killed_fit_goes_on_to_the_very_same_weights(small_shop, tmp_path: Path, schedule):
+    settings = replace(SETTINGS, schedule=schedule)
+    whole = a_fit(small_shop, settings)
     whole.run(tmp_path / "whole", quiet)
 
     def kill_in_third_epoch(sentence: str, _fraction: float | None) -> None:
@@ -65,13 +80,15 @@ def test_a_killed_fit_goes_on_to_the_very_same_weights(small_shop, tmp_path: Pat
             raise Killed
 
     with pytest.raises(Killed):
-        a_fit(small_shop).run(tmp_path / "killed", kill_in_third_epoch)
-    again = a_fit(small_shop)
+        a_fit(small_shop, settings).run(tmp_path / "killed", kill_in_third_epoch)
+    again = a_fit(small_shop, settings)
     again.run(tmp_path / "killed", quiet)
 
     assert again.curve == whole.curve
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(tensor, again.model.state_dict()[name]), name
+    rates = {group["lr"] for group in again.optimizer.param_groups}
+    assert rates == {settings.rate_of(settings.max_epochs)}
 
 
 class NoisyFit(Fit):
