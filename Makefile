@@ -6,7 +6,7 @@ LOCKS := $(foreach e,airflow data torch tensorflow rollout dev,-r requirements/$
 
 export WHEELS BASE BASE_DIGEST VARIANT PREFIX
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-prometheus demo down test test-unit test-integration test-cluster cluster-test cluster-release test-images images trials test-slow mutations ledger-mutations faults kills chaos fault-matrix check format locks
+.PHONY: help setup setup-prometheus demo down test test-unit test-integration test-cluster cluster-test cluster-release test-images test-gpu images trials test-slow mutations ledger-mutations faults kills chaos fault-matrix check format locks
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -87,6 +87,9 @@ images: setup  ## container images, by buildah: all, or IMAGES="data torch"; VAR
 
 test-images: setup  ## tests of the images that `make images` built (root)
 	$(PY) -m pytest -q -m images $(PYTEST_ARGS)
+
+test-gpu: setup  ## tests that need a CUDA device, with the Python in PY=: that environment's torch must see it
+	$(PY) -m pytest -q -m gpu $(PYTEST_ARGS)
 
 check: setup  ## format, lint, types, import rules
 	$(VENV)/bin/ruff format --check .
