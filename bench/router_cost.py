@@ -1,8 +1,9 @@
 """What the router adds to a request: the same requests to a slot directly and through the router.
 
-The two take turns in pairs; a release is in a step of 25 %, so that buckets are computed, candidate
+A third way is the peer: through an Envoy that only passes requests on, so that it shows what any
+proxy costs on this machine. The three take turns; a release is in a step of 25 %, so that buckets are computed, candidate
 routes are met and the keeper reads its statistics. The slots are Envoys that answer 1 KiB at once.
-usage: python -m bench.router_cost [--pairs 5] [--seconds 10] [--rps 500]
+usage: python -m bench.router_cost [--turns 5] [--seconds 10] [--rps 500]
 """
 
 from __future__ import annotations
@@ -109,6 +110,33 @@ def slot_config(port: int) -> dict[str, Any]:
     return {"static_resources": {"listeners": [listener]}}
 
 
+def plain_proxy_config(port: int, slot: int) -> dict[str, Any]:
+    """Return an Envoy that passes everything on to a slot and knows no rule."""
+    types = "type.googleapis.com/envoy.extensions.filters"
+    route = {"match": {"prefix": "/"}, "route": {"cluster": "slot"}}
+    manager = {
+        "@type": f"{types}.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "plain",
+        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
+        "http_filters": [
+            {"name": "router", "typed_config": {"@type": f"{types}.http.router.v3.Router"}}
+        ],
+    }
+    endpoint = {"address": {"socket_address": {"address": "127.0.0.1", "port_value": slot}}}
+    cluster = {
+        "name": "slot",
+        "type": "STATIC",
+        "load_assignment": {
+            "cluster_name": "slot",
+            "endpoints": [{"lb_endpoints": [{"endpoint": endpoint}]}],
+        },
+    }
+    address = {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+    filters = [{"name": "http", "typed_config": manager}]
+    listener = {"name": "plain", "address": address, "filter_chains": [{"filters": filters}]}
+    return {"static_resources": {"listeners": [listener], "clusters": [cluster]}}
+
+
 @contextmanager
 def running(command: list[str], log: Path) -> Iterator[None]:
     with log.open("ab") as file:
@@ -135,9 +163,15 @@ def answers(port: int) -> bool:
     return False
 
 
+def one_thread(config: Path, content: dict[str, Any]) -> list[str]:
+    config.write_text(json.dumps(content))
+    flags = ("--concurrency", "1", "--disable-hot-restart", "--log-level", "error")
+    return [str(find_envoy()), "--config-path", str(config), *flags]
+
+
 @contextmanager
-def router(folder: Path) -> Iterator[tuple[int, int]]:
-    """Give the ports of a slot and of the router before it."""
+def router(folder: Path) -> Iterator[tuple[int, int, int]]:
+    """Give the ports of a slot, of a plain proxy before it and of the router before it."""
     state_dir = folder / "state"
     (state_dir / MODEL).mkdir(parents=True)
     ports = {colour: free_port() for colour in Colour}
@@ -148,18 +182,18 @@ def router(folder: Path) -> Iterator[tuple[int, int]]:
     write_bootstrap(files, port=port, admin_port=free_port(), host="127.0.0.1")
     with ExitStack() as stack:
         for colour in (Colour.BLUE, Colour.GREEN):
-            config = folder / f"{colour}.json"
-            config.write_text(json.dumps(slot_config(ports[colour])))
-            flags = ("--concurrency", "1", "--disable-hot-restart", "--log-level", "error")
-            command = [str(find_envoy()), "--config-path", str(config), *flags]
+            command = one_thread(folder / f"{colour}.json", slot_config(ports[colour]))
             stack.enter_context(running(command, folder / "slots.log"))
+        plain, slot = free_port(), ports[Colour.BLUE]
+        command = one_thread(folder / "plain.json", plain_proxy_config(plain, slot))
+        stack.enter_context(running(command, folder / "plain.log"))
         keeper = [sys.executable, "-m", "tasks.rollout.keeper", "--state-dir", str(state_dir)]
         stack.enter_context(running(keeper, folder / "keeper.log"))
         stack.enter_context(running(envoy_command(files), folder / "envoy.log"))
         step_of_25_percent(state_dir)
         eventually(lambda: "r2:2" in files.routes.read_text())
-        eventually(lambda: answers(port) and answers(ports[Colour.BLUE]))
-        yield ports[Colour.BLUE], port
+        eventually(lambda: all(map(answers, (port, plain, slot))))
+        yield slot, plain, port
 
 
 def step_of_25_percent(state_dir: Path) -> None:
@@ -174,25 +208,34 @@ def step_of_25_percent(state_dir: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--rps", type=float, default=500.0)
     options = parser.parse_args()
-    added: dict[str, list[float]] = {"p50_ms": [], "p99_ms": []}
-    with tempfile.TemporaryDirectory() as scratch, router(Path(scratch)) as (slot, routed):
-        for port in (slot, routed):
+    ways = ("slot", "plain Envoy", "router")
+    turns: list[dict[str, Times]] = []
+    with tempfile.TemporaryDirectory() as scratch, router(Path(scratch)) as ports:
+        for port in ports:
             ask_for(port, options.rps, WARM_SECONDS, 0)
-        for pair in range(options.pairs):
-            order = (slot, routed) if pair % 2 else (routed, slot)
-            found = {port: ask_for(port, options.rps, options.seconds, pair) for port in order}
-            for name, values in added.items():
-                values.append(getattr(found[routed], name) - getattr(found[slot], name))
-            print(f"slot {_line(found[slot])}; router {_line(found[routed])}", flush=True)
+        for turn in range(options.turns):
+            order = [(place + turn) % len(ways) for place in range(len(ways))]
+            found = {
+                ways[way]: ask_for(ports[way], options.rps, options.seconds, turn) for way in order
+            }
+            turns.append(found)
+            print("; ".join(f"{way} {_line(found[way])}" for way in ways), flush=True)
     load = ", ".join(f"{one:.1f}" for one in os.getloadavg())
-    print(
-        f"added, median of {options.pairs} pairs: p50 {statistics.median(added['p50_ms']):.3f} ms, "
-        f"p99 {statistics.median(added['p99_ms']):.3f} ms; {os.cpu_count()} cores, load {load}"
+    for way in ways[1:]:
+        print(f"{way} adds, median of {options.turns}: {_added(turns, way)}")
+    print(f"{os.cpu_count()} cores, load {load}")
+
+
+def _added(turns: list[dict[str, Times]], way: str) -> str:
+    p50, p99 = (
+        statistics.median(getattr(one[way], name) - getattr(one["slot"], name) for one in turns)
+        for name in ("p50_ms", "p99_ms")
     )
+    return f"p50 {p50:.3f} ms, p99 {p99:.3f} ms"
 
 
 def _line(times: Times) -> str:
