@@ -2,14 +2,14 @@
 # local_base.sh IMAGE: a base image of Debian and its Python, for machines that reach no image registry.
 set -euo pipefail
 image=$1
-mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
+mirror=${DEBIAN_MIRROR:-}  # without: mmdebstrap's own default
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 # usr-is-merged: else apt chooses usrmerge, and with it all of Perl.
 mmdebstrap --mode=root --variant=minbase --hook-dir=/usr/share/mmdebstrap/hooks/merged-usr \
   --include=usr-is-merged,ca-certificates,python3,python3-venv \
-  bookworm "$work/root" "$mirror" >"$work/log" 2>&1 || { tail -20 "$work/log" >&2; exit 1; }
+  bookworm "$work/root" ${mirror:+"$mirror"} >"$work/log" 2>&1 || { tail -20 "$work/log" >&2; exit 1; }
 rm -rf "$work/root"/var/cache/apt/*.bin "$work/root"/var/cache/apt/archives/*.deb \
   "$work/root"/var/lib/apt/lists/* "$work/root"/var/log/* "$work/root"/usr/share/{doc,man,locale}/*
 find "$work/root/usr/lib/python3.11" -name __pycache__ -prune -exec rm -rf {} +
