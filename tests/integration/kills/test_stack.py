@@ -73,14 +73,17 @@ class Stack:
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
         return done.stdout
 
-    def release(self, recipe: str, log: Path) -> subprocess.Popen[bytes]:
+    def release_words(self, recipe: str, *more: str) -> tuple[str, ...]:
+        return (
+            *("release", "--dataset", "events", "--model", MODEL, "--recipe", recipe),
+            *("--events-url", str(self.shop / "events.parquet"), "--as-of", AS_OF),
+            *("--catalogue-url", str(self.shop / "catalogue.parquet"), "--first", *more),
+        )
+
+    def release(self, recipe: str, log: Path, *more: str) -> subprocess.Popen[bytes]:
         with log.open("wb") as writer:
             return subprocess.Popen(
-                self.command(
-                    *("release", "--dataset", "events", "--model", MODEL, "--recipe", recipe),
-                    *("--events-url", str(self.shop / "events.parquet"), "--as-of", AS_OF),
-                    *("--catalogue-url", str(self.shop / "catalogue.parquet"), "--first"),
-                ),
+                self.command(*self.release_words(recipe, *more)),
                 env=self.environment,
                 cwd=ROOT,
                 stdout=writer,
