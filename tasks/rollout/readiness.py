@@ -2,6 +2,7 @@
 
 A slot that answers nothing, or says that its version is not AVAILABLE, is not ready; an answer that
 says nothing of versions tells nothing. One slow answer is no verdict: three failures in a row are.
+A slot that has not answered yet may just have been started, with the keeper: it has longer.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ PROBE_SECONDS = 1.0  # between two questions to one slot
 PROBE_TIMEOUT_SECONDS = 2.0  # a busy machine is late, too
 FAILURES = 3  # in a row,
 UNREADY_SECONDS = 3.0  # and for so long: the bounds on harm are faster where users notice
+LOADING_SECONDS = 60.0  # the same, before the first good answer: a server starts and loads
 MAX_PROBES = 8  # at a time
 MAX_ANSWER_BYTES = 1024 * 1024
 
@@ -87,6 +89,13 @@ class _Answers:
     ready: bool = False  # it said so, and has not failed since
     failures: int = 0
     failing_since: float | None = None
+    answered: bool = False  # well, once: from then on silence is news
+
+    def silent(self, now: float) -> bool:
+        """Return whether it has failed often and long enough."""
+        patience = UNREADY_SECONDS if self.answered else LOADING_SECONDS
+        since = self.failing_since
+        return since is not None and self.failures >= FAILURES and now - since >= patience
 
     def heard(self, ready: bool | None, now: float) -> None:
         self.pending = False
@@ -94,7 +103,7 @@ class _Answers:
             return
         self.ready = ready
         if ready:
-            self.failures, self.failing_since = 0, None
+            self.answered, self.failures, self.failing_since = True, 0, None
             return
         self.failures += 1
         if self.failing_since is None:
@@ -127,10 +136,7 @@ class SlotProbes:
             return frozenset(
                 slot.colour
                 for slot, answers in self._answers.items()
-                if slot.model == model
-                and answers.failing_since is not None
-                and answers.failures >= FAILURES
-                and now - answers.failing_since >= UNREADY_SECONDS
+                if slot.model == model and answers.silent(now)
             )
 
     def ready(self, model: str) -> frozenset[Colour]:

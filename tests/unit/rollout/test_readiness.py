@@ -88,7 +88,9 @@ def test_one_good_answer_among_bad_ones_starts_the_count_again(world: World) -> 
 
 def test_failures_that_are_few_and_far_between_are_no_verdict(world: World) -> None:
     """A keeper that stood still for a minute has heard little, whatever the clock says."""
+    world.after(0)
     world.says[GREEN] = False
+    world.now += 1
     assert world.after(0) == frozenset()
     assert world.after(60) == frozenset()
     assert world.after(1) == {GREEN}
@@ -128,7 +130,26 @@ def test_a_slot_that_hangs_is_asked_no_second_time_meanwhile_and_holds_up_nobody
     assert asked.count(BLUE) > 5
 
 
+def test_a_slot_that_has_not_answered_yet_may_be_starting_and_has_a_minute(world: World) -> None:
+    world.says[GREEN] = False
+    assert [world.after(1) for _ in range(60)] == [frozenset()] * 60
+    assert world.after(1) == {GREEN}
+    assert world.probes.ready("shop") == {BLUE}
+
+
+def test_once_it_has_answered_a_slot_has_three_seconds(world: World) -> None:
+    world.says[GREEN] = False
+    for _ in range(30):
+        world.after(1)
+    world.says[GREEN] = True
+    assert world.after(1) == frozenset()
+    world.says[GREEN] = False
+    assert [world.after(1) for _ in range(3)] == [frozenset()] * 3
+    assert world.after(1) == {GREEN}
+
+
 def test_what_was_said_of_the_version_before_is_forgotten(world: World) -> None:
+    world.after(0)
     world.says[GREEN] = False
     for _ in range(5):
         world.after(1)
