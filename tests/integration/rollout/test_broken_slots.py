@@ -14,20 +14,34 @@ import httpx
 import pytest
 
 from tasks.contracts.errors import BadRequestError
+from tasks.rollout.envoy_stats import Statistics
+from tasks.rollout.metrics import metrics_file
 from tasks.rollout.phases import Phase
 from tests.integration.rollout.conftest import Deployment, deployed, eventually
 from tests.integration.rollout.process_slot import ProcessSlot
 from tests.integration.rollout.test_router import name_of, users_of_candidate
 
 pytestmark = pytest.mark.integration
+NOTHING_COUNTED = Statistics(variants={}, slots={})
 
 
 @pytest.fixture
 def processes(tmp_path: Path) -> Iterator[Deployment]:
-    with deployed(tmp_path, lambda _files: None, ProcessSlot) as made:
+    with deployed(tmp_path, lambda _files: NOTHING_COUNTED, ProcessSlot) as made:
         made.first_release()
         made.begin(1)  # 5 % of users
+        eventually(lambda: both_have_answered(made))
         yield made
+
+
+def both_have_answered(deployment: Deployment) -> bool:
+    """Say whether the keeper has heard of both: a slot that never answered may be loading."""
+    path = metrics_file(deployment.files)
+    text = path.read_text() if path.exists() else ""
+    return all(
+        f'headrace_slot_ready{{model="shop",slot="{colour}"}} 1' in text
+        for colour in ("blue", "green")
+    )
 
 
 def phase(deployment: Deployment) -> Phase:
