@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -68,6 +69,32 @@ def connect() -> CoreV1Api:
     return cluster_hook().core_v1_client
 
 
+class SharedConnection:
+    """One client for many threads: a connection for each of a thousand pods costs more than the looks."""
+
+    def __init__(self, connected: Callable[[], CoreV1Api] = connect) -> None:
+        self._connect = connected
+        self._core: CoreV1Api | None = None
+        self._lock = threading.Lock()
+
+    def connected(self) -> CoreV1Api:
+        """Return the client, made by whoever needs it first."""
+        with self._lock:
+            if self._core is None:
+                self._core = self._connect()
+            return self._core
+
+    def forget(self, core: CoreV1Api) -> None:
+        """Connect anew next time, unless somebody has done so already."""
+        with self._lock:
+            if self._core is core:
+                self._core = None
+
+
+def _forget_nothing(_core: CoreV1Api) -> None:
+    """Share nothing: the client is its PodApi's own."""
+
+
 class PodApi:
     """Pods of one namespace."""
 
@@ -76,10 +103,12 @@ class PodApi:
         namespace: str,
         patience: Patience,
         connected: Callable[[], CoreV1Api] = connect,
+        forget: Callable[[CoreV1Api], None] = _forget_nothing,
     ) -> None:
         self.namespace = namespace
         self.patience = patience
         self._connected = connected
+        self._forget = forget
         self._core: CoreV1Api | None = None
 
     def create(self, pod: Mapping[str, Any]) -> Pod | None:
@@ -191,6 +220,12 @@ class PodApi:
             self._core = self._connected()
         return self._core
 
+    def _reconnect(self) -> None:
+        """Read the credentials anew: they are short-lived."""
+        if self._core is not None:
+            self._forget(self._core)
+        self._core = None
+
     def _asked(self, what: str, ask: Callable[[CoreV1Api], Any]) -> Any:
         deadline = time.monotonic() + self.patience.seconds
         pause = FIRST_PAUSE
@@ -202,7 +237,7 @@ class PodApi:
                     raise
                 said: Exception = error
                 if error.status == UNAUTHORIZED:
-                    self._core = None  # credentials are short-lived: read them anew
+                    self._reconnect()
             except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
                 said = error
             wait = max(pause, _asked_pause(said))

@@ -100,6 +100,7 @@ class PodLife:
         self.pause = pause
         self.group = group
         self.record = self._recorded()
+        self.just_created = False  # by us, now: it cannot have got far
 
     def known_end(self, request_digest: str) -> PodNews | None:
         """Return the end of an attempt whose work is sealed, for a try that was cut off after it."""
@@ -141,6 +142,7 @@ class PodLife:
             return {"metadata": {}} if known is None else known  # gone: the next look says so
         self._keep(record)  # first the intention, then the pod: no crash leaves one unknown
         pod = self._created(body(record))
+        self.just_created = pod is not None
         if pod is None:
             pod = self.api.read(record.name)
             if pod is None:  # it went between our two questions
@@ -207,6 +209,8 @@ class PodLife:
         log: LogFollower | None = None
         said = ""
         began = time.monotonic()
+        if self.just_created:
+            self._wait_or_wake(None, self.waits.before_a_look(0))
         while not (news := self.look()).over:
             self.demand_patience(news)
             if news.state is PodState.RUNNING and log is None:

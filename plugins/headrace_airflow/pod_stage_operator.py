@@ -25,7 +25,14 @@ from headrace_airflow.compute_profiles import StageCompute, pod_fields
 from headrace_airflow.deployment import Deployment
 from headrace_airflow.links import ArtifactLink, GateReportLink
 from headrace_airflow.node_fit import NodeFacts, why_never
-from headrace_airflow.pod_api import ApiAwayError, Patience, PodApi, cluster_hook
+from headrace_airflow.nodes_ahead import NodesAhead
+from headrace_airflow.pod_api import (
+    ApiAwayError,
+    Patience,
+    PodApi,
+    SharedConnection,
+    cluster_hook,
+)
 from headrace_airflow.pod_group import LAUNCHER, PodGroup
 from headrace_airflow.pod_identity import (
     MANAGED_BY,
@@ -110,6 +117,7 @@ class StageOperator(KubernetesPodOperator):
         self.operator_extra_links = (GateReportLink() if is_gate else ArtifactLink(),)
         self._asked_to_end = False
         self._heeds_requests_to_end = True
+        self._nodes_ahead: NodesAhead | None = None
 
     @cached_property
     def hook(self) -> Any:
@@ -118,6 +126,8 @@ class StageOperator(KubernetesPodOperator):
 
     def execute(self, context: Any) -> Any:
         """Run the stage and return its artifact's address."""
+        if not self.compute.profile.scales_from_zero:
+            self._nodes_ahead = NodesAhead(str(self.namespace), self._shared)
         return self._guarded(context, None)
 
     def resume(self, context: Any, event: Mapping[str, Any]) -> Any:
@@ -208,7 +218,10 @@ class StageOperator(KubernetesPodOperator):
 
     def _refuse_what_fits_nowhere(self, api: PodApi) -> None:
         profile = self.compute.profile
-        nodes = None if profile.scales_from_zero else api.nodes()
+        if profile.scales_from_zero:
+            return
+        ahead = self._nodes_ahead
+        nodes = api.nodes() if ahead is None else ahead.take(api)
         if nodes is None:
             return
         facts = [NodeFacts.from_api(node) for node in nodes]
@@ -220,11 +233,12 @@ class StageOperator(KubernetesPodOperator):
     def _waited(self, life: PodLife) -> PodNews:
         if not self.deferrable:
             return life.follow()
-        news = life.look()
-        if news.over:
-            life.print_log()
-            return news
-        life.demand_patience(news)
+        if not life.just_created:
+            news = life.look()
+            if news.over:
+                life.print_log()
+                return news
+            life.demand_patience(news)
         self._pause(0)
         trigger = PodTrigger(
             namespace=life.api.namespace,
@@ -287,7 +301,12 @@ class StageOperator(KubernetesPodOperator):
         return PodLife(
             key=TaskKey.of(context),
             max_tries=int(context["ti"].max_tries),
-            api=PodApi(str(self.namespace), Patience(pause=self._pause), self._connected),
+            api=PodApi(
+                str(self.namespace),
+                Patience(pause=self._pause),
+                self._shared.connected,
+                self._shared.forget,
+            ),
             state=context["task_state_store"],
             waits=Waits(
                 queue_seconds=pods.queue_seconds,
@@ -300,6 +319,10 @@ class StageOperator(KubernetesPodOperator):
             pause=self._pause,
             group=self._group if self.ranks > 1 else None,
         )
+
+    @cached_property
+    def _shared(self) -> SharedConnection:
+        return SharedConnection(self._connected)
 
     def _connected(self) -> CoreV1Api:
         """Connect anew; KubernetesPodOperator's own questions take the same way."""

@@ -9,12 +9,20 @@ from typing import Any
 from airflow.sdk.exceptions import AirflowException
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from headrace_airflow.pod_api import ApiAwayError, LogPlace, Patience, PodApi, unseen
+from headrace_airflow.pod_api import (
+    ApiAwayError,
+    LogPlace,
+    Patience,
+    PodApi,
+    SharedConnection,
+    unseen,
+)
 from headrace_airflow.pod_identity import ENDED_STATES, PodRecord
 from headrace_airflow.pod_life import Waits, look
 from headrace_airflow.pod_news import PodNews, PodState, utc_now
 
 AWAY_SECONDS = 120.0
+SHARED = SharedConnection()  # by all triggers of this triggerer
 
 
 class PodTrigger(BaseTrigger):
@@ -27,7 +35,7 @@ class PodTrigger(BaseTrigger):
         self.namespace = namespace
         self.record = PodRecord.parse(record)
         self.waits = Waits(**waits)
-        self._api = PodApi(namespace, Patience(seconds=0))
+        self._api = PodApi(namespace, Patience(seconds=0), SHARED.connected, SHARED.forget)
         self._log_place = LogPlace()
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
@@ -50,6 +58,8 @@ class PodTrigger(BaseTrigger):
         loop = asyncio.get_running_loop()
         answered = began = loop.time()
         while True:
+            # First a pause: the task has just created the pod, or looked at it itself.
+            await asyncio.sleep(self.waits.before_a_look(loop.time() - began))
             try:
                 news = await asyncio.to_thread(look, self._api, self.record)
             except ApiAwayError as away:
@@ -63,7 +73,6 @@ class PodTrigger(BaseTrigger):
                     await self._remove_if_nobody_listens()
                     yield TriggerEvent({"news": news.to_json()})
                     return
-            await asyncio.sleep(self.waits.before_a_look(loop.time() - began))
 
     async def _remove_if_nobody_listens(self) -> None:
         """Tidy up where a person ended the task and the triggerer has not cancelled us yet."""

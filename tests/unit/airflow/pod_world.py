@@ -12,8 +12,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from headrace_airflow import pod_life, pod_stage_operator
+from headrace_airflow import pod_life, pod_stage_operator, pod_trigger
 from headrace_airflow.deployment import Deployment, Runtime
+from headrace_airflow.pod_api import SharedConnection
 from headrace_airflow.pod_identity import RECORD_KEY, PodRecord
 from headrace_airflow.pod_settings import PodSettings
 from headrace_airflow.pod_stage_operator import StageOperator
@@ -119,6 +120,7 @@ def pod_world(
     made = World(fake, of_pods, sealer)
     monkeypatch.setattr(pod_stage_operator, "state_in_airflow", lambda ti: made.in_airflow)
     monkeypatch.setattr(pod_life, "DRAIN_SECONDS", 1.0)
+    monkeypatch.setattr(pod_trigger, "SHARED", SharedConnection())  # to this cluster
     with serving(fake, tmp_path) as config:
         monkeypatch.setenv("KUBECONFIG", str(config))
         yield made

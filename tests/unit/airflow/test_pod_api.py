@@ -15,6 +15,8 @@ from headrace_airflow.pod_api import (
     Patience,
     PodApi,
     QuotaFullError,
+    SharedConnection,
+    connect,
     stamped,
     unseen,
 )
@@ -92,6 +94,28 @@ def test_what_passes_is_asked_again(api: PodApi, fake: FakeKubernetes, answer: A
     fake.fault = times(3, answer)
     assert api.create(POD) is not None
     assert len(fake.created) == 1
+
+
+def test_many_share_a_connection_until_its_credentials_are_refused(fake: FakeKubernetes) -> None:
+    made = []
+
+    def connected() -> Any:
+        made.append(connect())
+        return made[-1]
+
+    shared = SharedConnection(connected)
+    one, other = (
+        PodApi("ns", Patience(seconds=20, pause=lambda _: None), shared.connected, shared.forget)
+        for _ in range(2)
+    )
+    assert one.read("p") is None
+    assert other.read("p") is None
+    assert len(made) == 1
+    fake.fault = times(1, (401, status(401, "Unauthorized"), {}))
+    assert one.read("p") is None
+    fake.fault = times(1, (401, status(401, "Unauthorized"), {}))
+    assert other.read("p") is None  # its old client was refused; the new one is there already
+    assert len(made) == 2
 
 
 def test_an_api_that_stays_away_is_given_up_with_a_sentence(fake: FakeKubernetes) -> None:

@@ -56,6 +56,17 @@ def test_a_pod_that_no_node_can_ever_hold_is_refused_before_it_is_made(world: Wo
     assert world.fake.created == []
 
 
+def test_nodes_that_could_not_be_listed_ahead_are_asked_for_again(world: World) -> None:
+    on_gpu_nodes(world)
+    world.fake.nodes = [node("gpu", {"headrace/pool": "gpu-train"})]
+    faults = [(500, status(500, "InternalError"), {})]
+    world.fake.fault = lambda method, path: faults.pop() if "/nodes" in path and faults else None
+    world.ends(0, world.sealed())
+    world.operator().execute(world.context)
+    assert sum("/nodes" in one for one in world.fake.asked) == 2
+    assert len(world.fake.created) == 1
+
+
 def test_who_may_not_see_nodes_waits_instead(world: World) -> None:
     on_gpu_nodes(world)
     world.fake.fault = lambda method, path: (

@@ -43,6 +43,20 @@ def test_a_deferred_task_is_green_by_the_triggers_news_though_the_pod_is_gone(
     assert world.ti.pushed == {"return_value": address}
 
 
+def test_a_pod_just_created_is_not_looked_at_before_the_worker_is_free(world: World) -> None:
+    deferred(world)
+    asked = [one for one in world.fake.asked if "/pods" in one]
+    assert [one.partition(" ")[0] for one in asked] == ["POST"]
+
+
+def test_a_pod_that_was_there_is_looked_at_before_its_task_defers(world: World) -> None:
+    deferred(world)
+    (name,) = world.fake.pods
+    world.fake.end(name, 0, world.sealed())
+    address = world.operator(deferrable=True).execute(world.context)
+    assert world.ti.pushed == {"return_value": address}
+
+
 def test_a_disrupted_pod_is_replaced_and_waited_for_again(world: World) -> None:
     trigger = deferred(world)
     world.fake.pods.clear()
