@@ -141,7 +141,7 @@ with DAG(
         skip_when=NothingStarted(task_id=str(slot.task.task_id)),
         trigger_rule="one_failed",
     )
-    chain([slot.task, *gates, approval, release.task], rollback.task)
+    chain([slot.task, *gates, held, approval, release.task], rollback.task)
 
     # A leaf that fails with promotion, so that a rolled back run does not end green.
     released = EmptyOperator(task_id="released", trigger_rule="none_failed")

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from headrace_airflow.approval import LONGEST_WAIT
 from headrace_airflow.bake import RENEWALS_PER_LEASE, renewal_command, renewed
 from headrace_airflow.deployment import Deployment
 from headrace_airflow.sealed_store import SealedStore
-from tasks.contracts.bake import state_path
+from tasks.contracts.bake import rollout_now, state_path
 from tasks.contracts.exit_codes import ExitCode
 from tasks.contracts.requests import parse_utc
 
@@ -32,12 +32,22 @@ class Hold:
     state: str  # the model's state record; it changes when the release is decided
     renewal: tuple[str, ...]
     lease_seconds: float
+    release_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class HoldEnd:
+    """Why the renewals ended; a cut leaves nothing to approve."""
+
+    sentence: str
+    cut: bool = False
 
 
 class HoldShareOperator(BaseOperator):
-    """Renew the lease until the release is promoted or rolled back; fails nothing.
+    """Renew the lease until the release is promoted or rolled back; fails only when it is cut.
 
-    Without Airflow nobody renews: the share then lapses by itself, and so it should.
+    Then the rollback follows at once, though nobody has answered yet: Airflow cannot take the
+    question back, and a late approval finds no release in progress. Without Airflow nobody renews: the share then lapses by itself, and so it should.
     """
 
     ui_color = "#fdf3e1"
@@ -58,12 +68,15 @@ class HoldShareOperator(BaseOperator):
             state=str(state_path(self.deployment.state_dir, release.model)),
             renewal=renewal_command(self.deployment, release),
             lease_seconds=release.plan.lease_seconds,
+            release_id=release.release_id,
         )
         return self.defer(trigger=HoldShareTrigger(**asdict(hold)), method_name="held")
 
     def held(self, context: Any, event: dict[str, Any]) -> str:
         """Say why the renewals ended."""
         del context
+        if event["cut"]:
+            raise AirflowFailException(event["sentence"])
         self.log.info("%s", event["sentence"])
         return str(event["sentence"])
 
@@ -72,11 +85,21 @@ class HoldShareTrigger(BaseTrigger):
     """Renew three times a lease, and at once when the state record changes."""
 
     def __init__(
-        self, *, until: str, state: str, renewal: tuple[str, ...], lease_seconds: float
+        self,
+        *,
+        until: str,
+        state: str,
+        renewal: tuple[str, ...],
+        lease_seconds: float,
+        release_id: str = "",  # of a trigger that an earlier version made: it sees no cut
     ) -> None:
         super().__init__()
         self.hold = Hold(
-            until=until, state=state, renewal=tuple(renewal), lease_seconds=lease_seconds
+            until=until,
+            state=state,
+            renewal=tuple(renewal),
+            lease_seconds=lease_seconds,
+            release_id=release_id,
         )
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
@@ -85,24 +108,27 @@ class HoldShareTrigger(BaseTrigger):
         return f"{HoldShareTrigger.__module__}.{HoldShareTrigger.__qualname__}", values
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Renew until the release has ended or the longest wait is over."""
-        yield TriggerEvent({"sentence": await _hold(self.hold)})
+        """Renew until the release was cut or has ended, or the longest wait is over."""
+        yield TriggerEvent(asdict(await _hold(self.hold)))
 
 
-async def _hold(hold: Hold) -> str:
+async def _hold(hold: Hold) -> HoldEnd:
     loop = asyncio.get_running_loop()
     pause = hold.lease_seconds / RENEWALS_PER_LEASE
     deadline = parse_utc(hold.until)
     renew_at, seen = loop.time(), _changed_at(hold)
     while datetime.now(tz=UTC) < deadline:
         if loop.time() >= renew_at or _changed_at(hold) != seen:
+            now = rollout_now(Path(hold.state))
+            if now is not None and now.release_id == hold.release_id and now.refused:
+                return HoldEnd(sentence=f"nothing is left to approve: {now.last_words}", cut=True)
             end = await renewed(hold.renewal)
             if end.exit_code == ExitCode.BAD_REQUEST:  # promoted or rolled back: nothing to hold
-                return f"the share is no longer held: {end.sentence}"
+                return HoldEnd(sentence=f"the share is no longer held: {end.sentence}")
             # Any other failure may pass; if it does not, the lease lapses and users meet stable.
             renew_at, seen = loop.time() + pause, _changed_at(hold)
         await asyncio.sleep(POLL_SECONDS)
-    return f"held until {hold.until}, the longest wait for an approval"
+    return HoldEnd(sentence=f"held until {hold.until}, the longest wait for an approval")
 
 
 def _changed_at(hold: Hold) -> int | None:

@@ -150,6 +150,14 @@ CASES = (
         rollback="success",
     ),
     Case(
+        name="cut while a person decides, who then approves",
+        failed=("hold_share", "promote_release"),
+        skipped=(),
+        run="failed",
+        promote="failed",
+        rollback="success",
+    ),
+    Case(
         name="promotion fails",
         failed=("promote_release",),
         run="failed",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 import time
 from dataclasses import asdict
@@ -8,7 +9,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from headrace_airflow.hold_share import Hold, HoldShareTrigger
+import pytest
+from airflow.sdk.exceptions import AirflowFailException
+from headrace_airflow.hold_share import Hold, HoldShareOperator, HoldShareTrigger
 
 RENEW = "open({log!r}, 'a').write('x')"
 UNTIL_DECIDED = RENEW + "; raise SystemExit(4 if open({state!r}).read() == 'decided' else 0)"
@@ -26,6 +29,7 @@ def hold(tmp_path: Path, *, seconds: float, lease: float, code: str = UNTIL_DECI
             code.format(log=str(tmp_path / "renewals"), state=str(state)),
         ),
         lease_seconds=lease,
+        release_id="7",
     )
 
 
@@ -60,6 +64,43 @@ def test_a_decided_release_ends_the_renewals_soon_even_under_a_long_lease(tmp_pa
     assert "no longer held" in event["sentence"]
     assert renewals(tmp_path) == 2
     assert time.monotonic() - began < 10
+
+
+def record(*, release_id: str = "7", verdict: str = "proceed") -> str:
+    last = {"kind": "cut", "at": "2026-11-26T10:00:00Z", "who": "keeper", "why": "errors"}
+    return json.dumps(
+        {
+            "release_id": release_id,
+            "status": {"phase": "paused", "step": 3, "verdicts": {"3": verdict}},
+            "entries": [last],
+            "roles": {"stable": None, "previous": None},
+            "slots": {},
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "ends"),
+    (
+        pytest.param(record(verdict="roll_back"), True, id="cut by the keeper"),
+        pytest.param(record(), False, id="its last step passed"),
+        pytest.param(record(release_id="8", verdict="roll_back"), False, id="another release"),
+    ),
+)
+def test_a_cut_ends_the_renewals_and_fails_the_task(
+    tmp_path: Path, deployment: Any, text: str, ends: bool
+) -> None:
+    asked = hold(tmp_path, seconds=2, lease=60, code=RENEW)
+    Path(asked.state).write_text(text)
+    event = asyncio.run(_first_event(HoldShareTrigger(**asdict(asked))))
+    assert event["cut"] is ends
+    operator = HoldShareOperator(task_id="hold_share", release="r", deployment=deployment)
+    if ends:
+        assert not (tmp_path / "renewals").exists()
+        with pytest.raises(AirflowFailException, match="cut by keeper at .*: errors"):
+            operator.held({}, event)
+    else:
+        assert "longest wait" in operator.held({}, event)
 
 
 def test_a_renewal_that_crashes_is_tried_again_and_fails_nothing(tmp_path: Path) -> None:
