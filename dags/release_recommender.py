@@ -138,7 +138,9 @@ with DAG(
         release=request,
         reads={"slot": slot},
         settings_from=why_rolled_back,
-        skip_when=NothingStarted(task_id=str(slot.task.task_id)),
+        skip_when=NothingStarted(
+            task_id=str(slot.task.task_id), promotion=str(release.task.task_id)
+        ),
         trigger_rule="one_failed",
     )
     chain([slot.task, *gates, held, approval, release.task], rollback.task)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -27,6 +27,7 @@ from tasks.contracts.json_types import parse_object
 from tasks.contracts.requests import ReleaseRequest, parse_utc
 
 POLL_SECONDS = 0.5
+BAKE_KEY = "bake"  # in Airflow's task state store
 RENEWALS_PER_LEASE = 3
 LONGEST_RETRY_SECONDS = 30.0
 LONGEST_PAUSE = timedelta(days=7)  # then the run fails, and the release is rolled back
@@ -85,6 +86,26 @@ def as_values(bake: Bake) -> dict[str, Any]:
     return asdict(bake) | {"renewal": list(bake.renewal)}
 
 
+def read_bake(values: Mapping[str, Any]) -> Bake:
+    """Return the bake that `as_values` wrote."""
+    return Bake(**{**values, "renewal": tuple(values["renewal"])})
+
+
+def _kept(context: Any, started_at: str) -> Bake | None:
+    """Return the bake of an earlier try of this step: a pause has moved its end."""
+    kept = context["task_state_store"].get(BAKE_KEY)
+    if kept is None or kept["started_at"] != started_at:
+        return None
+    return read_bake(kept["bake"])
+
+
+def _keep(context: Any, started_at: str | None, bake: Bake) -> None:
+    """Keep a bake over the tries; None: the step is the one that was kept before."""
+    store = context["task_state_store"]
+    began = (store.get(BAKE_KEY) or {}).get("started_at") if started_at is None else started_at
+    store.set(BAKE_KEY, {"started_at": began, "bake": as_values(bake)})
+
+
 def plan_bake(release: ReleaseRequest, step: int, started_at: str, deployment: Deployment) -> Bake:
     """Return the bake of a step; it counts from the ledger's time, so a retry is no longer."""
     seconds = release.plan.steps[step - 1].bake_seconds
@@ -132,16 +153,20 @@ class BakeOperator(BaseOperator):
         release = store.release_request(str(ti.xcom_pull(task_ids=self.release)))
         shift = Address.parse(str(ti.xcom_pull(task_ids=self.shift)))
         step = parse_object(store.payload(shift, "step.json"), f"{shift}/step.json")
-        bake = plan_bake(release, self.step, str(step.get("started_at")), self.deployment)
+        started_at = str(step.get("started_at"))
+        bake = _kept(context, started_at) or plan_bake(
+            release, self.step, started_at, self.deployment
+        )
+        _keep(context, started_at, bake)
         self.log.info("step %s bakes until %s or %s", self.step, bake.until, bake.used_up)
         return self.defer(trigger=BakeTrigger(**as_values(bake)), method_name="baked")
 
     def baked(self, context: Any, event: dict[str, Any]) -> str:
         """Say why the wait ended; a pause is waited out, and then the rest is baked."""
-        del context
         kind, sentence = EndKind(event["kind"]), str(event["sentence"])
         self.log.info("%s", sentence)
         if event["then"] is not None:
+            _keep(context, None, read_bake(event["then"]))
             return self.defer(trigger=BakeTrigger(**event["then"]), method_name="baked")
         if kind is EndKind.LOST:
             raise AirflowFailException(sentence)
@@ -155,7 +180,7 @@ class BakeTrigger(BaseTrigger):
 
     def __init__(self, **values: Any) -> None:
         super().__init__()
-        self.bake = Bake(**{**values, "renewal": tuple(values["renewal"])})
+        self.bake = read_bake(values)
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return what the triggerer needs to make this trigger again."""
@@ -200,7 +225,7 @@ async def _wait_out(bake: Bake) -> BakeEnd:
             return end
         if now is not None and not now.waits:
             return _goes_on(bake)
-        if now is not None and _silent_for_long(now):
+        if now is not None and silent_for_long(now):
             break
         if now is not None and now.paused_by == "lease" and loop.time() >= renew_at:
             await renewed(bake.renewal)  # one that fails is tried again
@@ -210,7 +235,8 @@ async def _wait_out(bake: Bake) -> BakeEnd:
     return BakeEnd(kind=EndKind.LOST, sentence=sentence)
 
 
-def _silent_for_long(now: RolloutNow) -> bool:
+def silent_for_long(now: RolloutNow) -> bool:
+    """Say whether the candidate's slot has not answered for longer than anybody waits for it."""
     since = datetime.now(tz=UTC) - parse_utc(now.last_at)
     return now.paused_by == "slot" and since > LONGEST_SILENCE
 

@@ -14,7 +14,13 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from headrace_airflow.approval import LONGEST_WAIT
-from headrace_airflow.bake import RENEWALS_PER_LEASE, renewal_command, renewed
+from headrace_airflow.bake import (
+    RENEWALS_PER_LEASE,
+    RenewalEnd,
+    renewal_command,
+    renewed,
+    silent_for_long,
+)
 from headrace_airflow.deployment import Deployment
 from headrace_airflow.sealed_store import SealedStore
 from tasks.contracts.bake import rollout_now, state_path
@@ -44,7 +50,7 @@ class HoldEnd:
 
 
 class HoldShareOperator(BaseOperator):
-    """Renew the lease until the release is promoted or rolled back; fails only when it is cut.
+    """Renew the lease until the release is promoted or rolled back; fails only when it is cut or stays silent.
 
     Then the rollback follows at once, though nobody has answered yet: Airflow cannot take the
     question back, and a late approval finds no release in progress. Without Airflow nobody renews: the share then lapses by itself, and so it should.
@@ -118,17 +124,25 @@ async def _hold(hold: Hold) -> HoldEnd:
     deadline = parse_utc(hold.until)
     renew_at, seen = loop.time(), _changed_at(hold)
     while datetime.now(tz=UTC) < deadline:
+        now = rollout_now(Path(hold.state))
+        ours = now is not None and now.release_id == hold.release_id
+        if now is not None and ours and (now.refused or silent_for_long(now)):
+            return HoldEnd(sentence=f"nothing is left to approve: {now.last_words}", cut=True)
         if loop.time() >= renew_at or _changed_at(hold) != seen:
-            now = rollout_now(Path(hold.state))
-            if now is not None and now.release_id == hold.release_id and now.refused:
-                return HoldEnd(sentence=f"nothing is left to approve: {now.last_words}", cut=True)
-            end = await renewed(hold.renewal)
+            end = await _renewed(hold)
             if end.exit_code == ExitCode.BAD_REQUEST:  # promoted or rolled back: nothing to hold
                 return HoldEnd(sentence=f"the share is no longer held: {end.sentence}")
             # Any other failure may pass; if it does not, the lease lapses and users meet stable.
             renew_at, seen = loop.time() + pause, _changed_at(hold)
         await asyncio.sleep(POLL_SECONDS)
     return HoldEnd(sentence=f"held until {hold.until}, the longest wait for an approval")
+
+
+async def _renewed(hold: Hold) -> RenewalEnd:
+    try:
+        return await renewed(hold.renewal)
+    except OSError as error:  # no process can be started just now
+        return RenewalEnd(exit_code=int(ExitCode.CRASHED), sentence=str(error))
 
 
 def _changed_at(hold: Hold) -> int | None:

@@ -240,6 +240,7 @@ class PodApi:
                     self._reconnect()
             except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
                 said = error
+                self._reconnect()  # its address or certificate may be another one by now
             wait = max(pause, _asked_pause(said))
             if time.monotonic() + wait > deadline:
                 message = (

@@ -53,13 +53,17 @@ def already_serving(situation: Situation) -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class NothingStarted:
-    """Skip a rollback when the task that would have changed something never ran."""
+    """Skip a rollback when what would have changed something never ran, or the release is out."""
 
     task_id: str
+    promotion: str  # task that promotes: what fails beside it undoes nothing
 
     def __call__(self, situation: Situation) -> str | None:
-        """Ask Airflow for the state of that task in this run."""
-        state = task_states(situation.context, [self.task_id]).get(self.task_id)
+        """Ask Airflow for the states of both tasks in this run."""
+        states = task_states(situation.context, [self.task_id, self.promotion])
+        if states.get(self.promotion) == "success":
+            return f"{self.promotion} succeeded; the DAG roll_back takes a release back"
+        state = states.get(self.task_id)
         if state in STARTED_STATES:
             return None
         return f"nothing to roll back: {self.task_id} is {state or 'not started'}"

@@ -28,7 +28,7 @@ class _Seen:
 class StepWatch:
     """The readings of one step; a new watch goes on from what Envoy has counted by then."""
 
-    step: tuple[str, int, float]  # release, step, when it began
+    step: tuple[str, int, float, int]  # release, step, when it began, whom it is measured against
     last: _Seen | None = None
     readings: list[Reading] = field(default_factory=list)
 
@@ -75,7 +75,12 @@ class HarmWatch:
         if not stepping or candidate is None or stable is None or record.plan is None:
             self._watches.pop(record.model, None)
             return None
-        step = (candidate.release_id, record.status.step or 0, record.step_began_at)
+        step = (
+            candidate.release_id,
+            record.status.step or 0,
+            record.step_began_at,
+            stable.release_number,  # a hotfix begins with no times of its own
+        )
         watch = self._watches.get(record.model)
         if watch is None or watch.step != step:
             watch = self._watches[record.model] = StepWatch(step=step)
@@ -112,8 +117,10 @@ def _grown_times(
     total: Mapping[float, int], last: Mapping[float, int], now: Mapping[float, int]
 ) -> dict[float, int]:
     # A histogram begins anew as a whole: a single bound may be empty before and after.
-    anew = any(number < last.get(bound, 0) for bound, number in now.items())
+    # One that holds nothing yet is left out: what was counted before it stays.
+    anew = any(now.get(bound, 0) < number for bound, number in last.items())
     base = {} if anew else last
     return {
-        bound: total.get(bound, 0) + number - base.get(bound, 0) for bound, number in now.items()
+        bound: total.get(bound, 0) + now.get(bound, 0) - base.get(bound, 0)
+        for bound in sorted(total.keys() | now.keys())
     }

@@ -54,6 +54,8 @@ class Airflow:
         self.environment = kept | {
             "AIRFLOW_HOME": str(home),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            # On busy cores a writer waits for longer than the 5 s after which a scheduler dies.
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db?timeout=60",
             "AIRFLOW__CORE__DAGS_FOLDER": str(Path(__file__).parent / dags),
             "AIRFLOW__CORE__PLUGINS_FOLDER": str(home / "plugins"),
             "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",

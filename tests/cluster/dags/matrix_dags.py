@@ -22,7 +22,9 @@ def compute_of(cell: dict[str, Any]) -> StageCompute:
     name = ProfileName(cell["profile"])
     if name is ProfileName.CPU:
         selector = tuple(sorted(cell["node_selector"].items()))
-        profile = replace(COMPUTE_PROFILES[name], node_selector=selector, scales_from_zero=True)
+        profile = replace(
+            COMPUTE_PROFILES[name], node_selector=selector, scales_from_zero=bool(selector)
+        )
     else:
         profile = the_deployment().compute.profiles[name]
     cores = cell["cpu_cores"]

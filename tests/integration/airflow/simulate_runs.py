@@ -1,6 +1,6 @@
 """Let Airflow's own scheduler decide over runs of release_recommender; no task is executed.
 
-Reads a list of cases {"failed": [...], "skipped": [...], "planned": N} from standard input and
+Reads a list of cases {"failed": [...], "skipped": [...], "waiting": [...], "late": [...], "planned": N} from standard input and
 prints, per case, the state of the run, of every task, and the order in which tasks started.
 """
 
@@ -45,12 +45,18 @@ def outcome(task_id: str, case: dict[str, Any], states: dict[str, str], dag: Any
     """Return how a task ends once the scheduler starts it."""
     if task_id in case["failed"]:
         return str(TaskInstanceState.FAILED)
+    if task_id in case["waiting"]:
+        return str(TaskInstanceState.DEFERRED)
     if task_id in case["skipped"] or _not_planned(task_id, case["planned"]):
         return str(TaskInstanceState.SKIPPED)
     rule = getattr(getattr(dag.get_task(task_id), "call", None), "skip_when", None)
     if isinstance(rule, NothingStarted) and rule(_situation(dag.get_task(task_id), states)):
         return str(TaskInstanceState.SKIPPED)
     return str(TaskInstanceState.SUCCESS)
+
+
+def _now(schedulable: list[Any], late: list[str]) -> list[Any]:
+    return [ti for ti in schedulable if ti.task_id not in late] or schedulable
 
 
 def _not_planned(task_id: str, planned: int) -> bool:
@@ -83,12 +89,16 @@ def simulate(number: int, case: dict[str, Any], dag: Any, scheduled: Any, sessio
     )
     run.dag = scheduled
     started: list[str] = []
+    before: dict[str, str] = {}
     for _ in range(200):
         if run.state != DagRunState.RUNNING:
             break
         schedulable, _ = run.update_state(session=session)
         states = {ti.task_id: str(ti.state) for ti in run.get_task_instances(session=session)}
-        for ti in schedulable:
+        if run.state == DagRunState.RUNNING and not schedulable and states == before:
+            break  # only somebody who waits is left
+        before = states
+        for ti in _now(schedulable, case["late"]):
             started.append(ti.task_id)
             ti.state = outcome(ti.task_id, case, states, dag)
             ti.start_date = ti.end_date = timezone.utcnow()

@@ -24,6 +24,8 @@ class Case:
     name: str
     failed: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ("approval", "hold_share")  # nobody asked for one
+    waiting: tuple[str, ...] = ()  # for somebody who never comes
+    late: tuple[str, ...] = ()  # begin when nothing else is left to begin
     planned: int = STEPS_OF_REPLAY
     run: str
     promote: str
@@ -150,6 +152,25 @@ CASES = (
         rollback="success",
     ),
     Case(
+        name="cut while a person decides",
+        failed=("hold_share",),
+        skipped=(),
+        waiting=("approval",),
+        run="running",
+        promote="None",
+        rollback="success",
+        mirror="None",
+    ),
+    Case(
+        name="the renewals fail when the release is out",
+        failed=("hold_share",),
+        late=("hold_share",),
+        skipped=(),
+        run="failed",
+        promote="success",
+        rollback="skipped",
+    ),
+    Case(
         name="cut while a person decides, who then approves",
         failed=("hold_share", "promote_release"),
         skipped=(),
@@ -210,7 +231,8 @@ def decided(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     subprocess.run(airflow, env=environment, check=True, capture_output=True, timeout=120)
     script = str(Path(__file__).with_name("simulate_runs.py"))
     asked = [
-        {"failed": case.failed, "skipped": case.skipped, "planned": case.planned} for case in CASES
+        {name: getattr(case, name) for name in ("failed", "skipped", "waiting", "late", "planned")}
+        for case in CASES
     ]
     done = subprocess.run(
         [sys.executable, script],

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
-from headrace_airflow.bake import Bake, BakeOperator, BakeTrigger, plan_bake
+from headrace_airflow.bake import Bake, BakeOperator, BakeTrigger, as_values, plan_bake
 
 from tasks.contracts.requests import ReleaseRequest, parse_utc, plan_named
+from tasks.contracts.stages import Stage
 from tasks.rollout.phases import Decision, Phase
 from tasks.rollout.record import Colour
 from tasks.rollout.state import ModelState, Note, open_state
@@ -260,7 +261,41 @@ def operator() -> BakeOperator:
 
 
 def baked(event: dict[str, Any]) -> str:
-    return operator().baked({}, event)
+    return operator().baked({"task_state_store": StateStore()}, event)
+
+
+class StateStore(dict[str, Any]):
+    """Airflow's task state store: it outlives the tries."""
+
+    def set(self, key: str, value: Any) -> None:
+        self[key] = value
+
+
+def test_a_try_after_a_pause_bakes_what_is_left_and_another_step_all_of_it(
+    tmp_path: Path, deployment: Any, sealer: Any, task_instance: Any
+) -> None:
+    def tried(address: str) -> Bake:
+        task_instance.pulled = {"r": release, "s": address}
+        made = BakeOperator(task_id="bake", step=1, shift="s", release="r", deployment=deployment)
+        with pytest.raises(TaskDeferred) as found:
+            made.execute({"ti": task_instance, "task_state_store": store})
+        return BakeTrigger(**found.value.trigger.serialize()[1]).bake
+
+    def shifted(at: str) -> str:
+        files = {"step.json": json.dumps({"started_at": at})}
+        return str(sealer.seal(Stage.SHIFT_TRAFFIC, files, {"at": at}).address)
+
+    store = StateStore()
+    sealed = sealer.seal(Stage.REQUEST_RELEASE, {"request.json": RELEASE.to_text()})
+    release = str(sealed.address)
+    first = shifted("2026-11-24T01:00:00Z")
+    planned = tried(first)
+    paused = replace(planned, left_seconds=240.0, until="2099-01-01T00:00:00+00:00")
+    event = {"kind": "paused", "sentence": "paused", "then": as_values(paused)}
+    with pytest.raises(TaskDeferred):
+        operator().baked({"task_state_store": store}, event)
+    assert tried(first) == paused
+    assert tried(shifted("2026-11-25T01:00:00Z")).left_seconds is None
 
 
 def deferred(event: dict[str, Any]) -> Bake:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,21 @@ def test_a_cut_ends_the_renewals_and_fails_the_task(
             operator.held({}, event)
     else:
         assert "longest wait" in operator.held({}, event)
+
+
+def test_a_process_that_cannot_be_started_fails_nothing(tmp_path: Path) -> None:
+    asked = replace(hold(tmp_path, seconds=1.5, lease=3), renewal=("/nonexistent/python",))
+    event = asyncio.run(_first_event(HoldShareTrigger(**asdict(asked))))
+    assert "longest wait" in event["sentence"]
+
+
+def test_a_candidate_that_stays_silent_is_not_held_for_a_day(tmp_path: Path) -> None:
+    since = (datetime.now(tz=UTC) - timedelta(minutes=16)).isoformat()
+    kept = json.loads(record())
+    kept["status"]["paused_by"], kept["entries"][-1]["at"] = "slot", since
+    asked = hold(tmp_path, seconds=5, lease=60, code=RENEW)
+    Path(asked.state).write_text(json.dumps(kept))
+    assert asyncio.run(_first_event(HoldShareTrigger(**asdict(asked))))["cut"]
 
 
 def test_a_renewal_that_crashes_is_tried_again_and_fails_nothing(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from headrace_airflow.pod_api import (
 
 from tasks.contracts.errors import BadRequestError
 from tests.fake_kubernetes import FakeKubernetes, kubeconfig, serving, status
+from tests.ports import free_port
 
 POD = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "labels": {"a": "b"}}}
 
@@ -116,6 +117,20 @@ def test_many_share_a_connection_until_its_credentials_are_refused(fake: FakeKub
     fake.fault = times(1, (401, status(401, "Unauthorized"), {}))
     assert other.read("p") is None  # its old client was refused; the new one is there already
     assert len(made) == 2
+
+
+def test_a_shared_connection_follows_an_api_that_moved(
+    fake: FakeKubernetes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = SharedConnection()
+    api = PodApi("ns", Patience(seconds=0), shared.connected, shared.forget)
+    now = os.environ["KUBECONFIG"]
+    old = kubeconfig(tmp_path / "old", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("KUBECONFIG", str(old))
+    with pytest.raises(ApiAwayError):
+        api.read("p")
+    monkeypatch.setenv("KUBECONFIG", now)
+    assert api.read("p") is None
 
 
 def test_an_api_that_stays_away_is_given_up_with_a_sentence(fake: FakeKubernetes) -> None:

@@ -95,8 +95,20 @@ def test_a_rollback_needs_something_staged(
 ) -> None:
     task_instance.states = {"stage_bundle": state}
     asked = situation(sealer, LATER, CHAMPION.bundle, task_instance)
-    reason = NothingStarted(task_id="stage_bundle")(asked)
-    assert (reason is None) is rolls_back
+    rule = NothingStarted(task_id="stage_bundle", promotion="promote_release")
+    assert (rule(asked) is None) is rolls_back
+
+
+@pytest.mark.parametrize(
+    ("promotion", "rolls_back"), (("success", False), ("failed", True), ("upstream_failed", True))
+)
+def test_what_fails_beside_a_promotion_undoes_nothing(
+    sealer: Any, task_instance: Any, promotion: str, rolls_back: bool
+) -> None:
+    task_instance.states = {"stage_bundle": "success", "promote_release": promotion}
+    asked = situation(sealer, LATER, CHAMPION.bundle, task_instance)
+    rule = NothingStarted(task_id="stage_bundle", promotion="promote_release")
+    assert (rule(asked) is None) is rolls_back
 
 
 def test_a_rollback_says_what_failed(task_instance: Any) -> None:

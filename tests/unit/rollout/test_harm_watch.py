@@ -1,0 +1,48 @@
+"""Counts of a step through restarts of Envoy and a hotfix of stable."""
+
+from __future__ import annotations
+
+from tasks.rollout.envoy_stats import SlotCounts, VariantCounts
+from tasks.rollout.harm import find_harm
+from tasks.rollout.harm_watch import StepWatch, _Seen
+from tests.unit.rollout.test_harm import PLAN, TRY_MS, times
+
+ROUNDS_BEFORE, ROUNDS_AFTER = 120, 40
+
+
+def candidate(rounds: int, first: int = 0) -> VariantCounts:
+    """After some quarters of a second: 12 good answers each, and in every third one late one."""
+    good = 12 * rounds
+    late = rounds // 3 - first // 3
+    return VariantCounts(completed=good + late, retried=late, within_ms=times(good, 0, late))
+
+
+def seen(found: VariantCounts, stable_rounds: int) -> _Seen:
+    good = 20 * stable_rounds
+    stable = VariantCounts(completed=good, within_ms=times(good) if good else {})
+    return _Seen(candidate=found, stable=stable, slot=SlotCounts(asked=found.completed))
+
+
+def test_what_was_late_before_envoy_was_started_again_is_no_error_afterwards() -> None:
+    watch = StepWatch(step=("r2", 2, 0.0, 1))
+    for moment in range(ROUNDS_BEFORE):
+        watch.add(seen(candidate(moment), moment), moment)
+        assert find_harm(watch.readings, PLAN, TRY_MS) is None
+    # A new Envoy has no times until its first answers are counted.
+    watch.add(seen(VariantCounts(), 0), ROUNDS_BEFORE)
+    late = watch.readings[-1].candidate.slower_than(TRY_MS)
+    assert late == watch.readings[-2].candidate.slower_than(TRY_MS) > 0
+    for moment in range(1, ROUNDS_AFTER):
+        watch.add(seen(candidate(moment), moment), ROUNDS_BEFORE + moment)
+        assert find_harm(watch.readings, PLAN, TRY_MS) is None
+    assert watch.readings[-1].candidate.slower_than(TRY_MS) == late + (ROUNDS_AFTER - 1) // 3
+
+
+def test_what_began_anew_is_counted_from_there() -> None:
+    watch = StepWatch(step=("r2", 2, 0.0, 1))
+    watch.add(seen(candidate(0), 0), 0)
+    for moment, rounds in enumerate((30, 60, 6, 12), start=1):
+        watch.add(seen(candidate(rounds), rounds), moment)
+    total = watch.readings[-1].candidate
+    assert total.timed == candidate(60).timed + candidate(12).timed
+    assert total.completed == candidate(60).completed + candidate(12).completed
