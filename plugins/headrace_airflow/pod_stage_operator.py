@@ -39,6 +39,7 @@ from headrace_airflow.pod_identity import (
 from headrace_airflow.pod_life import SLICE_SECONDS, AskedToEndError, PodLife, Waits
 from headrace_airflow.pod_news import CONTAINER, PodNews, PodState, utc_now
 from headrace_airflow.pod_profiles import image_name, image_of
+from headrace_airflow.pod_roles import POD_ROLES, ROLE_LABEL, PodRole
 from headrace_airflow.pod_settings import PodSettings, with_tag
 from headrace_airflow.pod_trigger import PodTrigger, state_in_airflow
 from headrace_airflow.sealed_store import SealedStore
@@ -318,7 +319,8 @@ class StageOperator(KubernetesPodOperator):
         self.name = record.name
         self.image = with_tag(str(self.image), self.call.stage)
         pod = self.build_pod_request_obj(context)
-        pod.metadata.labels.update({**MANAGED_BY, TASK_LABEL: key.digest})
+        role = POD_ROLES[self.call.stage]
+        pod.metadata.labels.update({**MANAGED_BY, TASK_LABEL: key.digest, ROLE_LABEL: role.value})
         pod.metadata.annotations = {
             **(pod.metadata.annotations or {}),
             **key.annotations(record.attempt),
@@ -327,6 +329,10 @@ class StageOperator(KubernetesPodOperator):
         }
         _add_request(pod.spec)
         _harden(pod.spec)
+        account = _demand_pods(self.deployment).rollout_account
+        if account is not None and role is PodRole.ROLLOUT:
+            pod.spec.service_account_name = account
+            pod.spec.automount_service_account_token = True
         base = _base(pod.spec)
         base.env = [
             *(base.env or []),
