@@ -254,3 +254,19 @@ def test_notes_say_the_next_step_and_what_to_know() -> None:
     later = rendered(case_values(SMALLEST), is_upgrade=True, is_install=False)
     assert "DAG release_recommender" not in later["headrace/templates/NOTES.txt"]
     assert "Warning" not in later["headrace/templates/NOTES.txt"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_file_that_a_runbook_or_note_names_is_there(case: str) -> None:
+    notes = rendered(case_values(case))["headrace/templates/NOTES.txt"]
+    for name in re.findall(r"(?:docs|helm)/[\w./-]+\.(?:md|yaml)", notes):
+        assert (ROOT / name).is_file(), name
+
+
+def test_what_the_runbook_names_is_there() -> None:
+    text = (ROOT / "docs/runbooks/platform.md").read_text()
+    for name in re.findall(r"(?:helm|tests)/[\w./-]+\.(?:yaml|py|md)", text):
+        assert (ROOT / name).is_file(), name
+    found = objects(EVERYTHING)
+    for name in ("headrace-rollout-recommender", "headrace-airflow", "headrace-pod-template"):
+        named(found, "ConfigMap", name)
