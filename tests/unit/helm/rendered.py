@@ -51,17 +51,17 @@ def with_values(case: str, **paths: Any) -> Values:
     return values
 
 
-def rendered(values: Values, **options: Any) -> dict[str, str]:
+def rendered(values: Values, folder: Path = CHART, **options: Any) -> dict[str, str]:
     """Return what Helm renders, by template; refusals are HelmErrors."""
-    with helm_python.Chart.load(CHART) as chart:
+    with helm_python.Chart.load(folder) as chart:
         return chart.render(values, name="reco", namespace=NAMESPACE, **options)
 
 
-def objects_of(values: Values) -> list[Object]:
+def objects_of(values: Values, folder: Path = CHART) -> list[Object]:
     """Return all objects, hooks of `helm test` included."""
     return [
         one
-        for name, text in sorted(rendered(values).items())
+        for name, text in sorted(rendered(values, folder).items())
         if name.endswith(".yaml")
         for one in yaml.load_all(text, StrictLoader)
         if one is not None

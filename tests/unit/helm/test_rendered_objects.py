@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +23,7 @@ from tests.unit.helm.rendered import (
     ONE_NODE,
     ROOT,
     SMALLEST,
+    StrictLoader,
     case_values,
     containers,
     named,
@@ -215,6 +218,52 @@ def test_monitors_are_rendered_where_the_cluster_knows_them(said: str, kinds: se
     assert {one["kind"] for one in found} & OF_THE_OPERATOR == kinds
     dashboards = [one for one in found if one["metadata"]["name"] == "headrace-dashboard"]
     assert len(dashboards) == (1 if said == "always" else 0)
+
+
+def test_a_cluster_that_knows_the_kinds_gets_monitors_unasked(tmp_path: Path) -> None:
+    """With an API that every cluster knows in the place of the operator's."""
+    folder = shutil.copytree(CHART, tmp_path / "headrace")
+    helpers = folder / "templates/_helpers.tpl"
+    text = helpers.read_text()
+    asked = '(printf "monitoring.coreos.com/v1/%s" .kind)'
+    assert text.count(asked) == 1
+    helpers.write_text(text.replace(asked, '"apps/v1"'))
+    found = objects_of(case_values(SMALLEST), folder)
+    assert {one["kind"] for one in found} >= OF_THE_OPERATOR
+    named(found, "ConfigMap", "headrace-dashboard")
+
+
+@pytest.mark.skipif(shutil.which("helm") is None, reason="expected helm on PATH, found none")
+@pytest.mark.parametrize("case", CASES)
+def test_the_program_helm_renders_the_same(case: str) -> None:
+    """Helm 3 beside the library's Helm 4, told of an operator and of Kubernetes 1.29."""
+    kinds = [f"--api-versions=monitoring.coreos.com/v1/{kind}" for kind in OF_THE_OPERATOR]
+    told = subprocess.run(
+        [
+            "helm",
+            "template",
+            "reco",
+            str(CHART),
+            "--namespace",
+            NAMESPACE,
+            "--kube-version=1.29",
+            "--values",
+            str(CHART / "ci" / case),
+            *kinds,
+        ],
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    by_program = {
+        (one["kind"], one["metadata"]["name"]): one
+        for one in yaml.load_all(told.stdout, StrictLoader)
+        if one is not None
+    }
+    monitored = case_values(case).get("monitoring", {}).get("serviceMonitor") != "never"
+    assert (("ServiceMonitor", "headrace-keeper") in by_program) == monitored
+    for one in objects(case):
+        assert by_program[one["kind"], one["metadata"]["name"]] == one
 
 
 def test_alerts_and_dashboard_are_the_files_of_the_chart() -> None:
