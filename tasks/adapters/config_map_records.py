@@ -6,13 +6,14 @@ import random
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from tasks.adapters.kube_api import Answer, ApiAwayError, KubeApi
+from tasks.adapters.kube_api import Answer, ApiAwayError, KubeApi, the_api
 from tasks.contracts.errors import BadRequestError, StoreUnavailableError
 from tasks.contracts.record_store import TextChange
+from tasks.contracts.requests import MODEL_NAME
 
 KEY = "state.json"
 MODEL_LABEL = "headrace/model"
@@ -75,6 +76,10 @@ class ConfigMapRecords:
     monotonic: Callable[[], float] = time.monotonic
     pause: Callable[[float], None] = time.sleep
     random: random.Random = field(default_factory=random.Random)
+
+    def impatient(self) -> ConfigMapRecords:
+        """Return the same for who asks again by itself: an API that is away is said at once."""
+        return replace(self, patience_seconds=0.0)
 
     def models(self) -> list[str]:
         """Return the models that have a record, sorted."""
@@ -169,6 +174,23 @@ class ConfigMapRecords:
             f"{answer.status}: {answer.words}; {step}"
         )
         return BadRequestError(message)
+
+
+def named_records(environment: Mapping[str, str]) -> ConfigMapRecords | None:
+    """Return the records that HEADRACE_ROLLOUT_STATE names; None: files of the state folder.
+
+    HEADRACE_MODELS names the models; who knows its model does not need it.
+    """
+    url = environment.get("HEADRACE_ROLLOUT_STATE")
+    if not url:
+        return None
+    namespace = namespace_of(url)
+    names = [name for name in environment.get("HEADRACE_MODELS", "").split(",") if name]
+    for name in names:
+        if not MODEL_NAME.fullmatch(name):
+            message = f"HEADRACE_MODELS: expected names of models with commas, found {name!r:.80}"
+            raise BadRequestError(message)
+    return ConfigMapRecords(api=the_api(environment), namespace=namespace, names=tuple(names))
 
 
 class _LostRaceError(StoreUnavailableError):
