@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from airflow.sdk import BaseOperator
@@ -16,8 +15,8 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from headrace_airflow.approval import LONGEST_WAIT
 from headrace_airflow.bake import RENEWALS_PER_LEASE, renewal_command, renewed
 from headrace_airflow.deployment import Deployment
+from headrace_airflow.rollout_record import record_place, record_text
 from headrace_airflow.sealed_store import SealedStore
-from tasks.contracts.bake import state_path
 from tasks.contracts.exit_codes import ExitCode
 from tasks.contracts.requests import parse_utc
 
@@ -29,7 +28,7 @@ class Hold:
     """Whose lease is renewed, how long at most, and the record that tells when it is over."""
 
     until: str  # ISO 8601 UTC
-    state: str  # the model's state record; it changes when the release is decided
+    state: str  # place of the model's state record; it changes when the release is decided
     renewal: tuple[str, ...]
     lease_seconds: float
 
@@ -55,7 +54,7 @@ class HoldShareOperator(BaseOperator):
             raise AirflowSkipException("no approval was asked for: promotion follows at once")
         hold = Hold(
             until=(datetime.now(tz=UTC) + LONGEST_WAIT).isoformat(),
-            state=str(state_path(self.deployment.state_dir, release.model)),
+            state=record_place(self.deployment, release.model),
             renewal=renewal_command(self.deployment, release),
             lease_seconds=release.plan.lease_seconds,
         )
@@ -93,20 +92,13 @@ async def _hold(hold: Hold) -> str:
     loop = asyncio.get_running_loop()
     pause = hold.lease_seconds / RENEWALS_PER_LEASE
     deadline = parse_utc(hold.until)
-    renew_at, seen = loop.time(), _changed_at(hold)
+    renew_at, seen = loop.time(), await record_text(hold.state)
     while datetime.now(tz=UTC) < deadline:
-        if loop.time() >= renew_at or _changed_at(hold) != seen:
+        if loop.time() >= renew_at or await record_text(hold.state) != seen:
             end = await renewed(hold.renewal)
             if end.exit_code == ExitCode.BAD_REQUEST:  # promoted or rolled back: nothing to hold
                 return f"the share is no longer held: {end.sentence}"
             # Any other failure may pass; if it does not, the lease lapses and users meet stable.
-            renew_at, seen = loop.time() + pause, _changed_at(hold)
+            renew_at, seen = loop.time() + pause, await record_text(hold.state)
         await asyncio.sleep(POLL_SECONDS)
     return f"held until {hold.until}, the longest wait for an approval"
-
-
-def _changed_at(hold: Hold) -> int | None:
-    try:
-        return Path(hold.state).stat().st_mtime_ns
-    except OSError:
-        return None

@@ -48,7 +48,7 @@ from tasks.contracts.artifacts import parse_termination
 from tasks.contracts.errors import BadRequestError, HeadraceError
 from tasks.contracts.json_types import digest_of_json
 from tasks.contracts.stage_io import StageRequest
-from tasks.contracts.stages import Image, Stage
+from tasks.contracts.stages import ROLLOUT_STAGES, Image, Stage
 
 REQUEST_FOLDER, REQUEST_FILE = "/headrace", "request.json"
 MAX_REQUEST_BYTES = 200_000  # the API holds 256 KiB of annotations
@@ -96,7 +96,7 @@ class StageOperator(KubernetesPodOperator):
                 "active_deadline_seconds": int(longest_run.total_seconds()),
                 "base_container_name": CONTAINER,
                 "termination_message_policy": "FallbackToLogsOnError",
-                "automount_service_account_token": False,
+                **rollout_identity(call.stage, deployment),
                 **({"cmds": list(LAUNCHER)} if ranks > 1 else {}),
                 **kwargs,
             }
@@ -338,10 +338,30 @@ class StageOperator(KubernetesPodOperator):
             *(base.env or []),
             k8s.V1EnvVar(name="HEADRACE_STORE", value=self.deployment.store_url),
             k8s.V1EnvVar(name="HEADRACE_STATE", value=str(self.deployment.state_dir)),
+            *_rollout_variables(self.call.stage, self.deployment),
         ]
         body = self.client.api_client.sanitize_for_serialization(pod)
         whole = pod_fields(self.compute).merged_into(body, CONTAINER)
         return whole if self.ranks == 1 else self._group(record).as_rank(whole, 0)
+
+
+def rollout_identity(stage: Stage, deployment: Deployment) -> dict[str, Any]:
+    """Return whom a stage's pod speaks to the API as: only stages of a rollout are anybody."""
+    if deployment.rollout_state is None or stage not in ROLLOUT_STAGES:
+        return {"automount_service_account_token": False}
+    account = deployment.rollout_account
+    named = {} if account is None else {"service_account_name": account}
+    return {"automount_service_account_token": True, **named}
+
+
+def _rollout_variables(stage: Stage, deployment: Deployment) -> list[Any]:
+    if deployment.rollout_state is None or stage not in ROLLOUT_STAGES:
+        return []
+    found = {
+        "HEADRACE_ROLLOUT_STATE": deployment.rollout_state,
+        "HEADRACE_SLOT_HOST": deployment.slot_host,
+    }
+    return [k8s.V1EnvVar(name=name, value=value) for name, value in found.items() if value]
 
 
 def _demand_ranks(stage: Stage, ranks: int) -> None:

@@ -40,7 +40,8 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
 PASSED_ON: Mapping[str, str] = MappingProxyType(
     {
         "serve": "tasks.serving.server",
-        "keeper": "tasks.rollout.keeper",
+        "keeper": "tasks.cli.keeper",
+        "envoy": "tasks.cli.envoy",
         "shoppers": "tasks.rollout.replay",
         "shadow": "tasks.rollout.shadow",
     }
