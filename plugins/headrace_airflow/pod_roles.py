@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from types import MappingProxyType
 
-from tasks.contracts.stages import Stage
+from tasks.contracts.stages import ROLLOUT_STAGES, Stage
 
 ROLE_LABEL = "headrace/role"
 
@@ -18,18 +18,6 @@ class PodRole(StrEnum):
     ROLLOUT = "rollout"  # the models' state records, their slots, MLflow
 
 
-_ROLLOUT = frozenset(
-    {
-        Stage.REQUEST_RELEASE,
-        Stage.STAGE_BUNDLE,
-        Stage.SHIFT_TRAFFIC,
-        Stage.JUDGE_STEP,
-        Stage.PROMOTE_RELEASE,
-        Stage.ROLL_BACK_RELEASE,
-        Stage.MIRROR_RELEASE,
-    }
-)
-
 POD_ROLES: Mapping[Stage, PodRole] = MappingProxyType(
-    {stage: PodRole.ROLLOUT if stage in _ROLLOUT else PodRole.STAGE for stage in Stage}
+    {stage: PodRole.ROLLOUT if stage in ROLLOUT_STAGES else PodRole.STAGE for stage in Stage}
 )

@@ -30,7 +30,6 @@ class PodSettings:
     poll_seconds: float
     disruptions: int  # in a row, before the user's retries are touched
     group_seconds: float = GROUP_SECONDS  # some pods of a group have nodes, others wait for one
-    rollout_account: str | None = None  # of stages that look at the rollout: they get its token
 
     def image(self, name: str) -> str:
         """Return the name of one of the images, such as `torch-cuda`; {tag} is not filled in yet."""
@@ -63,7 +62,6 @@ def read_pod_settings(environment: Mapping[str, str]) -> PodSettings:
         poll_seconds=_number(environment, "HEADRACE_POLL_SECONDS", 2),
         disruptions=int(_number(environment, "HEADRACE_DISRUPTIONS", 10)),
         group_seconds=_number(environment, "HEADRACE_GROUP_SECONDS", GROUP_SECONDS),
-        rollout_account=environment.get("HEADRACE_ROLLOUT_ACCOUNT") or None,
     )
 
 

@@ -39,7 +39,7 @@ from headrace_airflow.pod_identity import (
 from headrace_airflow.pod_life import SLICE_SECONDS, AskedToEndError, PodLife, Waits
 from headrace_airflow.pod_news import CONTAINER, PodNews, PodState, utc_now
 from headrace_airflow.pod_profiles import image_name, image_of
-from headrace_airflow.pod_roles import POD_ROLES, ROLE_LABEL, PodRole
+from headrace_airflow.pod_roles import POD_ROLES, ROLE_LABEL
 from headrace_airflow.pod_settings import PodSettings, with_tag
 from headrace_airflow.pod_trigger import PodTrigger, state_in_airflow
 from headrace_airflow.sealed_store import SealedStore
@@ -329,10 +329,6 @@ class StageOperator(KubernetesPodOperator):
         }
         _add_request(pod.spec)
         _harden(pod.spec)
-        account = _demand_pods(self.deployment).rollout_account
-        if account is not None and role is PodRole.ROLLOUT:
-            pod.spec.service_account_name = account
-            pod.spec.automount_service_account_token = True
         base = _base(pod.spec)
         base.env = [
             *(base.env or []),

@@ -75,19 +75,23 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
 
-{{/* Where the rollout lies: variables of keepers, stages and Airflow, as a map. */}}
+{{/* Where the rollout lies: variables of keepers and Airflow, which hands them to the stages that need them, as a map. */}}
 {{- define "headrace.rollout" -}}
 HEADRACE_STATE: {{ .Values.state.mountPath | quote }}
 HEADRACE_ROLLOUT_STATE: configmap://{{ .Release.Namespace }}
 HEADRACE_SLOT_HOST: {{ printf "headrace-{model}-{colour}.%s.svc.%s" .Release.Namespace .Values.clusterDomain | quote }}
+{{- include "headrace.extra" . }}
+{{- end }}
+
+{{/* `extraEnv` as a map. */}}
+{{- define "headrace.extra" -}}
 {{- range .Values.extraEnv }}
 {{ .name }}: {{ .value | quote }}
 {{- end }}
 {{- end }}
 
-{{/* Where the store lies: variables of stages and Airflow, as a map; credentials come from a secret. */}}
-{{- define "headrace.store" -}}
-HEADRACE_STORE: {{ .Values.store.url | quote }}
+{{/* How the store's service is reached: variables of stages and Airflow, as a map; credentials come from a secret. */}}
+{{- define "headrace.service" -}}
 {{- with .Values.store.region }}
 AWS_DEFAULT_REGION: {{ . | quote }}
 {{- end }}

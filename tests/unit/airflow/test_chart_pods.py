@@ -38,10 +38,10 @@ def made(world: World, stage: Stage, tmp_path: Path) -> Object:
     template.write_text(named(found, "ConfigMap", "headrace-pod-template")["data"]["pod.yaml"])
     told = named(found, "ConfigMap", "headrace-airflow")["data"]
     told = {**told, "HEADRACE_POD_TEMPLATE": str(template), "HEADRACE_IMAGES": "r/{image}:1"}
-    pods = read_deployment(told).pods
-    assert pods is not None
-    pods = replace(pods, queue_seconds=60, start_seconds=60, poll_seconds=0.05)
-    world.deployment = replace(world.deployment, pods=pods)
+    read = read_deployment(told)
+    assert read.pods is not None
+    pods = replace(read.pods, queue_seconds=60, start_seconds=60, poll_seconds=0.05)
+    world.deployment = replace(read, pods=pods, store_url=world.deployment.store_url)
     world.stage = stage
     world.ends(0, world.sealed())
     world.operator().execute(world.context)
@@ -59,6 +59,9 @@ def test_a_stages_pod_keeps_to_restricted_security(
     assert broken == []
     (base,) = pod["spec"]["containers"]
     assert base["envFrom"] == [{"secretRef": {"name": "headrace-store"}}]
+    names = [entry["name"] for entry in base["env"]]
+    assert len(names) == len(set(names))  # Airflow and the template say nothing twice
+    assert ("HEADRACE_ROLLOUT_STATE" in names) == (POD_ROLES[stage] is PodRole.ROLLOUT)
     assert {"name": "state", "mountPath": "/srv/headrace/state"} in base["volumeMounts"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,12 @@ from headrace_airflow.compute_profiles import COMPUTE_PROFILES, PRIORITIES, prio
 from headrace_airflow.deployment import Runtime, read_deployment
 from headrace_airflow.reaper import SELECTOR
 
+from tasks.adapters.config_map_records import config_map_name, named_records
+from tasks.cli.envoy import _parser as parser_of_envoy
 from tasks.contracts.requests import MODEL_NAME
+from tasks.contracts.slot_hosts import slots_text
+from tasks.rollout.keeper import parser_of_keeper
+from tasks.rollout.metrics_server import HEALTH_PATHS
 from tasks.rollout.record import Colour
 from tasks.serving.flags import ServerOptions, parse_flags
 from tests.unit.helm.rendered import (
@@ -27,6 +33,12 @@ from tests.unit.helm.rendered import (
 )
 from tests.unit.helm.test_flows import BY_OPERATOR
 
+KUBECONFIG = """\
+current-context: a
+contexts: [{name: a, context: {cluster: a, user: a}}]
+clusters: [{name: a, cluster: {server: "http://127.0.0.1:1"}}]
+users: [{name: a, user: {token: t}}]
+"""
 OUR_OWN_FLAGS = {"bind_address", "drain_seconds", "help"}
 
 
@@ -114,6 +126,9 @@ def test_airflow_can_read_what_it_is_told(case: str, tmp_path: Path) -> None:
     assert deployment.runtime is Runtime.KUBERNETES
     assert deployment.pods is not None
     assert deployment.pods.namespace == NAMESPACE
+    assert deployment.rollout_state == f"configmap://{NAMESPACE}"
+    assert deployment.rollout_account == "headrace-rollout"
+    assert deployment.slot_host == told["HEADRACE_SLOT_HOST"]
     state = next(
         mount["mountPath"]
         for mount in stage_pod(found)["spec"]["containers"][0]["volumeMounts"]
@@ -165,6 +180,42 @@ def test_envoy_and_keeper_share_what_envoy_watches_and_nothing_else() -> None:
     linger = next(int(word.partition("=")[2]) for word in keeper["args"] if "linger" in word)
     drain = next(int(word.partition("=")[2]) for word in envoy["args"] if "drain" in word)
     assert drain < linger < grace
+
+
+def test_envoy_and_keeper_take_their_flags() -> None:
+    router = named(objects(SMALLEST), "Deployment", "headrace-router")["spec"]["template"]["spec"]
+    envoy, keeper = (one for one in router["containers"])
+    assert envoy["command"] == ["headrace", "envoy"]
+    of_envoy = parser_of_envoy().parse_args(envoy["args"])
+    of_keeper = parser_of_keeper().parse_args(keeper["args"])
+    assert of_envoy.router_dir == of_keeper.router_dir == Path("/run/headrace")
+    assert (of_envoy.host, of_envoy.port) == ("0.0.0.0", envoy["ports"][0]["containerPort"])
+    assert of_keeper.metrics_host == "0.0.0.0"
+    assert of_keeper.metrics_port == keeper["ports"][0]["containerPort"]
+    assert keeper["startupProbe"]["httpGet"]["path"] in HEALTH_PATHS
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_keeper_finds_records_and_slots_by_its_variables(case: str, tmp_path: Path) -> None:
+    found = objects(case)
+    router = named(found, "Deployment", "headrace-router")["spec"]["template"]["spec"]
+    keeper = next(one for one in router["containers"] if one["name"] == "keeper")
+    told = {one["name"]: one["value"] for one in keeper["env"] if "value" in one}
+    config = tmp_path / "config"  # stands for the token and the address that a pod has
+    config.write_text(KUBECONFIG)
+    records = named_records({**told, "KUBECONFIG": str(config)})
+    assert records is not None
+    assert records.namespace == NAMESPACE
+    for model in records.names:
+        named(found, "ConfigMap", config_map_name(model))
+        text = slots_text(told["HEADRACE_SLOT_HOST"], Path(told["HEADRACE_STATE"]), model)
+        for colour, slot in json.loads(text)["slots"].items():
+            service, _, domain = slot["host"].partition(".")
+            assert domain == f"{NAMESPACE}.svc.cluster.local"
+            server = named(found, "Deployment", service)["spec"]["template"]["spec"]["containers"][
+                0
+            ]
+            assert f"--model_base_path={slot['directory']}" in server["args"], colour
 
 
 def test_a_slot_that_ends_serves_on_longer_than_envoy_takes_to_leave_it() -> None:
