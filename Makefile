@@ -91,12 +91,14 @@ test-images: setup  ## tests of the images that `make images` built (root)
 test-gpu: setup  ## tests that need a CUDA device, with the Python in PY=: that environment's torch must see it
 	$(PY) -m pytest -q -m gpu $(PYTEST_ARGS)
 
-check: setup  ## format, lint, types, import rules
+check: setup  ## format, lint, types, import rules, chart
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
-	$(VENV)/bin/mypy tasks plugins/headrace_airflow dags
+	$(VENV)/bin/mypy tasks plugins/headrace_airflow dags helm/lint.py helm/readme.py
 	PYTHONPATH=.:plugins $(VENV)/bin/lint-imports
 	$(VENV)/bin/hadolint images/*/Dockerfile
+	$(PY) helm/lint.py
+	$(PY) helm/readme.py --check
 
 format: setup  ## format and mend what can be mended
 	$(VENV)/bin/ruff format .

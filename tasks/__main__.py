@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, cast
 
 from tasks.adapters.artifact_store import ArtifactStore, Recipe
 from tasks.adapters.claims import Claimant, claimed
+from tasks.adapters.config_map_records import named_records
 from tasks.adapters.object_store import ObjectStore
 from tasks.adapters.scratch_space import CACHE, SCRATCH, scratch_folder, work_folder
 from tasks.contracts.artifacts import Address, InputReference, Manifest, termination_sentence
@@ -168,6 +169,8 @@ def run_stage(request: StageRequest, world: World) -> tuple[Manifest, Outcome]:
             release_address=request.release,
             settings=request.settings,
             state_dir=world.state_dir,
+            records=world.records,
+            slot_host=world.slot_host,
         )
         return _seal(module, context, request, world)
 
@@ -193,6 +196,8 @@ class World:
         self.log = LineLog.from_environment(_subject(request), environment)
         state = environment.get("HEADRACE_STATE")
         self.state_dir = Path(state) if state else None
+        self.records = named_records(environment)
+        self.slot_host = environment.get("HEADRACE_SLOT_HOST") or None
 
 
 def _subject(request: StageRequest) -> Subject:

@@ -20,9 +20,10 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from headrace_airflow.deployment import Deployment
+from headrace_airflow.rollout_record import read_now, record_place
 from headrace_airflow.sealed_store import SealedStore
 from tasks.contracts.artifacts import Address
-from tasks.contracts.bake import RolloutNow, rollout_now, state_path, used_up_path
+from tasks.contracts.bake import RolloutNow, used_up_path
 from tasks.contracts.json_types import parse_object
 from tasks.contracts.requests import ReleaseRequest, parse_utc
 
@@ -45,7 +46,7 @@ class Bake:
     used_up: str  # a file that exists once the step's share of the replay has been asked
     renewal: tuple[str, ...]  # command that renews the candidate's lease
     lease_seconds: float
-    state: str  # the model's state record: it tells of a cut, a pause or the release's end
+    state: str  # place of the model's state record: it tells of a cut, a pause or the release's end
     release_id: str
     step: int
     left_seconds: float | None = None  # of a bake that waits for its paused step
@@ -116,7 +117,7 @@ def plan_bake(release: ReleaseRequest, step: int, started_at: str, deployment: D
         used_up=str(used_up),
         renewal=renewal_command(deployment, release),
         lease_seconds=lease,
-        state=str(state_path(deployment.state_dir, release.model)),
+        state=record_place(deployment, release.model),
         release_id=release.release_id,
         step=step,
     )
@@ -126,7 +127,7 @@ def renewal_command(deployment: Deployment, release: ReleaseRequest) -> tuple[st
     """Return the command that renews the lease of a release once."""
     return (
         str(deployment.python),
-        *("-m", "tasks.rollout.renew_lease"),
+        *("-m", "tasks.cli.renew_lease"),
         *(str(deployment.state_dir), release.model, release.release_id),
         str(release.plan.lease_seconds),
     )
@@ -197,7 +198,7 @@ async def _wait(bake: Bake) -> BakeEnd:
     pause = bake.lease_seconds / RENEWALS_PER_LEASE
     renew_at = loop.time()
     while datetime.now(tz=UTC) < bake.deadline:
-        end = _interrupted(bake)
+        end = await _interrupted(bake)
         if end is not None:
             return end
         if Path(bake.used_up).exists():  # noqa: ASYNC240  one stat of a local file
@@ -206,11 +207,11 @@ async def _wait(bake: Bake) -> BakeEnd:
             renewal = await renewed(bake.renewal)
             if renewal.exit_code != 0:
                 words = f"the bake ended early: {renewal.sentence}"
-                return _interrupted(bake) or BakeEnd(kind=EndKind.FAILED, sentence=words)
+                return await _interrupted(bake) or BakeEnd(kind=EndKind.FAILED, sentence=words)
             renew_at = loop.time() + pause
         await asyncio.sleep(POLL_SECONDS)
     # What was paused while nobody looked here has not baked either.
-    return _interrupted(bake) or _baked(f"until {bake.until}")
+    return await _interrupted(bake) or _baked(f"until {bake.until}")
 
 
 async def _wait_out(bake: Bake) -> BakeEnd:
@@ -219,7 +220,7 @@ async def _wait_out(bake: Bake) -> BakeEnd:
     pause = bake.lease_seconds / RENEWALS_PER_LEASE
     renew_at = loop.time()
     while datetime.now(tz=UTC) < bake.deadline:
-        now = rollout_now(Path(bake.state))
+        now = await read_now(bake.state)
         end = None if now is None else _ended(bake, now)
         if end is not None:
             return end
@@ -245,8 +246,8 @@ def _baked(why: str) -> BakeEnd:
     return BakeEnd(kind=EndKind.BAKED, sentence=f"baked: {why}")
 
 
-def _interrupted(bake: Bake) -> BakeEnd | None:
-    now = rollout_now(Path(bake.state))
+async def _interrupted(bake: Bake) -> BakeEnd | None:
+    now = await read_now(bake.state)
     if now is None:
         return None
     return _ended(bake, now) or (_paused(bake, now) if now.waits else None)

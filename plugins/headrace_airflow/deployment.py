@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,6 +17,9 @@ from tasks.contracts.errors import BadRequestError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+
+_CONFIG_MAPS = re.compile(r"configmap://[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
 class Runtime(StrEnum):
@@ -37,6 +41,9 @@ class Deployment:
     warm_gates: Path | None = None  # socket of `tasks.warm_start`; None or no server: slower
     compute: ComputeTable = DEFAULT_COMPUTE  # node pools, and each stage's place in them
     pods: PodSettings | None = None  # of the kubernetes runtime only
+    rollout_state: str | None = None  # configmap://NAMESPACE; None: records in the state folder
+    slot_host: str | None = None  # name of a slot's Service; None: slots.json in the state folder
+    rollout_account: str | None = None  # service account of the stages that change a record
 
 
 def read_deployment(environment: Mapping[str, str]) -> Deployment:
@@ -60,6 +67,9 @@ def read_deployment(environment: Mapping[str, str]) -> Deployment:
         warm_gates=Path(warm) if (warm := environment.get("HEADRACE_WARM_GATES")) else None,
         compute=_compute(environment),
         pods=read_pod_settings(environment) if runtime == Runtime.KUBERNETES else None,
+        rollout_state=_rollout_state(environment),
+        slot_host=environment.get("HEADRACE_SLOT_HOST") or None,
+        rollout_account=environment.get("HEADRACE_ROLLOUT_ACCOUNT") or None,
     )
 
 
@@ -78,6 +88,17 @@ def _demanded(environment: Mapping[str, str], name: str, expected: str) -> str:
         )
         raise BadRequestError(message)
     return value
+
+
+def _rollout_state(environment: Mapping[str, str]) -> str | None:
+    url = environment.get("HEADRACE_ROLLOUT_STATE") or None
+    if url is not None and not _CONFIG_MAPS.fullmatch(url):
+        message = (
+            "HEADRACE_ROLLOUT_STATE: expected configmap://NAMESPACE, or nothing for files below "
+            f"HEADRACE_STATE, found {url!r:.120}"
+        )
+        raise BadRequestError(message)
+    return url
 
 
 def _compute(environment: Mapping[str, str]) -> ComputeTable:

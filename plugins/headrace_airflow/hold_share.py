@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from airflow.sdk import BaseOperator
@@ -22,8 +21,8 @@ from headrace_airflow.bake import (
     silent_for_long,
 )
 from headrace_airflow.deployment import Deployment
+from headrace_airflow.rollout_record import read_now, record_place, record_text
 from headrace_airflow.sealed_store import SealedStore
-from tasks.contracts.bake import rollout_now, state_path
 from tasks.contracts.exit_codes import ExitCode
 from tasks.contracts.requests import parse_utc
 
@@ -35,7 +34,7 @@ class Hold:
     """Whose lease is renewed, how long at most, and the record that tells when it is over."""
 
     until: str  # ISO 8601 UTC
-    state: str  # the model's state record; it changes when the release is decided
+    state: str  # place of the model's state record; it changes when the release is decided
     renewal: tuple[str, ...]
     lease_seconds: float
     release_id: str
@@ -71,7 +70,7 @@ class HoldShareOperator(BaseOperator):
             raise AirflowSkipException("no approval was asked for: promotion follows at once")
         hold = Hold(
             until=(datetime.now(tz=UTC) + LONGEST_WAIT).isoformat(),
-            state=str(state_path(self.deployment.state_dir, release.model)),
+            state=record_place(self.deployment, release.model),
             renewal=renewal_command(self.deployment, release),
             lease_seconds=release.plan.lease_seconds,
             release_id=release.release_id,
@@ -122,18 +121,18 @@ async def _hold(hold: Hold) -> HoldEnd:
     loop = asyncio.get_running_loop()
     pause = hold.lease_seconds / RENEWALS_PER_LEASE
     deadline = parse_utc(hold.until)
-    renew_at, seen = loop.time(), _changed_at(hold)
+    renew_at, seen = loop.time(), await record_text(hold.state)
     while datetime.now(tz=UTC) < deadline:
-        now = rollout_now(Path(hold.state))
+        now = await read_now(hold.state)
         ours = now is not None and now.release_id == hold.release_id
         if now is not None and ours and (now.refused or silent_for_long(now)):
             return HoldEnd(sentence=f"nothing is left to approve: {now.last_words}", cut=True)
-        if loop.time() >= renew_at or _changed_at(hold) != seen:
+        if loop.time() >= renew_at or await record_text(hold.state) != seen:
             end = await _renewed(hold)
             if end.exit_code == ExitCode.BAD_REQUEST:  # promoted or rolled back: nothing to hold
                 return HoldEnd(sentence=f"the share is no longer held: {end.sentence}")
             # Any other failure may pass; if it does not, the lease lapses and users meet stable.
-            renew_at, seen = loop.time() + pause, _changed_at(hold)
+            renew_at, seen = loop.time() + pause, await record_text(hold.state)
         await asyncio.sleep(POLL_SECONDS)
     return HoldEnd(sentence=f"held until {hold.until}, the longest wait for an approval")
 
@@ -143,10 +142,3 @@ async def _renewed(hold: Hold) -> RenewalEnd:
         return await renewed(hold.renewal)
     except OSError as error:  # no process can be started just now
         return RenewalEnd(exit_code=int(ExitCode.CRASHED), sentence=str(error))
-
-
-def _changed_at(hold: Hold) -> int | None:
-    try:
-        return Path(hold.state).stat().st_mtime_ns
-    except OSError:
-        return None

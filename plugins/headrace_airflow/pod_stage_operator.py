@@ -46,6 +46,7 @@ from headrace_airflow.pod_identity import (
 from headrace_airflow.pod_life import SLICE_SECONDS, AskedToEndError, PodLife, Waits
 from headrace_airflow.pod_news import CONTAINER, PodNews, PodState, utc_now
 from headrace_airflow.pod_profiles import image_name, image_of
+from headrace_airflow.pod_roles import POD_ROLES, ROLE_LABEL
 from headrace_airflow.pod_settings import PodSettings, with_tag
 from headrace_airflow.pod_trigger import PodTrigger, state_in_airflow
 from headrace_airflow.sealed_store import SealedStore
@@ -54,7 +55,7 @@ from tasks.contracts.artifacts import parse_termination
 from tasks.contracts.errors import BadRequestError, HeadraceError
 from tasks.contracts.json_types import digest_of_json
 from tasks.contracts.stage_io import StageRequest
-from tasks.contracts.stages import Image, Stage
+from tasks.contracts.stages import ROLLOUT_STAGES, Image, Stage
 
 REQUEST_FOLDER, REQUEST_FILE = "/headrace", "request.json"
 MAX_REQUEST_BYTES = 200_000  # the API holds 256 KiB of annotations
@@ -102,7 +103,7 @@ class StageOperator(KubernetesPodOperator):
                 "active_deadline_seconds": int(longest_run.total_seconds()),
                 "base_container_name": CONTAINER,
                 "termination_message_policy": "FallbackToLogsOnError",
-                "automount_service_account_token": False,
+                **rollout_identity(call.stage, deployment),
                 **({"cmds": list(LAUNCHER)} if ranks > 1 else {}),
                 **kwargs,
             }
@@ -341,7 +342,8 @@ class StageOperator(KubernetesPodOperator):
         self.name = record.name
         self.image = with_tag(str(self.image), self.call.stage)
         pod = self.build_pod_request_obj(context)
-        pod.metadata.labels.update({**MANAGED_BY, TASK_LABEL: key.digest})
+        role = POD_ROLES[self.call.stage]
+        pod.metadata.labels.update({**MANAGED_BY, TASK_LABEL: key.digest, ROLE_LABEL: role.value})
         pod.metadata.annotations = {
             **(pod.metadata.annotations or {}),
             **key.annotations(record.attempt),
@@ -355,10 +357,30 @@ class StageOperator(KubernetesPodOperator):
             *(base.env or []),
             k8s.V1EnvVar(name="HEADRACE_STORE", value=self.deployment.store_url),
             k8s.V1EnvVar(name="HEADRACE_STATE", value=str(self.deployment.state_dir)),
+            *_rollout_variables(self.call.stage, self.deployment),
         ]
         body = self.client.api_client.sanitize_for_serialization(pod)
         whole = pod_fields(self.compute).merged_into(body, CONTAINER)
         return whole if self.ranks == 1 else self._group(record).as_rank(whole, 0)
+
+
+def rollout_identity(stage: Stage, deployment: Deployment) -> dict[str, Any]:
+    """Return whom a stage's pod speaks to the API as: only stages of a rollout are anybody."""
+    if deployment.rollout_state is None or stage not in ROLLOUT_STAGES:
+        return {"automount_service_account_token": False}
+    account = deployment.rollout_account
+    named = {} if account is None else {"service_account_name": account}
+    return {"automount_service_account_token": True, **named}
+
+
+def _rollout_variables(stage: Stage, deployment: Deployment) -> list[Any]:
+    if deployment.rollout_state is None or stage not in ROLLOUT_STAGES:
+        return []
+    found = {
+        "HEADRACE_ROLLOUT_STATE": deployment.rollout_state,
+        "HEADRACE_SLOT_HOST": deployment.slot_host,
+    }
+    return [k8s.V1EnvVar(name=name, value=value) for name, value in found.items() if value]
 
 
 def _demand_ranks(stage: Stage, ranks: int) -> None:

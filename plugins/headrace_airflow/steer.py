@@ -30,7 +30,7 @@ class SteerOperator(BaseOperator):
         form = context["params"]
         command = [
             str(self.deployment.python),
-            *("-m", "tasks.rollout.steer"),
+            *("-m", "tasks.cli.steer_step"),
             *(str(self.deployment.state_dir), str(form["model"]), str(form["action"])),
             *(person_of_run(context["dag_run"]), str(form["reason"])),
         ]

@@ -29,6 +29,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "resume": "tasks.cli.steer",
         "hotfix": "tasks.cli.hotfix",
         "rollback": "tasks.cli.rollback",
+        "restore": "tasks.cli.restore",
         "gc": "tasks.cli.collect",
         "up": "tasks.cli.up",
         "down": "tasks.cli.down",
@@ -39,7 +40,8 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
 PASSED_ON: Mapping[str, str] = MappingProxyType(
     {
         "serve": "tasks.serving.server",
-        "keeper": "tasks.rollout.keeper",
+        "keeper": "tasks.cli.keeper",
+        "envoy": "tasks.cli.envoy",
         "shoppers": "tasks.rollout.replay",
         "shadow": "tasks.rollout.shadow",
     }
@@ -59,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     adders = (_demo, _release, _status, _predict, _history, _verify)
-    for add in (*adders, _steer, _hotfix, _rollback, _gc, _stack):
+    for add in (*adders, _steer, _hotfix, _rollback, _restore, _gc, _stack):
         add(commands)
     return parser
 
@@ -158,6 +160,12 @@ def _rollback(commands: _Commands[argparse.ArgumentParser]) -> None:
     rollback = _command(commands, "rollback", "serve the previous release again")
     rollback.add_argument("--model", type=_model, default=DEFAULT_MODEL)
     rollback.add_argument("--reason", required=True, help="goes into the ledger")
+
+
+def _restore(commands: _Commands[argparse.ArgumentParser]) -> None:
+    restore = _command(commands, "restore", "make a lost state record again, from the ledger")
+    restore.add_argument("--model", type=_model, default=DEFAULT_MODEL)
+    restore.add_argument("--print", action="store_true", help="print it instead of writing it")
 
 
 def _gc(commands: _Commands[argparse.ArgumentParser]) -> None:

@@ -48,10 +48,10 @@ class RolloutNow:
         return self.verdict in {"roll_back", "keep_champion"}
 
 
-def rollout_now(path: Path) -> RolloutNow | None:
-    """Read a state record; None where it cannot be read just now."""
+def rollout_now_of(text: bytes, where: str) -> RolloutNow | None:
+    """Read the text of a state record; None where it is not whole."""
     try:
-        record: Any = parse_object(path.read_bytes(), str(path))
+        record: Any = parse_object(text, where)
         status: Mapping[str, Any] = record["status"]
         last: Mapping[str, Any] = record["entries"][-1]
         step = status["step"]
@@ -67,5 +67,5 @@ def rollout_now(path: Path) -> RolloutNow | None:
             last_at=str(last["at"]),
             last_words=f"{last['kind']} by {last['who']} at {last['at']}: {last['why']}",
         )
-    except (OSError, BadRequestError, LookupError, TypeError, AttributeError):
+    except (BadRequestError, LookupError, TypeError, AttributeError):
         return None

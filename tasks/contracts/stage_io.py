@@ -10,6 +10,7 @@ from typing import Protocol, cast
 from tasks.contracts.artifacts import Address, Manifest
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import Json, check_format, parse_object, pretty_json
+from tasks.contracts.record_store import RecordStore
 from tasks.contracts.requests import ReleaseRequest
 from tasks.contracts.stages import ArtifactKind, Stage
 
@@ -95,6 +96,8 @@ class StageContext:
     release_address: str | None = None
     settings: Mapping[str, Json] = field(default_factory=dict)
     state_dir: Path | None = None
+    records: RecordStore | None = None  # of rollouts; None: files below the state folder
+    slot_host: str | None = None  # name of a slot's Service; None: slots.json below it
     config: Mapping[str, Json] = field(default_factory=dict)  # what `configure` resolved
 
     def the_release(self) -> ReleaseRequest:

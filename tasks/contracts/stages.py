@@ -109,3 +109,16 @@ STAGE_FACTS: MappingProxyType[Stage, StageFacts] = MappingProxyType(
         ),
     }
 )
+
+# Those that read or change a rollout's state record.
+ROLLOUT_STAGES = frozenset(
+    {
+        Stage.REQUEST_RELEASE,
+        Stage.STAGE_BUNDLE,
+        Stage.SHIFT_TRAFFIC,
+        Stage.JUDGE_STEP,
+        Stage.PROMOTE_RELEASE,
+        Stage.ROLL_BACK_RELEASE,
+        Stage.MIRROR_RELEASE,
+    }
+)

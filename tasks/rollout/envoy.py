@@ -84,9 +84,9 @@ class RouterFiles:
         return self.folder / "access.jsonl"
 
 
-def router_files(state_dir: Path) -> RouterFiles:
-    """Return the router's files of a deployment."""
-    return RouterFiles(folder=state_dir / "router")
+def router_files(state_dir: Path, router_dir: Path | None = None) -> RouterFiles:
+    """Return the router's files: below the state folder unless a router has a folder of its own."""
+    return RouterFiles(folder=router_dir or state_dir / "router")
 
 
 def find_envoy() -> Path:

@@ -1,6 +1,7 @@
 """Exposures of a rollout in hourly files: open while their hour lasts, then sealed by their digest.
 
 exposures/2026-11-26T07.open            lines still land here (only the lander writes)
+exposures/2026-11-26T07.router-1.open   the same, of one router among several
 exposures/2026-11-26T07.1a2b.closed     no line lands here any more; its digest is being taken
 exposures/2026-11-26T07-<sha256>.jsonl  sealed: the name holds the digest of its bytes
 
@@ -23,6 +24,7 @@ from tasks.contracts.errors import CorruptArtifactError
 from tasks.contracts.json_types import canonical_json
 
 LATE_SECONDS = 60.0  # a request that began in an hour may end, and land, so long after it
+ABANDONED_SECONDS = 3600.0  # a router that lives has landed its last line long before
 OPEN, CLOSED, SEALED = ".open", ".closed", ".jsonl"
 _HOUR = "%Y-%m-%dT%H"
 _READ_TRIES = 20
@@ -39,9 +41,10 @@ def hour_of(moment_unix: float) -> str:
     return datetime.fromtimestamp(moment_unix, tz=UTC).strftime(_HOUR)
 
 
-def open_file(rollout: Path, moment_unix: float) -> Path:
-    """Return the file in which an exposure of that moment lands."""
-    return exposures_folder(rollout) / f"{hour_of(moment_unix)}{OPEN}"
+def open_file(rollout: Path, moment_unix: float, name: str = "") -> Path:
+    """Return the file in which an exposure of that moment lands; `name` is the router's."""
+    own = f".{name}" if name else ""
+    return exposures_folder(rollout) / f"{hour_of(moment_unix)}{own}{OPEN}"
 
 
 def as_lines(records: Iterable[Mapping[str, Any]]) -> bytes:
@@ -49,15 +52,20 @@ def as_lines(records: Iterable[Mapping[str, Any]]) -> bytes:
     return "".join(f"{canonical_json(record)}\n" for record in records).encode()
 
 
-def close_hours(state_dir: Path, now_unix: float) -> int:
-    """Close the open files whose hour is over; only who lands lines may call it."""
+def close_hours(state_dir: Path, now_unix: float, name: str = "") -> int:
+    """Close the router's own open files whose hour is over; only who lands lines may call it.
+
+    Those of others are closed an hour later: whoever landed them is gone by then.
+    """
     closed = 0
     for path in state_dir.glob(f"*/traffic/*/exposures/*{OPEN}"):
-        hour = path.name.removesuffix(OPEN)
+        hour, _, owner = path.name.removesuffix(OPEN).partition(".")
         end = datetime.strptime(hour, _HOUR).replace(tzinfo=UTC) + timedelta(hours=1)
-        if now_unix >= end.timestamp() + LATE_SECONDS:
-            path.rename(path.with_name(f"{hour}.{secrets.token_hex(8)}{CLOSED}"))
-            closed += 1
+        grace = LATE_SECONDS if owner == name else ABANDONED_SECONDS
+        if now_unix >= end.timestamp() + grace:
+            with suppress(FileNotFoundError):  # another router closed it just now
+                path.rename(path.with_name(f"{hour}.{secrets.token_hex(8)}{CLOSED}"))
+                closed += 1
     return closed
 
 

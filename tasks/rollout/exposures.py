@@ -93,6 +93,8 @@ class ExposureLander:
     state_dir: Path
     key: bytes
     reopen: Callable[[], bool] = never_reopened  # tells Envoy to open its log anew
+    router: RouterFiles | None = None  # None: below the state folder
+    name: str = ""  # of this router: several land side by side, each into files of its own
     max_log_bytes: int = MAX_LOG_BYTES
     clock: Callable[[], float] = time.time
     bad_lines: int = 0
@@ -102,7 +104,7 @@ class ExposureLander:
     @property
     def files(self) -> RouterFiles:
         """Return the router's files."""
-        return router_files(self.state_dir)
+        return self.router or router_files(self.state_dir)
 
     @property
     def _set_aside(self) -> Path:
@@ -115,7 +117,7 @@ class ExposureLander:
         self._rotate()
         if self.clock() - self._closed_at >= CLOSE_SECONDS:
             self._closed_at = self.clock()
-            close_hours(self.state_dir, self._closed_at)
+            close_hours(self.state_dir, self._closed_at, self.name)
         return landed
 
     def _recover(self) -> None:
@@ -205,7 +207,7 @@ class ExposureLander:
                 self.bad_lines += 1
                 continue
             if exposure is not None:
-                by_file[open_file(folder, exposure["time"])].append(exposure)
+                by_file[open_file(folder, exposure["time"], self.name)].append(exposure)
         return dict(by_file)
 
 

@@ -20,28 +20,34 @@ from tasks.contracts.errors import HeadraceError
 from tasks.contracts.exit_codes import ExitCode
 from tasks.contracts.json_types import pretty_json
 from tasks.contracts.log_lines import Level, LineLog, Subject
+from tasks.contracts.record_store import RecordStore
+from tasks.contracts.slot_hosts import slots_text
 from tasks.contracts.state_file import replace_text
 from tasks.rollout.comparison import SHADOW_REPORT, ShadowReport
 from tasks.rollout.envoy import RouterFiles, reopen_log, router_files
 from tasks.rollout.envoy_stats import Statistics, read_statistics
 from tasks.rollout.exposure_files import seal_closed
 from tasks.rollout.exposures import ExposureLander, rollout_folder, user_key
+from tasks.rollout.file_records import FileRecords
 from tasks.rollout.harm import READ_SECONDS
 from tasks.rollout.harm_watch import HarmWatch
+from tasks.rollout.keeper_health import KeeperHealth, lingering
 from tasks.rollout.metrics import METRICS_SECONDS, metrics_file, render_metrics
 from tasks.rollout.metrics_server import serving_metrics
 from tasks.rollout.phases import Phase
 from tasks.rollout.readiness import SlotProbes
-from tasks.rollout.record import StateRecord
+from tasks.rollout.record import Colour, StateRecord
 from tasks.rollout.routes import (
     Config,
     RoutedModel,
+    SlotAddress,
     parse_slots,
     render_clusters,
     render_routes,
 )
 from tasks.rollout.shadow_routes import ShadowAddress, read_shadow
-from tasks.rollout.state import ModelState, Note, models_with_state, open_state
+from tasks.rollout.state import ModelState, Note, open_state
+from tasks.rollout.withheld import WithheldShares
 
 TURN_SECONDS = 0.1
 SEAL_SECONDS = 5.0
@@ -85,26 +91,37 @@ class Keeper:
     """Keeps what Envoy reads equal to what the state records say."""
 
     state_dir: Path
+    records: RecordStore | None = None  # None: files below the state folder
+    router_dir: Path | None = None  # what Envoy and the keeper share; None: `<state>/router`
+    slot_host: str | None = None  # name of a slot's Service; None: slots.json
     watch: LeaseWatch = field(default_factory=LeaseWatch)
     harm: HarmWatch = field(default_factory=HarmWatch)
     probes: SlotProbes = field(default_factory=SlotProbes)
     statistics: Callable[[RouterFiles], Statistics | None] = read_statistics
     say: Callable[[str], None] = print
     about: Callable[[str, str | None], None] = lambda _model, _release_id: None
+    _withheld: WithheldShares = field(init=False)
     _models: dict[str, RoutedModel] = field(default_factory=dict)
     _said: set[str] = field(default_factory=set)
     _read_at: float = -math.inf
     _told_at: float = -math.inf
 
+    def __post_init__(self) -> None:
+        self._withheld = WithheldShares(monotonic=self.watch.monotonic, say=self._say_once)
+
     @property
     def files(self) -> RouterFiles:
         """Return the files that Envoy watches."""
-        return router_files(self.state_dir)
+        return router_files(self.state_dir, self.router_dir)
+
+    @property
+    def _records(self) -> RecordStore:
+        return self.records or FileRecords(state_dir=self.state_dir)
 
     def turn(self) -> bool:
         """Look at every model once; return whether Envoy was told something new."""
         statistics = self._statistics_if_due()
-        for model in models_with_state(self.state_dir):
+        for model in self._records.models():
             self.about(model, None)
             try:
                 self._look_at(model, statistics)
@@ -127,22 +144,29 @@ class Keeper:
         return self.statistics(self.files)
 
     def _look_at(self, model: str, statistics: Statistics | None) -> None:
-        state = open_state(self.state_dir, model)
+        state = open_state(self.state_dir, model, records=self._records)
         record = state.peek()
         release_id = record.release_id
         self.about(model, release_id)
         if release_id is not None and self.watch.lapsed(record):
-            state.lapse(release_id, record.lease.renewals, note=KEEPER)
             self._say_once(f"{model}: lease {record.lease.renewals} of {release_id} has lapsed")
+            renewals = record.lease.renewals
+            self._withheld.lapsed(record, lambda: state.lapse(release_id, renewals, note=KEEPER))
             record = state.peek()
         if statistics is not None and self._cut_if_harmful(state, record, statistics):
             record = state.peek()
         if self._slots_changed(state, record):
             record = state.peek()
-        slots_file = self.state_dir / model / "slots.json"
-        if slots_file.exists():
-            slots = parse_slots(slots_file.read_bytes(), str(slots_file))
-            self._models[model] = RoutedModel(record=record, slots=slots)
+        slots = self._slots(model)
+        if slots is not None:
+            routed = self._withheld.routed(record)
+            self._models[model] = RoutedModel(record=routed, slots=slots)
+
+    def _slots(self, model: str) -> dict[Colour, SlotAddress] | None:
+        if self.slot_host is not None:
+            return parse_slots(slots_text(self.slot_host, self.state_dir, model), self.slot_host)
+        file = self.state_dir / model / "slots.json"
+        return parse_slots(file.read_bytes(), str(file)) if file.exists() else None
 
     def _cut_if_harmful(
         self, state: ModelState, record: StateRecord, statistics: Statistics
@@ -151,8 +175,9 @@ class Keeper:
         if harm is None or record.release_id is None or record.status.step is None:
             return False
         note = replace(KEEPER, why=str(harm))
-        state.cut(record.release_id, record.status.step, numbers=harm.numbers(), note=note)
         self._say_once(f"{record.model}: {record.release_id} was cut to 0 %: {harm}")
+        release_id, step, numbers = record.release_id, record.status.step, harm.numbers()
+        self._withheld.cut(record, lambda: state.cut(release_id, step, numbers=numbers, note=note))
         return True
 
     def _slots_changed(self, state: ModelState, record: StateRecord) -> bool:
@@ -220,27 +245,57 @@ def _replace_if_new(path: Path, config: Config) -> bool:
     return True
 
 
+@dataclass(frozen=True, kw_only=True)
+class RouterPlace:
+    """Where one router's keeper finds what it keeps; by default all of it lies in the state folder."""
+
+    state_dir: Path
+    records: RecordStore | None = None
+    router_dir: Path | None = None
+    slot_host: str | None = None
+    name: str = ""  # of this router among several, which land exposures side by side
+
+    @property
+    def files(self) -> RouterFiles:
+        """Return the files that Envoy watches."""
+        return router_files(self.state_dir, self.router_dir)
+
+
 def run(
-    state_dir: Path,
+    place: RouterPlace | Path,
     stop: threading.Event,
     turn_seconds: float = TURN_SECONDS,
     log: LineLog | None = None,
     statistics: Callable[[RouterFiles], Statistics | None] = read_statistics,
+    *,
+    health: KeeperHealth | None = None,
 ) -> None:
     """Turn until told to stop; a failed turn is said and tried again."""
+    place = RouterPlace(state_dir=place) if isinstance(place, Path) else place
     log = log or LineLog(subject=Subject(process="keeper"))
+    health = health or KeeperHealth()
     keeper = Keeper(
-        state_dir=state_dir, say=log.info, about=log.about_release, statistics=statistics
+        state_dir=place.state_dir,
+        records=place.records,
+        router_dir=place.router_dir,
+        slot_host=place.slot_host,
+        say=log.info,
+        about=log.about_release,
+        statistics=statistics,
     )
-    files = router_files(state_dir)
     lander = ExposureLander(
-        state_dir=state_dir, key=user_key(state_dir), reopen=lambda: reopen_log(files)
+        state_dir=place.state_dir,
+        key=user_key(place.state_dir),
+        reopen=lambda: reopen_log(place.files),
+        router=place.files,
+        name=place.name,
     )
-    sealer = threading.Thread(target=_seal, args=(state_dir, stop, log), name="sealer", daemon=True)
+    arguments = (place.state_dir, stop, log)
+    sealer = threading.Thread(target=_seal, args=arguments, name="sealer", daemon=True)
     sealer.start()
     last_said = ""
     while not stop.wait(turn_seconds):
-        for act in (keeper.turn, lander.land):
+        for act in (keeper.turn, lander.land, health.turned):
             try:
                 act()
             except Exception as error:  # noqa: BLE001  no trouble may end the watch over leases
@@ -269,21 +324,51 @@ def stop_on_signals(signals: Iterable[signal.Signals]) -> threading.Event:
     return stop
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Keep routes until SIGTERM."""
+def parser_of_keeper() -> argparse.ArgumentParser:
+    """Return the parser of `headrace keeper`."""
     parser = argparse.ArgumentParser(prog="headrace keeper", description=__doc__)
     parser.add_argument("--state-dir", type=Path, required=True, help="folder of state records")
+    parser.add_argument(
+        "--router-dir", type=Path, help="folder shared with Envoy alone (default: STATE/router)"
+    )
     parser.add_argument("--metrics-port", type=int, help="serve /metrics there (default: nowhere)")
     parser.add_argument(
         "--metrics-host", default="127.0.0.1", help="address to bind (default: 127.0.0.1)"
     )
-    options = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    parser.add_argument(
+        "--linger-seconds",
+        type=float,
+        default=0.0,
+        help="after SIGTERM, stay so long while Envoy still answers (default: 0)",
+    )
+    return parser
+
+
+def main(
+    argv: Sequence[str] | None = None,
+    *,
+    records: RecordStore | None = None,
+    slot_host: str | None = None,
+    name: str = "",
+    unseen: Callable[[], Sequence[str]] = tuple,
+) -> int:
+    """Keep routes until SIGTERM."""
+    options = parser_of_keeper().parse_args(sys.argv[1:] if argv is None else argv)
     log = LineLog.from_environment(Subject(process="keeper"))
     log.note(Level.INFO, f"keeper: watches {options.state_dir}")
-    stop = stop_on_signals((signal.SIGTERM, signal.SIGINT))
-    path = metrics_file(router_files(options.state_dir))
-    with serving_metrics(path, options.metrics_host, options.metrics_port):
-        run(options.state_dir, stop, log=log)
+    place = RouterPlace(
+        state_dir=options.state_dir,
+        records=records,
+        router_dir=options.router_dir,
+        slot_host=slot_host,
+        name=name,
+    )
+    asked = stop_on_signals((signal.SIGTERM, signal.SIGINT))
+    stop = lingering(asked, place.files, options.linger_seconds)
+    health = KeeperHealth(files=place.files, unseen=unseen)
+    path = metrics_file(place.files)
+    with serving_metrics(path, options.metrics_host, options.metrics_port, health.trouble):
+        run(place, stop, log=log, health=health)
     log.note(Level.INFO, "keeper: stopped")
     return int(ExitCode.DONE)
 

@@ -8,12 +8,19 @@ from pathlib import Path
 
 from tasks.contracts.errors import BadRequestError, HeadraceError
 from tasks.contracts.exit_codes import ExitCode
+from tasks.contracts.record_store import RecordStore
 from tasks.rollout.state import open_state
 
 
-def renew(state_dir: Path, model: str, release_id: str, seconds: float) -> str:
+def renew(
+    state_dir: Path,
+    model: str,
+    release_id: str,
+    seconds: float,
+    records: RecordStore | None = None,
+) -> str:
     """Renew the lease and return a sentence; a release no longer in progress is refused."""
-    state = open_state(state_dir, model)
+    state = open_state(state_dir, model, records=records)
     in_progress = state.peek().release_id
     if in_progress != release_id:
         message = (
@@ -25,7 +32,7 @@ def renew(state_dir: Path, model: str, release_id: str, seconds: float) -> str:
     return f"{model}: {release_id} is {phase} ({phase.meaning})"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, records: RecordStore | None = None) -> int:
     """Renew once; print why it could not be done."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if len(arguments) != 4:
@@ -33,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(ExitCode.USAGE)
     folder, model, release_id, seconds = arguments
     try:
-        print(renew(Path(folder), model, release_id, float(seconds)))
+        print(renew(Path(folder), model, release_id, float(seconds), records))
     except HeadraceError as error:
         print(error, file=sys.stderr)
         return int(error.exit_code)

@@ -110,7 +110,7 @@ def _slot_cluster(
     }
     return {
         "name": name,
-        "type": "STATIC" if _is_address(slot.host) else "STRICT_DNS",
+        **_found_by(slot.host),
         "connect_timeout": "0.1s" if candidate else "1s",
         "load_assignment": {
             "cluster_name": name,
@@ -125,6 +125,13 @@ def _slot_cluster(
         # Stable is never ejected: it is what everybody falls back to.
         **({"outlier_detection": _EJECTION} if candidate else {}),
     }
+
+
+def _found_by(host: str) -> Config:
+    """Return how a slot is found: a name may have several replicas behind it, which come and go."""
+    if _is_address(host):
+        return {"type": "STATIC"}
+    return {"type": "STRICT_DNS", "dns_refresh_rate": "1s"}
 
 
 def _http_options(protocol: Protocol, **more: Any) -> Config:
@@ -317,13 +324,32 @@ def _stable_route(model: RoutedModel, protocol: Protocol, wanted: list[Config]) 
         "route": {
             "cluster": cluster_name(model.name, stable, protocol, candidate=False),
             "timeout": f"{REQUEST_TIMEOUT_SECONDS}s",
-            "retry_policy": {
-                "retry_on": "connect-failure,refused-stream,reset-before-request",
-                "num_retries": 1,
-            },
+            "retry_policy": _stable_policy(model.slots[stable]),
             **_mirror(model, protocol),
         },
         **_labels(model, "stable"),
+    }
+
+
+def _stable_policy(slot: SlotAddress) -> Config:
+    """Return when stable is asked again: by name, another of its replicas, also for one that died.
+
+    Asking for a prediction twice does no harm.
+    """
+    if _is_address(slot.host):
+        return {"retry_on": "connect-failure,refused-stream,reset-before-request", "num_retries": 1}
+    previous = f"{_TYPE}.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
+    return {
+        "retry_on": "connect-failure,refused-stream,reset,unavailable",
+        "num_retries": 3,
+        "retry_host_predicate": [
+            {
+                "name": "envoy.retry_host_predicates.previous_hosts",
+                "typed_config": {"@type": previous},
+            }
+        ],
+        "host_selection_retry_max_attempts": 5,
+        "retry_back_off": {"base_interval": "0.005s", "max_interval": "0.1s"},
     }
 
 

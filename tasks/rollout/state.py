@@ -14,19 +14,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
 from tasks.contracts.bake import STATE_FILE
-from tasks.contracts.errors import BadRequestError, HeadraceError
+from tasks.contracts.errors import BadRequestError, HeadraceError, StoreUnavailableError
 from tasks.contracts.json_types import Json
+from tasks.contracts.record_store import RecordStore
 from tasks.contracts.requests import MODEL_NAME, Champion, TrafficPlan
-from tasks.contracts.state_file import locked, replace_text
 from tasks.rollout import changes
 from tasks.rollout.changes import Change, about_candidate, moved
 from tasks.rollout.decide import Observation
+from tasks.rollout.file_records import FileRecords
 from tasks.rollout.ledger import (
     LedgerEntry,
     LedgerStore,
@@ -76,20 +78,23 @@ def open_state(
     store: LedgerStore | None = None,
     *,
     clock: Callable[[], float] = time.time,
+    records: RecordStore | None = None,
 ) -> ModelState:
     """Open the state of one model; without a store the ledger is written by the next who has one.
 
-    `clock` gives unix seconds for ledger entries and for the expiry that Envoy sees.
+    `clock` gives unix seconds for ledger entries and for the expiry that Envoy sees. `records` is
+    where the state records lie: without it, files below `state_dir`.
     """
     if not MODEL_NAME.fullmatch(model):
         message = f"model: expected a name of a-z, 0-9 and -, at most 40 long, found {model!r:.80}"
         raise BadRequestError(message)
-    return ModelState(folder=state_dir / model, model=model, store=store, clock=clock)
+    kept = FileRecords(state_dir=state_dir) if records is None else records
+    return ModelState(folder=state_dir / model, model=model, store=store, clock=clock, records=kept)
 
 
 def models_with_state(state_dir: Path) -> list[str]:
-    """Return the models that have a state record, sorted."""
-    return sorted(path.parent.name for path in state_dir.glob(f"*/{STATE_FILE}"))
+    """Return the models that have a state record below a folder, sorted."""
+    return FileRecords(state_dir=state_dir).models()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,19 +105,21 @@ class ModelState:
     model: str
     store: LedgerStore | None
     clock: Callable[[], float]
+    records: RecordStore
 
     @property
     def path(self) -> Path:
-        """Return where the state record lies."""
+        """Return where the state record lies, where records are files."""
         return self.folder / STATE_FILE
 
     def peek(self) -> StateRecord:
         """Return the record as it is, without looking at the ledger."""
-        try:
-            text = self.path.read_bytes()
-        except FileNotFoundError:
+        return self._parsed(self.records.read(self.model))
+
+    def _parsed(self, text: bytes | None) -> StateRecord:
+        if text is None:
             return StateRecord(model=self.model)
-        return StateRecord.parse(text, str(self.path))
+        return StateRecord.parse(text, self.records.where(self.model))
 
     def read(self) -> StateRecord:
         """Return the record; ledger objects that a crash left out are written first."""
@@ -375,29 +382,36 @@ class ModelState:
         return changes.leased(record, seconds, self.clock())
 
     def commit(self, decide: Callable[[StateRecord], Change], note: Note | None) -> StateRecord:
-        """Apply `decide` to the newest record, under the lock; that one write decides.
+        """Apply `decide` to the newest record by compare-and-swap; that one write decides.
 
-        Nobody waits for the object store under the lock: who takes users out must not.
+        Nobody waits for the object store meanwhile: who takes users out must not.
         """
+        record = StateRecord(model=self.model)
+
+        def change(text: bytes | None) -> str | None:
+            nonlocal record
+            now = self._parsed(text)
+            record = self._with_entry(now, decide(now), note or Note())
+            return None if record == now else record.to_text()
+
         try:
-            with locked(self.folder / "lock"):
-                now = self.peek()
-                change = decide(now)
-                record = change.record
-                if change.kind is not None and record != now:
-                    entry = self._draft(now, change, note or Note())
-                    record = replace(
-                        record,
-                        sequence=entry.sequence,
-                        head=entry.digest,
-                        entries=(*now.unwritten, entry),
-                    )
-                if record != now:
-                    replace_text(self.path, record.to_text())
+            self.records.update(self.model, change)
         except _RefusedError as refused:
             raise refused.explain() from None
         self._write_ledger(record)
         return record
+
+    def _with_entry(self, now: StateRecord, change: Change, note: Note) -> StateRecord:
+        record = change.record
+        if change.kind is None or record == now:
+            return record
+        entry = self._draft(now, change, note)
+        return replace(
+            record,
+            sequence=entry.sequence,
+            head=entry.digest,
+            entries=(*now.unwritten, entry),
+        )
 
     def _write_ledger(self, record: StateRecord) -> None:
         """Write what the ledger lacks, and note in the record that it is there.
@@ -412,12 +426,17 @@ class ModelState:
                 write_entry(self.store, entry)
         except (HeadraceError, OSError):  # away, read-only, or without the right to write
             return
-        with locked(self.folder / "lock"):
-            now = self.peek()
-            if record.sequence > now.in_ledger:
-                left = tuple(e for e in now.entries[:-1] if e.sequence > record.sequence)
-                noted = replace(now, in_ledger=record.sequence, entries=(*left, now.entries[-1]))
-                replace_text(self.path, noted.to_text())
+
+        def noted(text: bytes | None) -> str | None:
+            now = self._parsed(text)
+            if record.sequence <= now.in_ledger:
+                return None
+            left = tuple(e for e in now.entries[:-1] if e.sequence > record.sequence)
+            entries = (*left, now.entries[-1])
+            return replace(now, in_ledger=record.sequence, entries=entries).to_text()
+
+        with suppress(StoreUnavailableError):  # the next change finds out what the ledger has
+            self.records.update(self.model, noted)
 
     def _draft(self, now: StateRecord, change: Change, note: Note) -> LedgerEntry:
         moment = datetime.fromtimestamp(self.clock(), tz=UTC)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tasks.contracts.errors import BadRequestError, HeadraceError
 from tasks.contracts.exit_codes import ExitCode
+from tasks.contracts.record_store import RecordStore
 from tasks.rollout.state import ModelState, Note, open_state
 
 ACTIONS = ("pause", "resume")
@@ -28,7 +29,7 @@ def steer(state: ModelState, action: str, *, who: str, why: str) -> str:
     return f"{state.model}: {release_id} is {phase} at {share:g} % ({phase.meaning})"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, records: RecordStore | None = None) -> int:
     """Pause or resume once; print why it could not be done."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if len(arguments) != 5:
@@ -36,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(ExitCode.USAGE)
     folder, model, action, who, why = arguments
     try:
-        print(steer(open_state(Path(folder), model), action, who=who, why=why))
+        state = open_state(Path(folder), model, records=records)
+        print(steer(state, action, who=who, why=why))
     except HeadraceError as error:
         print(error, file=sys.stderr)
         return int(error.exit_code)

@@ -37,8 +37,13 @@ class Slot:
 
 def read_slots(path: Path) -> dict[str, Slot]:
     """Read `slots.json` (`slots/1`) by colour; errors name the file."""
-    record = parse_object(path.read_bytes(), str(path))
-    check_format(record, "slots", 1, str(path))
+    return parse_slots(path.read_bytes(), str(path))
+
+
+def parse_slots(text: str | bytes, where: str) -> dict[str, Slot]:
+    """Read a `slots/1` by colour; errors name `where`."""
+    record = parse_object(text, where)
+    check_format(record, "slots", 1, where)
     slots: Any = record.get("slots")
     try:
         return {
@@ -52,7 +57,7 @@ def read_slots(path: Path) -> dict[str, Slot]:
             for colour, slot in slots.items()
         }
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        message = f"{path}: expected colours with grpc, rest and directory, found: {error!r}"
+        message = f"{where}: expected colours with grpc, rest and directory, found: {error!r}"
         raise BadRequestError(message) from error
 
 

@@ -36,7 +36,9 @@ def run(context: StageContext) -> Outcome:
     path = context.inputs["step"].path / "step.json"
     begun = TrafficStepBegun.parse(path.read_bytes(), str(path))
     state_dir = context.the_state_dir()
-    state = open_state(state_dir, begun.model, ObjectStore(context.store_url))
+    state = open_state(
+        state_dir, begun.model, ObjectStore(context.store_url), records=context.records
+    )
     traffic = rollout_folder(state_dir, begun.model, begun.rollout)
     seen = _seen_once(context.work / OBSERVATION, begun, traffic, state)
     cut = state.cut_of(begun.release_id, begun.step)

@@ -176,7 +176,9 @@ def _serving(state: ModelState) -> dict[str, int | None]:
 
 def _state(context: StageContext) -> ModelState:
     model = context.the_release().model
-    return open_state(context.the_state_dir(), model, ObjectStore(context.store_url))
+    return open_state(
+        context.the_state_dir(), model, ObjectStore(context.store_url), records=context.records
+    )
 
 
 def _mlflow() -> str:

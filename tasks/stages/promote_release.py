@@ -32,7 +32,12 @@ def configure(context: StageContext) -> dict[str, Json]:
 def run(context: StageContext) -> Outcome:
     """Move the role, and say who serves since when."""
     release = context.the_release()
-    state = open_state(context.the_state_dir(), release.model, ObjectStore(context.store_url))
+    state = open_state(
+        context.the_state_dir(),
+        release.model,
+        ObjectStore(context.store_url),
+        records=context.records,
+    )
     entry = state.promote(release.release_id, note=Note(who=_who(context), why=_why(context)))
     record: dict[str, Json] = {
         "format": "release/1",

@@ -49,7 +49,12 @@ def configure(context: StageContext) -> dict[str, Json]:
 def run(context: StageContext) -> Outcome:
     """Check the form and seal it; a model takes one release at a time."""
     request = request_from_form(context.settings, _champion(context))
-    state = open_state(context.the_state_dir(), request.model, ObjectStore(context.store_url))
+    state = open_state(
+        context.the_state_dir(),
+        request.model,
+        ObjectStore(context.store_url),
+        records=context.records,
+    )
     state.demand_free(request.release_id)
     (context.out / "request.json").write_text(request.to_text(), encoding="utf-8")
     against = (
@@ -94,7 +99,7 @@ def _champion(context: StageContext) -> Champion | None:
     if not form.get("model") and dataset not in DATASETS:
         return None  # run() says what is wrong with the form
     model = str(form.get("model") or DATASETS[dataset].default_model)
-    return open_state(context.the_state_dir(), model).champion()
+    return open_state(context.the_state_dir(), model, records=context.records).champion()
 
 
 def _as_of(form: Mapping[str, Json], dataset: str) -> str:

@@ -33,7 +33,9 @@ def configure(context: StageContext) -> dict[str, Json]:
 def run(context: StageContext) -> Outcome:
     """Take the release out; where nothing reached a slot there is nothing to do."""
     model = _model(context)
-    state = open_state(context.the_state_dir(), model, ObjectStore(context.store_url))
+    state = open_state(
+        context.the_state_dir(), model, ObjectStore(context.store_url), records=context.records
+    )
     if context.release is not None:
         entry = state.roll_back(context.release.release_id, note=Note(why=_why(context)))
     else:

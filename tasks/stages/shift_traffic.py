@@ -47,7 +47,12 @@ def run(context: StageContext) -> Outcome:
     """Prepare the replay, begin the step, and describe it."""
     release = context.the_release()
     step = _step(context, release)
-    state = open_state(context.the_state_dir(), release.model, ObjectStore(context.store_url))
+    state = open_state(
+        context.the_state_dir(),
+        release.model,
+        ObjectStore(context.store_url),
+        records=context.records,
+    )
     if step == 1:
         _prepare_replay(context, release, state)
     timeout_ms = per_try_timeout_ms(release.plan, _stable_p99_ms(context.inputs))

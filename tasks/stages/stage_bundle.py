@@ -16,13 +16,14 @@ from tasks.adapters.object_store import ObjectStore
 from tasks.adapters.tf_serving import TfServingRest
 from tasks.contracts.errors import BadRequestError, HeadraceError, StoreUnavailableError
 from tasks.contracts.json_types import Json, pretty_json
+from tasks.contracts.slot_hosts import slots_text
 from tasks.contracts.stage_io import Outcome, SayProgress, StageContext
 from tasks.contracts.stages import ArtifactKind
 from tasks.rollout.state import ModelState, open_state
 from tasks.serving.client import Rows, ServingClient, flat_values, predict_request
 from tasks.serving.golden_answers import GoldenRequest, Ranked, read_golden
 from tasks.serving.infra_check import InfraCheck, Latency, check_answers, measure_side_by_side
-from tasks.serving.slot_folder import Slot, keep_only, publish, read_slots, withdraw
+from tasks.serving.slot_folder import Slot, keep_only, parse_slots, publish, read_slots, withdraw
 from tasks.serving.version_states import State, VersionId
 
 READS: Mapping[str, ArtifactKind] = MappingProxyType(
@@ -52,12 +53,17 @@ def configure(context: StageContext) -> dict[str, Json]:
 def run(context: StageContext) -> Outcome:
     """Reserve, publish, wait, ask; the gate judges what was found."""
     release = context.the_release()
-    state = open_state(context.the_state_dir(), release.model, ObjectStore(context.store_url))
+    state = open_state(
+        context.the_state_dir(),
+        release.model,
+        ObjectStore(context.store_url),
+        records=context.records,
+    )
     bundle, events = context.inputs["bundle"], context.inputs["events"]
     colour, number = state.reserve_slot(
         release.release_id, bundle=bundle.address, events=events.address
     )
-    slots = wait_for_slots(context.the_state_dir() / release.model / "slots.json")
+    slots = _slots(context, release.model)
     staged = Staged(
         slot=_slot(slots, colour), version=VersionId(name=release.model, version=number)
     )
@@ -86,6 +92,14 @@ class Staged:
 
     slot: Slot
     version: VersionId
+
+
+def _slots(context: StageContext, model: str) -> dict[str, Slot]:
+    """Return the slots of a model: by the names of their Services, else as the stack wrote them."""
+    state_dir = context.the_state_dir()
+    if context.slot_host is None:
+        return wait_for_slots(state_dir / model / "slots.json")
+    return parse_slots(slots_text(context.slot_host, state_dir, model), context.slot_host)
 
 
 def wait_for_slots(path: Path, seconds: float = SLOTS_SECONDS) -> dict[str, Slot]:

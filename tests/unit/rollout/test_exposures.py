@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tasks.contracts.errors import CorruptArtifactError
-from tasks.rollout.envoy import router_files
+from tasks.rollout.envoy import RouterFiles, router_files
 from tasks.rollout.exposure_files import close_hours, hour_of, read_exposures, seal_closed
 from tasks.rollout.exposures import (
     ExposureLander,
@@ -387,3 +387,36 @@ def test_readers_beside_a_sealer_miss_nothing_and_see_nothing_twice(
     finally:
         stop.set()
         thread.join()
+
+
+def test_two_routers_land_side_by_side_and_each_closes_its_own_hours(tmp_path: Path) -> None:
+    for name in ("router-1", "router-2"):
+        files = RouterFiles(folder=tmp_path / name)
+        files.folder.mkdir()
+        line = {
+            "time": str(SEVEN + 1.0), "request_id": name, "user_id": "u", "model": "shop",
+            "variant": "stable", "rollout": "r2", "step": "1", "bucket": "7", "slot": "blue",
+            "code": 200, "grpc_status": None, "flags": "-", "attempts": 1, "duration_us": "900",
+        }  # fmt: skip
+        files.access_log.write_text(json.dumps(line) + "\n")
+        lander = ExposureLander(
+            state_dir=tmp_path / "state",
+            key=b"key",
+            router=files,
+            name=name,
+            clock=lambda: SEVEN + 2.0,
+        )
+        assert lander.land() == 1
+    rollout = tmp_path / "state" / "shop" / "traffic" / "r2"
+    hour = hour_of(SEVEN)
+    assert exposure_names(rollout) == [f"{hour}.router-1.open", f"{hour}.router-2.open"]
+    assert {one["request_id"] for one in read_exposures(rollout)} == {"router-1", "router-2"}
+    assert close_hours(tmp_path / "state", SEVEN + 3661, "router-1") == 1
+    assert f"{hour}.router-2.open" in exposure_names(rollout)  # the other may still land in it
+    assert close_hours(tmp_path / "state", SEVEN + 7201, "router-1") == 1  # it is gone
+    assert seal_closed(tmp_path / "state") == 2
+    assert {one["request_id"] for one in read_exposures(rollout)} == {"router-1", "router-2"}
+
+
+def exposure_names(rollout: Path) -> list[str]:
+    return sorted(path.name for path in (rollout / "exposures").iterdir())

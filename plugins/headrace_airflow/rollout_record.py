@@ -1,0 +1,58 @@
+"""A model's state record as Airflow reads it: a file of the state folder, or a ConfigMap's text."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from headrace_airflow.deployment import Deployment
+from tasks.contracts.bake import STATE_FILE, RolloutNow, rollout_now_of, state_path
+
+CONFIG_MAP = "configmap://"
+_NAME = "headrace-rollout-{model}"
+
+
+def record_place(deployment: Deployment, model: str) -> str:
+    """Return where a model's record lies, as a trigger keeps it: a path, or configmap://NS/NAME."""
+    if deployment.rollout_state is None:
+        return str(state_path(deployment.state_dir, model))
+    return f"{deployment.rollout_state.rstrip('/')}/{_NAME.format(model=model)}"
+
+
+async def read_now(place: str) -> RolloutNow | None:
+    """Return what a bake needs to know; None where the record cannot be read just now."""
+    text = await record_text(place)
+    return None if text is None else rollout_now_of(text, place)
+
+
+async def record_text(place: str) -> bytes | None:
+    """Return the record; None where it cannot be read just now."""
+    if place.startswith(CONFIG_MAP):
+        return await asyncio.to_thread(_of_config_map, place)
+    try:
+        return Path(place).read_bytes()  # noqa: ASYNC240  one small local file
+    except OSError:
+        return None
+
+
+def _of_config_map(place: str) -> bytes | None:
+    # The local runtime does without the provider, which takes seconds to load.
+    from headrace_airflow.pod_api import QUICK  # noqa: PLC0415
+
+    namespace, _, name = place.removeprefix(CONFIG_MAP).partition("/")
+    try:
+        found = _core().read_namespaced_config_map(name, namespace, _request_timeout=QUICK)
+    except Exception:  # noqa: BLE001  the API away, a right that is missing: the lease decides
+        _core.cache_clear()  # a token may have been replaced
+        return None
+    text = (found.data or {}).get(STATE_FILE)
+    return None if text is None else str(text).encode()
+
+
+@cache
+def _core() -> Any:
+    from headrace_airflow.pod_api import connect  # noqa: PLC0415
+
+    return connect()

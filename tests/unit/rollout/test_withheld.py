@@ -1,0 +1,140 @@
+"""A lapse or a cut that cannot be written takes users away all the same, and is written later."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tasks.contracts.errors import StoreUnavailableError
+from tasks.contracts.record_store import TextChange
+from tasks.contracts.requests import PLANS
+from tasks.rollout.file_records import FileRecords
+from tasks.rollout.keeper import Keeper, LeaseWatch
+from tasks.rollout.phases import Decision, Phase
+from tasks.rollout.state import ModelState, open_state
+from tasks.rollout.withheld import WithheldShares
+from tests.unit.rollout.test_keeper import Clock, FakeEnvoy, FakeProbes
+
+PLAN = PLANS["replay"]
+HOST = "headrace-{model}-{colour}.prod.svc"
+CANDIDATE = '"x-headrace-bucket"'  # only a route that a bucket chooses leads to the candidate
+
+
+class SometimesAway(FileRecords):
+    """Files that can be read and, while `away`, not be changed."""
+
+    away: bool = False
+
+    def update(self, model: str, change: TextChange) -> None:
+        if type(self).away:
+            raise StoreUnavailableError("the API is away")
+        super().update(model, change)
+
+
+class World:
+    def __init__(self, folder: Path) -> None:
+        SometimesAway.away = False
+        self.folder, self.clock, self.wall = folder, Clock(), Clock(1_700_000_000.0)
+        self.records = SometimesAway(state_dir=folder / "state")
+        self.envoy = FakeEnvoy()
+        self.said: list[str] = []
+        self.state.reserve_slot("first")
+        self.state.promote("first")
+        self.state.reserve_slot("second")
+        self.state.begin_step("second", 1, PLAN, per_try_timeout_ms=50)
+        self.keeper = Keeper(
+            state_dir=folder / "state",
+            records=self.records,
+            router_dir=folder / "router",
+            slot_host=HOST,
+            watch=LeaseWatch(monotonic=self.clock, wall=self.wall),
+            probes=FakeProbes(broken=set(), well=set()),
+            say=self.said.append,
+            statistics=lambda _files: self.envoy.statistics(),
+        )
+
+    @property
+    def state(self) -> ModelState:
+        return open_state(self.folder / "state", "shop", clock=self.wall, records=self.records)
+
+    @property
+    def phase(self) -> Phase:
+        return self.state.peek().status.phase
+
+    def turn(self, seconds: float = 0.0) -> bool:
+        """Return whether the routes lead anybody to the candidate after a turn."""
+        self.clock.now += seconds
+        self.wall.now += seconds
+        self.keeper.turn()
+        return CANDIDATE in (self.folder / "router" / "routes.json").read_text()
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def test_slots_are_found_by_name_and_routes_lie_in_the_routers_own_folder(world: World) -> None:
+    assert world.turn()
+    clusters = (world.folder / "router" / "clusters.json").read_text()
+    assert '"headrace-shop-green.prod.svc"' in clusters
+    assert not (world.folder / "state" / "router").exists()
+
+
+def test_a_lapse_that_cannot_be_written_takes_users_away_and_is_written_later(
+    world: World,
+) -> None:
+    assert world.turn()
+    SometimesAway.away = True
+    assert not world.turn(601)
+    assert world.phase is Phase.STEPPING
+    assert any("what the record lacks yet: the API is away" in one for one in world.said)
+    SometimesAway.away = False
+    assert not world.turn(0.5)
+    assert world.phase is Phase.STEPPING  # it is tried once a second
+    assert not world.turn(0.6)
+    assert world.phase is Phase.PAUSED
+    assert not world.turn()
+
+
+def test_a_renewal_brings_back_users_of_a_lapse_that_was_never_written(world: World) -> None:
+    world.turn()
+    SometimesAway.away = True
+    assert not world.turn(601)
+    SometimesAway.away = False
+    world.state.renew("second", 600)
+    assert world.turn()
+    assert world.phase is Phase.STEPPING
+
+
+def test_a_renewal_does_not_bring_back_users_of_a_cut_that_was_not_written_yet(
+    world: World,
+) -> None:
+    world.turn()
+    SometimesAway.away = True
+    for _ in range(20):
+        world.envoy.asked += 100
+        world.envoy.failed += 50
+        reached = world.turn(0.25)
+    assert not reached
+    SometimesAway.away = False
+    world.state.renew("second", 600)
+    assert not world.turn(0.1)
+    assert not world.turn(1.1)
+    assert world.state.peek().status.verdicts == {1: Decision.ROLL_BACK}
+
+
+def test_what_was_decided_of_one_step_is_forgotten_with_the_step(world: World) -> None:
+    withheld = WithheldShares(monotonic=world.clock)
+    record = world.state.peek()
+
+    def fail() -> None:
+        raise StoreUnavailableError("away")
+
+    withheld.cut(record, fail)
+    assert withheld.routed(record).status.share == 0
+    world.state.record_verdict("second", 1, Decision.PROCEED, numbers={})
+    world.state.begin_step("second", 2, PLAN, per_try_timeout_ms=50)
+    later = world.state.peek()
+    assert withheld.routed(later) == later
