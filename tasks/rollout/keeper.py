@@ -52,6 +52,7 @@ from tasks.rollout.withheld import WithheldShares
 TURN_SECONDS = 0.1
 SEAL_SECONDS = 5.0
 CLUSTER_SECONDS = 0.5  # between new clusters and routes that name them
+TAKE_BACK_SECONDS = 10.0
 KEEPER = Note(who="keeper")
 
 
@@ -94,6 +95,7 @@ class Keeper:
     records: RecordStore | None = None  # None: files below the state folder
     router_dir: Path | None = None  # what Envoy and the keeper share; None: `<state>/router`
     slot_host: str | None = None  # name of a slot's Service; None: slots.json
+    take_back_seconds: float = 0.0  # before what another router's keeper said of a slot
     watch: LeaseWatch = field(default_factory=LeaseWatch)
     harm: HarmWatch = field(default_factory=HarmWatch)
     probes: SlotProbes = field(default_factory=SlotProbes)
@@ -102,6 +104,8 @@ class Keeper:
     about: Callable[[str, str | None], None] = lambda _model, _release_id: None
     _withheld: WithheldShares = field(init=False)
     _models: dict[str, RoutedModel] = field(default_factory=dict)
+    _said_unready: dict[str, set[Colour]] = field(default_factory=dict)
+    _contradicted_at: dict[tuple[str, Colour], float] = field(default_factory=dict)
     _said: set[str] = field(default_factory=set)
     _read_at: float = -math.inf
     _told_at: float = -math.inf
@@ -182,15 +186,33 @@ class Keeper:
 
     def _slots_changed(self, state: ModelState, record: StateRecord) -> bool:
         # A keeper that just started knows of no answer: what was broken is so until it answers.
-        broken = set(record.unready) - self.probes.ready(record.model)
+        broken = set(record.unready) - self._taken_back(record)
         unready = (broken | self.probes.unready(record.model)) & record.slots.keys()
         if unready == set(record.unready):
             return False
+        self._said_unready[record.model] = unready
         self.say(f"keeper: {record.model}: slots that do not answer: {sorted(unready) or 'none'}")
         phase = state.look(unready, note=KEEPER)
         if phase is not record.status.phase:
             self.say(f"keeper: {record.model}: {record.release_id} is now {phase}")
         return True
+
+    def _taken_back(self, record: StateRecord) -> set[Colour]:
+        """Return the slots that answer us, though the record says that they do not.
+
+        Another router may not reach them: what its keeper said is left to stand for a while, or
+        two that see a slot differently would move users to and fro.
+        """
+        now, taken = self.watch.monotonic(), set()
+        ours = self._said_unready.get(record.model, set())
+        for colour in self.probes.ready(record.model).intersection(record.unready):
+            since = self._contradicted_at.setdefault((record.model, colour), now)
+            if colour in ours or now - since >= self.take_back_seconds:
+                taken.add(colour)
+        for model, colour in list(self._contradicted_at):
+            if model == record.model and colour not in record.unready:
+                del self._contradicted_at[model, colour]
+        return taken
 
     def _tell_envoy(self) -> bool:
         models = [self._models[name] for name in sorted(self._models)]
@@ -279,6 +301,7 @@ def run(
         records=place.records,
         router_dir=place.router_dir,
         slot_host=place.slot_host,
+        take_back_seconds=TAKE_BACK_SECONDS if place.name else 0.0,
         say=log.info,
         about=log.about_release,
         statistics=statistics,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import struct
 import time
 from collections.abc import Mapping, Sequence
@@ -134,10 +135,18 @@ def _stable(state: ModelState, slots: Mapping[str, Slot]) -> Staged | None:
 
 
 def wait_until_loaded(staged: Staged, seconds: float) -> None:
-    """Wait for AVAILABLE; a version that did not load is withdrawn, so that the slot stays usable."""
-    with ServingClient(staged.slot.grpc_address) as client:
-        row = client.wait_available(staged.version, seconds)
-    if row is not None and row.state is State.AVAILABLE:
+    """Wait for AVAILABLE; a version that did not load is withdrawn, so that the slot stays usable.
+
+    A slot that is found by a name is ready when each of its replicas is.
+    """
+    deadline = time.monotonic() + seconds
+    row = None
+    for address in _replicas(staged.slot):
+        with ServingClient(address) as client:
+            row = client.wait_available(staged.version, max(1.0, deadline - time.monotonic()))
+        if row is None or row.state is not State.AVAILABLE:
+            break
+    else:
         return
     withdraw(staged.slot.directory, staged.version.version)
     where = f"{staged.slot.colour} slot at {staged.slot.grpc_address}"
@@ -150,6 +159,18 @@ def wait_until_loaded(staged: Staged, seconds: float) -> None:
         f"{seconds:.0f} s, found {found}; see the slot's log"
     )
     raise HeadraceError(message)
+
+
+def _replicas(slot: Slot) -> list[str]:
+    """Return host:port of every replica that the slot's name stands for now."""
+    try:
+        found = socket.getaddrinfo(slot.host, slot.grpc, type=socket.SOCK_STREAM)
+    except OSError:  # no replica is up: the wait for the name says so
+        return [slot.grpc_address]
+    hosts = {str(address[0]) for *_, address in found}
+    return [
+        f"[{host}]:{slot.grpc}" if ":" in host else f"{host}:{slot.grpc}" for host in sorted(hosts)
+    ]
 
 
 # The infra check: the same requests through both protocols, beside the stable slot.

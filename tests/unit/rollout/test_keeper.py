@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -417,3 +417,29 @@ def test_the_renewal_command_renews_and_refuses_others(
     assert renew([str(world.folder), "shop", "third", "30"]) == 4
     assert "found second" in capsys.readouterr().err
     assert renew([]) == 2
+
+
+def test_what_another_router_said_of_a_slot_is_taken_back_after_a_while(world: World) -> None:
+    """Two keepers that see a slot differently must not move users to and fro at each turn."""
+    keeper = replace(world.keeper(), take_back_seconds=10.0)
+    world.well.add(Colour.BLUE)
+    keeper.turn()
+    world.state.look([Colour.BLUE])  # the other one does not reach it
+    for _ in range(10):
+        keeper.turn()
+        world.both(0.9)
+    assert world.record().unready == (Colour.BLUE,)
+    world.both(1.1)
+    keeper.turn()
+    assert world.record().unready == ()
+
+
+def test_what_a_keeper_said_of_a_slot_itself_it_takes_back_at_once(world: World) -> None:
+    keeper = replace(world.keeper(), take_back_seconds=10.0)
+    world.broken.add(Colour.BLUE)
+    keeper.turn()
+    assert world.record().unready == (Colour.BLUE,)
+    world.broken.clear()
+    world.well.add(Colour.BLUE)
+    keeper.turn()
+    assert world.record().unready == ()
