@@ -11,7 +11,16 @@ from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import Json
 from tasks.training.fit import Schedule
 
-Architecture = Literal["popularity", "personal_frequency", "markov", "transformer", "blend"]
+Architecture = Literal[
+    "popularity",
+    "personal_frequency",
+    "markov",
+    "first_order_markov",
+    "ease",
+    "item_knn",
+    "transformer",
+    "blend",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +31,31 @@ class MarkovSettings:
     neighbours: int = 32
     last_items: int = 128
     decay: float = 0.8
+    popularity_power: float = 0.25  # of an item, that its weights are divided by
+
+
+@dataclass(frozen=True, kw_only=True)
+class EaseSettings:
+    """Regression of each item on all others; chosen on MovieLens-1M's select items."""
+
+    l2: float = 1000.0
+    neighbours: int = 256
+    last_items: int = 50
+    decay: float = 0.8
+    max_items: int = 8_000  # the most taken, the others have no neighbours; half a minute
+
+
+@dataclass(frozen=True, kw_only=True)
+class ItemKnnSettings:
+    """Sharpened cosines of items by their users; chosen on MovieLens-1M's select items."""
+
+    power: float = 0.6
+    shrinkage: float = 10.0
+    sharpness: float = 2.0
+    neighbours: int = 256
+    last_items: int = 50
+    decay: float = 0.7
+    max_items: int = 20_000  # the most taken; the others have no neighbours
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +85,8 @@ class Recipe:
     max_length: int  # items of a history that the model is shown
     frequency_decay: float = 0.97
     markov: MarkovSettings = MarkovSettings()
+    ease: EaseSettings = EaseSettings()
+    item_knn: ItemKnnSettings = ItemKnnSettings()
     transformer: TransformerSettings = TransformerSettings()
     select_steps_per_user: int = 3  # latest steps of the select period that stop the training
     blend_steps_per_user: int = 8  # latest steps of the select period that choose the weights
@@ -79,6 +115,38 @@ def markov(*, baskets: bool) -> Recipe:
         architecture="markov",
         max_length=_length(baskets),
         markov=_markov(baskets),
+    )
+
+
+def first_order_markov(*, baskets: bool) -> Recipe:
+    """Markov chain of order 1: what followed the last step at once."""
+    return Recipe(
+        name="first_order_markov",
+        architecture="first_order_markov",
+        max_length=_length(baskets),
+        markov=_markov(baskets),
+    )
+
+
+def ease(*, baskets: bool) -> Recipe:
+    """Regression of each item on all others, over the last items (EASE)."""
+    return Recipe(
+        name="ease",
+        architecture="ease",
+        max_length=_length(baskets),
+        markov=_markov(baskets),
+        ease=_ease(baskets),
+    )
+
+
+def item_knn(*, baskets: bool) -> Recipe:
+    """Items that the same users took, over the last items."""
+    return Recipe(
+        name="item_knn",
+        architecture="item_knn",
+        max_length=_length(baskets),
+        markov=_markov(baskets),
+        item_knn=_item_knn(baskets),
     )
 
 
@@ -136,6 +204,14 @@ def _markov(baskets: bool) -> MarkovSettings:
     return MarkovSettings() if baskets else MarkovSettings(last_items=20, neighbours=64)
 
 
+def _ease(baskets: bool) -> EaseSettings:
+    return EaseSettings(neighbours=32, last_items=128) if baskets else EaseSettings()
+
+
+def _item_knn(baskets: bool) -> ItemKnnSettings:
+    return ItemKnnSettings(neighbours=32, last_items=128) if baskets else ItemKnnSettings()
+
+
 def _transformer(baskets: bool) -> TransformerSettings:
     if baskets:
         return TransformerSettings()
@@ -149,6 +225,9 @@ RECIPES: MappingProxyType[str, Callable[..., Recipe]] = MappingProxyType(
             popularity,
             personal_frequency,
             markov,
+            first_order_markov,
+            ease,
+            item_knn,
             transformer,
             wide_transformer,
             blended_transformer,

@@ -21,6 +21,7 @@ ARGUMENTS = {
         "dropout": 0.1,
     },
 }
+ARGUMENTS |= dict.fromkeys(("first_order_markov", "ease", "item_knn"), ARGUMENTS["markov"])
 ARGUMENTS["blend"] = {
     "num_items": 6,
     "markov": {"neighbours": 3, "last_items": 4},
