@@ -23,10 +23,10 @@ import torch
 from torch import nn
 
 from tasks.models.interactions import EventRows, Interactions
-from tasks.models.transformer import Transformer
+from tasks.models.sequence_model import SequenceModel
 from tasks.training.device import device_name, training_device
 from tasks.training.fit import Fit
-from tasks.training.make_model import COUNTED, fit_settings, make_counted
+from tasks.training.make_model import COUNTED, fit_settings, make_counted, untrained_network
 from tasks.training.metrics import Ranking, evaluate
 from tasks.training.recipes import Recipe, recipe_named
 
@@ -97,17 +97,10 @@ def counted(recipe: Recipe, interactions: Interactions, period: int) -> Ranking:
 
 def trained(recipe: Recipe, interactions: Interactions, seed: int) -> tuple[nn.Module, str]:
     """Return the network of the chosen epoch, and how it was chosen in words."""
-    settings, device = recipe.transformer, training_device()
-    torch.manual_seed(seed)
+    device = training_device()
     torch.use_deterministic_algorithms(True)
-    model = Transformer(
-        interactions.num_items,
-        steps=settings.steps,
-        width=settings.width,
-        layers=settings.layers,
-        heads=settings.heads,
-        dropout=settings.dropout,
-    )
+    model = untrained_network(recipe, interactions.num_items, seed).model
+    assert isinstance(model, SequenceModel)
     how = fit_settings(recipe, seed)
     fit = Fit(model, interactions, interactions.examples(SELECT), how, device=device)
     said_at = time.monotonic()

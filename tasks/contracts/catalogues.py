@@ -63,6 +63,8 @@ RECIPES: MappingProxyType[str, str] = MappingProxyType(
         "first_order_markov": "Markov chain of order 1: what followed the last step at once",
         "ease": "Regression of each item on all others, over the last items (EASE)",
         "item_knn": "Items that the same users took, over the last items",
+        "ials": "Factors of users and items by implicit alternating least squares",
+        "gru": "Recurrent network (GRU4Rec) with sampled softmax",
         "transformer": "Causal Transformer with sampled softmax",
         "wide_transformer": "Wide causal Transformer, cosine schedule; wants a GPU",
         "blended_transformer": "Transformer, personal frequency and Markov in one graph",

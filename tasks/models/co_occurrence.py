@@ -39,19 +39,28 @@ def users_in_common(interactions: Interactions, max_items: int) -> sp.csr_matrix
     Only the `max_items` that were taken most have rows and columns that are not empty: G may be
     dense, and then grows with the second power of the items.
     """
+    taken = taken_items(interactions)
+    counts = np.bincount(
+        interactions.items[interactions.period == 0], minlength=interactions.num_items + 1
+    )
+    most = np.zeros(len(counts), np.float32)
+    most[np.lexsort((np.arange(len(counts)), -counts))[:max_items]] = 1.0
+    kept: Any = taken @ sp.diags_array(most)
+    kept.eliminate_zeros()
+    return (kept.T.tocsr() @ kept).tocsr()
+
+
+def taken_items(interactions: Interactions) -> sp.csr_matrix:
+    """Return X [U, I + 1]: 1 where the user took the item in the train period."""
     train = interactions.period == 0
     user = np.repeat(np.arange(interactions.num_users), np.diff(interactions.offsets))[train]
     items = interactions.items[train]
-    counts = np.bincount(items, minlength=interactions.num_items + 1)
-    most = np.zeros(len(counts), np.bool_)
-    most[np.lexsort((np.arange(len(counts)), -counts))[:max_items]] = True
-    user, items = user[most[items]], items[most[items]]
     taken: Any = sp.csr_matrix(
         (np.ones(len(items), np.float32), (user, items)),
         shape=(interactions.num_users, interactions.num_items + 1),
     )
     taken.data[:] = 1.0  # repeats were summed
-    return (taken.T.tocsr() @ taken).tocsr()
+    return taken
 
 
 def cosine_weights(common: sp.csr_matrix, form: CosineForm) -> sp.csr_matrix:

@@ -14,6 +14,8 @@ from torch import nn
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import check_format, parse_object, pretty_json
 from tasks.models.blend import BlendedRecommender
+from tasks.models.gru import Gru
+from tasks.models.ials import Ials
 from tasks.models.item_neighbours import ItemNeighbours
 from tasks.models.personal_frequency import PersonalFrequency
 from tasks.models.popularity import Popularity
@@ -39,6 +41,8 @@ BUILDERS: MappingProxyType[str, Callable[..., nn.Module]] = MappingProxyType(
         "first_order_markov": ItemNeighbours,
         "ease": ItemNeighbours,
         "item_knn": ItemNeighbours,
+        "ials": Ials,
+        "gru": Gru,
         "transformer": Transformer,
         "blend": _blend,
     }

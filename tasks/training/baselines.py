@@ -6,13 +6,17 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from implicit.cpu.als import AlternatingLeastSquares
+from threadpoolctl import threadpool_limits
 
 from tasks.models.co_occurrence import (
     CosineForm,
     cosine_weights,
     ease_neighbours,
+    taken_items,
     users_in_common,
 )
+from tasks.models.ials import Ials, whitened
 from tasks.models.interactions import Interactions
 from tasks.models.item_neighbours import ItemNeighbours, Neighbours, largest_of_rows
 from tasks.models.markov import nearest, transition_counts
@@ -20,7 +24,7 @@ from tasks.models.personal_frequency import PersonalFrequency
 from tasks.models.popularity import Popularity
 from tasks.models.registry import Arguments
 from tasks.training.fit import train_shares
-from tasks.training.recipes import EaseSettings, ItemKnnSettings, MarkovSettings
+from tasks.training.recipes import EaseSettings, IalsSettings, ItemKnnSettings, MarkovSettings
 
 TIE_BREAK = 1e-4  # below every decayed count that matters
 LAST_STEP_ONLY = 1e-9  # decay per step of a chain of order 1
@@ -40,9 +44,8 @@ def fit_personal_frequency(
 ) -> tuple[PersonalFrequency, Arguments]:
     """Return personal frequency with `decay` per step and the arguments to build it."""
     model = PersonalFrequency(interactions.num_items)
-    shares = train_shares(interactions)
     model.decay.fill_(decay)
-    model.tie_break.copy_(shares / shares.max().clamp(min=1e-9) * TIE_BREAK)
+    model.tie_break.copy_(_tie_break(interactions, 1.0))
     return model.eval(), {"num_items": interactions.num_items}
 
 
@@ -86,6 +89,32 @@ def fit_item_knn(
     return _neighbours(interactions, found, settings.last_items, settings.decay)
 
 
+def fit_ials(interactions: Interactions, settings: IalsSettings) -> tuple[Ials, Arguments]:
+    """Return iALS by the library `implicit`, its factors whitened, and the arguments to build it."""
+    arguments = {
+        "num_items": interactions.num_items,
+        "width": settings.width,
+        "last_items": settings.last_items,
+        "iterations": settings.request_iterations,
+    }
+    solver = AlternatingLeastSquares(
+        factors=settings.width,
+        regularization=settings.l2,
+        alpha=settings.alpha,
+        iterations=settings.iterations,
+        random_state=settings.seed,
+        num_threads=1,  # else equal seeds give other factors
+    )
+    with threadpool_limits(1, "blas"):
+        solver.fit(taken_items(interactions), show_progress=False)
+    model = Ials(**arguments)
+    model.factors.copy_(whitened(torch.from_numpy(np.asarray(solver.item_factors)), settings.l2))
+    model.decay.fill_(settings.decay)
+    model.confidence.fill_(settings.alpha)
+    model.tie_break.copy_(_tie_break(interactions, 1.0))
+    return model.eval(), arguments
+
+
 def _neighbours(
     interactions: Interactions, found: Neighbours, last_items: int, decay: float
 ) -> tuple[ItemNeighbours, Arguments]:
@@ -97,9 +126,14 @@ def _neighbours(
         "last_items": last_items,
     }
     model = ItemNeighbours(**arguments)
-    shares = train_shares(interactions)
     model.neighbours.copy_(torch.from_numpy(columns))
     model.weights.copy_(torch.from_numpy(values))
     model.decay.fill_(decay)
-    model.tie_break.copy_(shares / shares.max().clamp(min=1e-9) * float(values.max()) * TIE_BREAK)
+    model.tie_break.copy_(_tie_break(interactions, float(values.max())))
     return model.eval(), arguments
+
+
+def _tie_break(interactions: Interactions, largest: float) -> torch.Tensor:
+    """Return [I + 1]: popularity, far below `largest`, the score of a near item."""
+    shares = train_shares(interactions)
+    return shares / shares.max().clamp(min=1e-9) * largest * TIE_BREAK

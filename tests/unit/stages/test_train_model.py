@@ -109,9 +109,10 @@ def test_the_blend_and_every_baseline_are_written_and_load(tmp_path, features):
     assert outcome.sentence.startswith("blended_transformer: select NDCG@10")
 
 
-def test_two_runs_write_the_same_bytes(tmp_path, features):
+@pytest.mark.parametrize("recipe", ("blended_transformer", "gru", "ials"))
+def test_two_runs_write_the_same_bytes(tmp_path, features, recipe):
     for name in ("one", "two"):
-        train_model.run(context_of(tmp_path / name, features, "blended_transformer"))
+        train_model.run(context_of(tmp_path / name, features, recipe))
 
     assert payload(tmp_path / "one" / "out") == payload(tmp_path / "two" / "out")
 
@@ -127,10 +128,8 @@ def test_a_first_release_of_popularity_learns_nothing_by_steps(tmp_path, feature
     assert model["architecture"] == "popularity"
 
 
-@pytest.mark.parametrize("recipe", ("first_order_markov", "ease", "item_knn"))
-def test_a_recipe_of_neighbours_is_fitted_though_it_is_no_baseline_of_this_set(
-    tmp_path, features, recipe
-):
+@pytest.mark.parametrize("recipe", ("first_order_markov", "ease", "item_knn", "ials"))
+def test_a_recipe_is_fitted_though_it_is_no_baseline_of_this_set(tmp_path, features, recipe):
     context = context_of(tmp_path / "one", features, recipe)
 
     train_model.run(context)
@@ -163,7 +162,7 @@ def test_where_nothing_is_taken_twice_seen_items_are_left_out(tmp_path, features
     report = json.loads((context.out / "report.json").read_text("utf-8"))
     assert report["exclude_seen"] is True
     baselines = {path.stem for path in (context.out / "baselines").glob("*.json")}
-    assert baselines == {"popularity", "item_knn", "ease", "markov"}
+    assert baselines == {"popularity", "item_knn", "ease", "ials", "markov"}
     assert set(report["select_ndcg10"]) == {"model", *baselines}
 
 
