@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.contracts.columns import Period
+from tasks.contracts.columns import EVENT_TYPES, Period
 from tasks.contracts.json_types import Json
+from tasks.models.behaviour_chain import bits_per_event, count_behaviour
 from tasks.models.interactions import Interactions
 
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
+_BEHAVIOUR_ORDERS = 4  # 0 is the shares of the types, 3 looks at the last three
 
 
 def profile_interactions(interactions: Interactions) -> dict[str, Json]:
@@ -32,7 +34,23 @@ def profile_interactions(interactions: Interactions) -> dict[str, Json]:
         "steps_per_user": _quantiles(np.diff(interactions.step_offsets)),
         "items_per_step": _quantiles(step_sizes),
         "periods": {period.label: _period(interactions, period) for period in Period},
+        "behaviour": _behaviour(interactions),
     }
+
+
+def _behaviour(interactions: Interactions) -> dict[str, Json]:
+    """Return P(next type | last type), and how well chains of each order foretell the next type."""
+    first_order = count_behaviour(interactions, order=1)
+    found: dict[str, Json] = {}
+    for kind in EVENT_TYPES:
+        chances = first_order.after([kind])
+        found[kind] = {following: round(p, 6) for following, p in chances.items()}
+    bits: list[Json] = []
+    for order in range(_BEHAVIOUR_ORDERS):
+        chain = count_behaviour(interactions, order)
+        measured = bits_per_event(chain, interactions, Period.SELECT)
+        bits.append(None if measured is None else round(measured, 6))
+    return {"next_type_after": found, "select_bits_by_order": bits}
 
 
 def _period(interactions: Interactions, period: Period) -> dict[str, Json]:

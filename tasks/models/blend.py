@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tasks.models.markov import Markov
+from tasks.models.item_neighbours import ItemNeighbours
 from tasks.models.personal_frequency import PersonalFrequency
 from tasks.models.scores import padding_penalty, share
 from tasks.models.transformer import Transformer
@@ -24,7 +24,7 @@ class BlendedRecommender(nn.Module):
         self,
         num_items: int,
         frequency: PersonalFrequency,
-        markov: Markov,
+        markov: ItemNeighbours,
         transformer: Transformer,
     ) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class BlendedRecommender(nn.Module):
     def parts(self, items: Tensor, steps_ago: Tensor) -> tuple[Tensor, ...]:
         """Return the distributions in the order of PARTS, each [B, I + 1]."""
         frequency = share(self.frequency.counts(items, steps_ago))
-        markov = share(self.markov.transitions(items, steps_ago))
+        markov = share(self.markov.neighbour_sums(items, steps_ago))
         transformer = torch.softmax(self.transformer(items, steps_ago), dim=1)
         popularity = torch.zeros_like(frequency) + self.popularity.unsqueeze(0)
         return frequency, markov, transformer, popularity

@@ -14,7 +14,9 @@ from torch import nn
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import check_format, parse_object, pretty_json
 from tasks.models.blend import BlendedRecommender
-from tasks.models.markov import Markov
+from tasks.models.gru import Gru
+from tasks.models.ials import Ials
+from tasks.models.item_neighbours import ItemNeighbours
 from tasks.models.personal_frequency import PersonalFrequency
 from tasks.models.popularity import Popularity
 from tasks.models.transformer import Transformer
@@ -26,7 +28,7 @@ def _blend(num_items: int, markov: Arguments, transformer: Arguments) -> Blended
     return BlendedRecommender(
         num_items,
         PersonalFrequency(num_items),
-        Markov(num_items, **markov),
+        ItemNeighbours(num_items, **markov),
         Transformer(num_items, **transformer),
     )
 
@@ -35,7 +37,12 @@ BUILDERS: MappingProxyType[str, Callable[..., nn.Module]] = MappingProxyType(
     {
         "popularity": Popularity,
         "personal_frequency": PersonalFrequency,
-        "markov": Markov,
+        "markov": ItemNeighbours,
+        "first_order_markov": ItemNeighbours,
+        "ease": ItemNeighbours,
+        "item_knn": ItemNeighbours,
+        "ials": Ials,
+        "gru": Gru,
         "transformer": Transformer,
         "blend": _blend,
     }

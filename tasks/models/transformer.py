@@ -1,8 +1,4 @@
-"""Causal Transformer over steps (baskets or single events): pre-norm, tied item table.
-
-A step is the scaled sum of its items' embeddings, so that the order within a basket carries
-nothing. The network is SASRec's (Kang and McAuley, 2018) with pre-norm blocks and an item bias.
-"""
+"""Causal Transformer over steps: SASRec's network (Kang and McAuley, 2018) with pre-norm blocks."""
 
 from __future__ import annotations
 
@@ -12,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tasks.models.scores import padding_penalty
+from tasks.models.sequence_model import SequenceModel
 
 MASKED = -1e9
 
@@ -43,26 +39,18 @@ class Block(nn.Module):
         return x + self.dropout(self.down(functional.gelu(self.up(self.feed_norm(x)))))
 
 
-class Transformer(nn.Module):
-    """Scores are products of the last step's state with the item table, plus a bias per item."""
+class Transformer(SequenceModel):
+    """States are those of causal blocks over the steps and their places."""
 
-    penalty: Tensor
-    ages: Tensor
     causal: Tensor
 
     def __init__(
         self, num_items: int, *, steps: int, width: int, layers: int, heads: int, dropout: float
     ) -> None:
-        super().__init__()
-        self.steps = steps
-        self.items = nn.Embedding(num_items + 1, width)
+        super().__init__(num_items, steps=steps, width=width, dropout=dropout)
         self.places = nn.Embedding(steps, width)
         self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
-        self.bias = nn.Parameter(torch.zeros(num_items + 1))
-        self.dropout = nn.Dropout(dropout)
-        self.register_buffer("penalty", padding_penalty(num_items))
-        self.register_buffer("ages", torch.arange(steps, 0, -1))
         # Lower than an empty step: a step without items must look at itself, not at the future.
         later = torch.ones(steps, steps).triu(1) * (4 * MASKED)
         self.register_buffer("causal", later.view(1, 1, steps, steps))
@@ -71,24 +59,11 @@ class Transformer(nn.Module):
 
     def states(self, items: Tensor, steps_ago: Tensor) -> Tensor:
         """Return [B, S, D]: the state after each of the last S steps, right-aligned."""
-        known = (items > 0).to(torch.float32)
-        inside = (steps_ago.unsqueeze(1) == self.ages.view(1, -1, 1)).to(torch.float32)
-        inside = inside * known.unsqueeze(1)  # [B, S, L]
-        counts = inside.sum(dim=2, keepdim=True)
-        summed = inside @ self.items(items)
-        x = summed / counts.clamp(min=1.0).sqrt() + self.places.weight
+        summed, counts = self.inputs(items, steps_ago)
+        x = summed + self.places.weight
         empty = (counts < 0.5).to(torch.float32).view(items.shape[0], 1, 1, self.steps)
         mask = self.causal + empty * MASKED
         x = self.dropout(x)
         for block in self.blocks:
             x = block(x, mask)
         return self.norm(x)
-
-    def embed(self, items: Tensor, steps_ago: Tensor) -> Tensor:
-        """Return the user's state float32 [B, D]."""
-        return self.states(items, steps_ago)[:, -1]
-
-    def forward(self, items: Tensor, steps_ago: Tensor) -> Tensor:
-        """Return scores float32 [B, I + 1] from items and steps_ago, int64 [B, L]."""
-        state = self.embed(items, steps_ago)
-        return state @ self.items.weight.t() + (self.bias + self.penalty).unsqueeze(0)

@@ -1,4 +1,4 @@
-"""`fit`: train the Transformer on windows, stop early on the select period, survive kills."""
+"""`fit`: train a network on windows of steps, stop early on the select period, survive kills."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 
 from tasks.contracts.stage_io import SayProgress
 from tasks.models.interactions import Examples, Interactions
-from tasks.models.transformer import Transformer
+from tasks.models.sequence_model import SequenceModel
 from tasks.training.checkpoints import load_checkpoint, save_checkpoint
 from tasks.training.device import training_device
 from tasks.training.losses import sampled_softmax
@@ -127,7 +127,7 @@ class Fit:
 
     def __init__(
         self,
-        model: Transformer,
+        model: SequenceModel,
         interactions: Interactions,
         select: Examples,
         settings: FitSettings,

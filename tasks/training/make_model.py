@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import nn
 
+from tasks.contracts.json_types import Json
 from tasks.contracts.stage_io import SayProgress
 from tasks.models.blend import BlendedRecommender
 from tasks.models.interactions import Examples, Interactions
-from tasks.models.markov import Markov
+from tasks.models.item_neighbours import ItemNeighbours
 from tasks.models.personal_frequency import PersonalFrequency
 from tasks.models.registry import Arguments, build_model
+from tasks.models.sequence_model import SequenceModel
 from tasks.models.transformer import Transformer
-from tasks.training.baselines import fit_markov, fit_personal_frequency, fit_popularity
+from tasks.training.baselines import (
+    fit_ease,
+    fit_first_order_markov,
+    fit_ials,
+    fit_item_knn,
+    fit_markov,
+    fit_personal_frequency,
+    fit_popularity,
+)
 from tasks.training.blending import choose_weights, part_scores
 from tasks.training.fit import Epoch, Fit, FitSettings, train_shares
 from tasks.training.recipes import Recipe
@@ -48,20 +60,41 @@ class Workshop:
         return self.interactions.examples(SELECT, self.recipe.select_steps_per_user)
 
 
+Counted = Callable[[Interactions, Recipe], tuple[nn.Module, Arguments]]
+
+# By architecture: what is counted or solved for in seconds, without steps of learning.
+COUNTED: Mapping[str, Counted] = MappingProxyType(
+    {
+        "popularity": lambda known, _recipe: fit_popularity(known),
+        "personal_frequency": lambda known, recipe: fit_personal_frequency(
+            known, recipe.frequency_decay
+        ),
+        "markov": lambda known, recipe: fit_markov(known, recipe.markov),
+        "first_order_markov": lambda known, recipe: fit_first_order_markov(known, recipe.markov),
+        "ease": lambda known, recipe: fit_ease(known, recipe.ease),
+        "item_knn": lambda known, recipe: fit_item_knn(known, recipe.item_knn),
+        "ials": lambda known, recipe: fit_ials(known, recipe.ials),
+    }
+)
+# Habits are what there is to beat where items are taken again; who took both, where they are not.
+WHERE_REPEATS_ARE_NORMAL = ("popularity", "personal_frequency", "markov")
+WHERE_NOTHING_REPEATS = ("popularity", "item_knn", "ease", "ials", "markov")
+
+
+def make_counted(architecture: str, interactions: Interactions, recipe: Recipe) -> Made:
+    """Return a model of COUNTED, fitted on the train period."""
+    model, arguments = COUNTED[architecture](interactions, recipe)
+    return Made(architecture=architecture, arguments=arguments, model=model)
+
+
 def make_baselines(shop: Workshop) -> dict[str, Made]:
-    """Fit popularity, the Markov chain and, where repeats are normal, personal frequency."""
-    shop.progress("fitting baselines", 0.0)
-    popularity, arguments = fit_popularity(shop.interactions)
-    found = {"popularity": Made(architecture="popularity", arguments=arguments, model=popularity)}
-    if shop.interactions.repeats_allowed:
-        frequency, arguments = fit_personal_frequency(
-            shop.interactions, shop.recipe.frequency_decay
-        )
-        found["personal_frequency"] = Made(
-            architecture="personal_frequency", arguments=arguments, model=frequency
-        )
-    markov, arguments = fit_markov(shop.interactions, shop.recipe.markov)
-    found["markov"] = Made(architecture="markov", arguments=arguments, model=markov)
+    """Fit what every evaluation compares the model with."""
+    repeats = shop.interactions.repeats_allowed
+    names = WHERE_REPEATS_ARE_NORMAL if repeats else WHERE_NOTHING_REPEATS
+    found = {}
+    for place, name in enumerate(names):
+        shop.progress(f"fitting {name} as a baseline", place / len(names))
+        found[name] = make_counted(name, shop.interactions, shop.recipe)
     return found
 
 
@@ -70,18 +103,17 @@ def make_model(shop: Workshop, baselines: dict[str, Made]) -> tuple[Made, list[E
     architecture = shop.recipe.architecture
     if architecture in baselines:
         return baselines[architecture], []
-    if architecture == "personal_frequency":
-        model, arguments = fit_personal_frequency(shop.interactions, shop.recipe.frequency_decay)
-        return Made(architecture=architecture, arguments=arguments, model=model), []
+    if architecture in COUNTED:
+        return make_counted(architecture, shop.interactions, shop.recipe), []
     network, curve = _train(shop)
-    if architecture == "transformer":
+    if architecture != "blend":
         return network, curve
     return _blend(shop, baselines, network), curve
 
 
 def fit_settings(recipe: Recipe, seed: int) -> FitSettings:
     """Return how `fit` trains by this recipe."""
-    settings = recipe.transformer
+    settings = recipe.network
     return FitSettings(
         max_epochs=settings.max_epochs,
         patience=settings.patience,
@@ -96,33 +128,38 @@ def fit_settings(recipe: Recipe, seed: int) -> FitSettings:
     )
 
 
-def _train(shop: Workshop) -> tuple[Made, list[Epoch]]:
-    settings = shop.recipe.transformer
-    arguments = {
-        "num_items": shop.interactions.num_items,
-        "steps": settings.steps,
-        "width": settings.width,
-        "layers": settings.layers,
-        "heads": settings.heads,
-        "dropout": settings.dropout,
+def untrained_network(recipe: Recipe, num_items: int, seed: int) -> Made:
+    """Return the network of a recipe (of a blend, its part) with weights drawn by the seed."""
+    shape = recipe.network
+    arguments: dict[str, Json] = {
+        "num_items": num_items,
+        "steps": shape.steps,
+        "width": shape.width,
+        "layers": shape.layers,
+        "dropout": shape.dropout,
     }
-    torch.manual_seed(shop.seed)
-    model = build_model("transformer", arguments)
-    assert isinstance(model, Transformer)  # noqa: S101  narrows the type
+    if recipe.architecture == "gru":
+        architecture = "gru"
+        arguments["hidden"] = recipe.gru.hidden
+    else:
+        architecture = "transformer"
+        arguments["heads"] = recipe.transformer.heads
+    torch.manual_seed(seed)
+    model = build_model(architecture, arguments)
+    return Made(architecture=architecture, arguments=arguments, model=model)
+
+
+def _train(shop: Workshop) -> tuple[Made, list[Epoch]]:
+    made = untrained_network(shop.recipe, shop.interactions.num_items, shop.seed)
+    assert isinstance(made.model, SequenceModel)  # noqa: S101  narrows the type
     fit = Fit(
-        model,
+        made.model,
         shop.interactions,
         shop.select_examples(),
         fit_settings(shop.recipe, shop.seed),
     )
     curve = fit.run(shop.checkpoints, shop.progress)
-    made = Made(
-        architecture="transformer",
-        arguments=arguments,
-        model=model,
-        resumed_from=fit.resumed_from,
-    )
-    return made, curve
+    return replace(made, resumed_from=fit.resumed_from), curve
 
 
 def _blend(shop: Workshop, baselines: dict[str, Made], network: Made) -> Made:
@@ -131,7 +168,7 @@ def _blend(shop: Workshop, baselines: dict[str, Made], network: Made) -> Made:
     num_items = shop.interactions.num_items
     parts = frequency.model if frequency else PersonalFrequency(num_items)
     assert isinstance(parts, PersonalFrequency)  # noqa: S101  narrows the type
-    assert isinstance(markov.model, Markov)  # noqa: S101
+    assert isinstance(markov.model, ItemNeighbours)  # noqa: S101
     assert isinstance(transformer, Transformer)  # noqa: S101
     model = BlendedRecommender(num_items, parts, markov.model, transformer).eval()
     model.popularity.copy_(train_shares(shop.interactions))

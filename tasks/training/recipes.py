@@ -11,7 +11,18 @@ from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import Json
 from tasks.training.fit import Schedule
 
-Architecture = Literal["popularity", "personal_frequency", "markov", "transformer", "blend"]
+Architecture = Literal[
+    "popularity",
+    "personal_frequency",
+    "markov",
+    "first_order_markov",
+    "ease",
+    "item_knn",
+    "ials",
+    "gru",
+    "transformer",
+    "blend",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,16 +33,54 @@ class MarkovSettings:
     neighbours: int = 32
     last_items: int = 128
     decay: float = 0.8
+    popularity_power: float = 0.25  # of an item, that its weights are divided by
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransformerSettings:
-    """The network and its training; lengths in items and in steps."""
+class EaseSettings:
+    """Regression of each item on all others; chosen on MovieLens-1M's select items."""
+
+    l2: float = 1000.0
+    neighbours: int = 256
+    last_items: int = 50
+    decay: float = 0.8
+    max_items: int = 8_000  # the most taken, the others have no neighbours; half a minute
+
+
+@dataclass(frozen=True, kw_only=True)
+class ItemKnnSettings:
+    """Sharpened cosines of items by their users; chosen on MovieLens-1M's select items."""
+
+    power: float = 0.6
+    shrinkage: float = 10.0
+    sharpness: float = 2.0
+    neighbours: int = 256
+    last_items: int = 50
+    decay: float = 0.7
+    max_items: int = 20_000  # the most taken; the others have no neighbours
+
+
+@dataclass(frozen=True, kw_only=True)
+class IalsSettings:
+    """Implicit alternating least squares; chosen on MovieLens-1M's select items."""
+
+    width: int = 128
+    l2: float = 10.0
+    alpha: float = 5.0  # confidence in an item that was taken, above that in one that was not
+    iterations: int = 12
+    last_items: int = 50
+    decay: float = 0.8
+    seed: int = 1  # of the first factors
+    request_iterations: int = 8  # of conjugate gradients, when a user is solved for
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkSettings:
+    """How a network over the last steps is trained."""
 
     steps: int = 50
     width: int = 64
     layers: int = 2
-    heads: int = 2
     dropout: float = 0.2
     max_epochs: int = 10
     patience: int = 2
@@ -43,6 +92,21 @@ class TransformerSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TransformerSettings(NetworkSettings):
+    """The causal Transformer and its training."""
+
+    heads: int = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class GruSettings(NetworkSettings):
+    """The recurrent network and its training."""
+
+    layers: int = 1
+    hidden: int = 128
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Everything that decides how a model comes out, but for the data and the seed."""
 
@@ -51,10 +115,19 @@ class Recipe:
     max_length: int  # items of a history that the model is shown
     frequency_decay: float = 0.97
     markov: MarkovSettings = MarkovSettings()
+    ease: EaseSettings = EaseSettings()
+    item_knn: ItemKnnSettings = ItemKnnSettings()
+    ials: IalsSettings = IalsSettings()
     transformer: TransformerSettings = TransformerSettings()
+    gru: GruSettings = GruSettings()
     select_steps_per_user: int = 3  # latest steps of the select period that stop the training
     blend_steps_per_user: int = 8  # latest steps of the select period that choose the weights
     threads: int = 1
+
+    @property
+    def network(self) -> NetworkSettings:
+        """Return how the network of this recipe is trained, if it has one."""
+        return self.gru if self.architecture == "gru" else self.transformer
 
     def resolved(self) -> dict[str, Json]:
         """Return every setting as JSON: part of the artifact's key."""
@@ -82,6 +155,38 @@ def markov(*, baskets: bool) -> Recipe:
     )
 
 
+def first_order_markov(*, baskets: bool) -> Recipe:
+    """Markov chain of order 1: what followed the last step at once."""
+    return Recipe(
+        name="first_order_markov",
+        architecture="first_order_markov",
+        max_length=_length(baskets),
+        markov=_markov(baskets),
+    )
+
+
+def ease(*, baskets: bool) -> Recipe:
+    """Regression of each item on all others, over the last items (EASE)."""
+    return Recipe(
+        name="ease",
+        architecture="ease",
+        max_length=_length(baskets),
+        markov=_markov(baskets),
+        ease=_ease(baskets),
+    )
+
+
+def item_knn(*, baskets: bool) -> Recipe:
+    """Items that the same users took, over the last items."""
+    return Recipe(
+        name="item_knn",
+        architecture="item_knn",
+        max_length=_length(baskets),
+        markov=_markov(baskets),
+        item_knn=_item_knn(baskets),
+    )
+
+
 def transformer(*, baskets: bool) -> Recipe:
     """Causal Transformer with sampled softmax."""
     return Recipe(
@@ -90,6 +195,28 @@ def transformer(*, baskets: bool) -> Recipe:
         max_length=_length(baskets),
         markov=_markov(baskets),
         transformer=_transformer(baskets),
+    )
+
+
+def ials(*, baskets: bool) -> Recipe:
+    """Factors of users and items by implicit alternating least squares (iALS)."""
+    return Recipe(
+        name="ials",
+        architecture="ials",
+        max_length=_length(baskets),
+        markov=_markov(baskets),
+        ials=IalsSettings(last_items=128) if baskets else IalsSettings(),
+    )
+
+
+def gru(*, baskets: bool) -> Recipe:
+    """Recurrent network (GRU4Rec) with sampled softmax."""
+    return Recipe(
+        name="gru",
+        architecture="gru",
+        max_length=_length(baskets),
+        markov=_markov(baskets),
+        gru=_gru(baskets),
     )
 
 
@@ -136,10 +263,35 @@ def _markov(baskets: bool) -> MarkovSettings:
     return MarkovSettings() if baskets else MarkovSettings(last_items=20, neighbours=64)
 
 
+def _ease(baskets: bool) -> EaseSettings:
+    return EaseSettings(neighbours=32, last_items=128) if baskets else EaseSettings()
+
+
+def _item_knn(baskets: bool) -> ItemKnnSettings:
+    return ItemKnnSettings(neighbours=32, last_items=128) if baskets else ItemKnnSettings()
+
+
 def _transformer(baskets: bool) -> TransformerSettings:
     if baskets:
         return TransformerSettings()
     return TransformerSettings(steps=100, max_epochs=14, batch_windows=128, negatives=512)
+
+
+def _gru(baskets: bool) -> GruSettings:
+    if baskets:
+        return GruSettings()
+    return GruSettings(
+        steps=100,
+        width=128,
+        hidden=256,
+        max_epochs=12,
+        patience=12,  # the schedule is run to its end; the best epoch is kept
+        batch_windows=32,
+        learning_rate=2e-3,
+        negatives=512,
+        weight_decay=0.0,
+        schedule="cosine",
+    )
 
 
 RECIPES: MappingProxyType[str, Callable[..., Recipe]] = MappingProxyType(
@@ -149,6 +301,11 @@ RECIPES: MappingProxyType[str, Callable[..., Recipe]] = MappingProxyType(
             popularity,
             personal_frequency,
             markov,
+            first_order_markov,
+            ease,
+            item_knn,
+            ials,
+            gru,
             transformer,
             wide_transformer,
             blended_transformer,

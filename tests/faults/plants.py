@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 from tasks.contracts.columns import Period
 from tasks.models.interactions import Interactions
-from tasks.models.markov import Markov
+from tasks.models.item_neighbours import ItemNeighbours
 from tasks.models.popularity_slices import TAIL, item_slices, user_slices
 from tasks.models.registry import load_model, save_model
 from tasks.training.metrics import evaluate
@@ -196,12 +196,12 @@ class Loss(ABC):
         """Say which users are to lose, given the slice of each."""
 
     @abstractmethod
-    def spoil(self, model: Markov, share: float) -> None:
+    def spoil(self, model: ItemNeighbours, share: float) -> None:
         """Spoil the model: not at all with 0, altogether with 1."""
 
-    def spoilt(self, share: float) -> Markov:
+    def spoilt(self, share: float) -> ItemNeighbours:
         model = load_model(self.trained)
-        assert isinstance(model, Markov)
+        assert isinstance(model, ItemNeighbours)
         self.spoil(model, share)
         return model
 
@@ -210,7 +210,7 @@ class Loss(ABC):
         lost: Any = (self.sound - self.ndcg(model))[self.losers].mean()
         return float(lost)
 
-    def model_that_loses(self, wanted: float) -> Markov:
+    def model_that_loses(self, wanted: float) -> ItemNeighbours:
         """Return the model that loses `wanted` or a little more."""
         low, high = 0.0, 1.0
         for _ in range(14):
@@ -234,7 +234,7 @@ class TailLoss(Loss):
         tail: NDArray[np.bool_] = slices == TAIL
         return tail
 
-    def spoil(self, model: Markov, share: float) -> None:
+    def spoil(self, model: ItemNeighbours, share: float) -> None:
         train = self.interactions.items[self.interactions.period == Period.TRAIN]
         counts = np.bincount(train, minlength=self.interactions.num_items + 1)
         tail = item_slices(self.interactions) == TAIL
@@ -247,10 +247,10 @@ class WholeLoss(Loss):
     def meant_for(self, slices: NDArray[np.int8]) -> NDArray[np.bool_]:
         return np.ones(len(slices), dtype=np.bool_)
 
-    def spoil(self, model: Markov, share: float) -> None:
+    def spoil(self, model: ItemNeighbours, share: float) -> None:
         _lower(model, np.arange(model.num_items + 1) % 2 == 0, share)
 
 
-def _lower(model: Markov, items: NDArray[np.bool_], share: float) -> None:
+def _lower(model: ItemNeighbours, items: NDArray[np.bool_], share: float) -> None:
     towards = torch.from_numpy(items)[model.neighbours].float()
     model.weights.copy_(model.weights * (1 - share * towards))

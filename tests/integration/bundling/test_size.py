@@ -13,7 +13,7 @@ from tasks.bundling.aten_graph import read_graph
 from tasks.bundling.bundle import saved_model_bytes
 from tasks.bundling.signatures import ServedModel, write_served_model
 from tasks.compression.compress import compress
-from tasks.models.markov import Markov
+from tasks.models.item_neighbours import ItemNeighbours
 from tasks.models.registry import build_model
 
 ITEMS = 20_000
@@ -21,7 +21,7 @@ IDS = tuple(str(800_000 + 37 * place) for place in range(ITEMS))
 
 
 def markov() -> torch.nn.Module:
-    model = Markov(ITEMS, neighbours=32, last_items=64)
+    model = ItemNeighbours(ITEMS, neighbours=32, last_items=64)
     generator = torch.Generator().manual_seed(0)
     model.neighbours.copy_(torch.randint(1, ITEMS + 1, (ITEMS + 1, 32), generator=generator))
     model.weights.copy_(torch.rand((ITEMS + 1, 32), generator=generator))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import log2
+
 import pytest
 
 from tasks.contracts.columns import Period
@@ -93,6 +95,17 @@ def test_events_without_baskets_are_steps_of_their_own(built):
     assert known.baskets is False
     assert known.examples(Period.GATE).targets.tolist() == [2]
     assert known.examples(Period.CANARY).misses.tolist() == [1]
+
+
+def test_the_profile_tells_what_follows_each_type_and_what_a_type_costs(built):
+    behaviour = built().profile["behaviour"]
+
+    # Five purchases in train, nothing else: (5 + 1/4) / 6 of all types, before any context.
+    bits = behaviour["select_bits_by_order"]
+    assert bits[0] == pytest.approx(log2(6 / 5.25), abs=1e-6)
+    assert bits[0] > bits[1] > 0
+    assert behaviour["next_type_after"]["purchase"]["purchase"] > 0.95
+    assert sum(behaviour["next_type_after"]["view"].values()) == pytest.approx(1, abs=1e-5)
 
 
 def test_the_profile_tells_of_coverage_lengths_and_leaks(built):

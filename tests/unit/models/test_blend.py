@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tasks.models.blend import PARTS, BlendedRecommender
-from tasks.models.markov import Markov
+from tasks.models.item_neighbours import ItemNeighbours
 from tasks.models.personal_frequency import PersonalFrequency
 from tasks.models.transformer import Transformer
 
@@ -14,7 +14,7 @@ from tasks.models.transformer import Transformer
 @pytest.fixture
 def blend() -> BlendedRecommender:
     torch.manual_seed(0)
-    markov = Markov(5, neighbours=2, last_items=8)
+    markov = ItemNeighbours(5, neighbours=2, last_items=8)
     markov.neighbours.copy_(torch.randint(1, 6, (6, 2)))
     markov.weights.copy_(torch.rand(6, 2))
     network = Transformer(5, steps=3, width=8, layers=1, heads=2, dropout=0.0)

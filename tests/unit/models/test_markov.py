@@ -6,9 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
-from tasks.models.markov import Markov, nearest, transition_counts
+from tasks.models.markov import nearest, transition_counts
 
 MILK, BREAD, EGGS = 1, 2, 3
 
@@ -47,7 +46,7 @@ def test_rows_are_divided_by_the_root_of_their_sum_and_columns_by_popularity_to_
     counts = transition_counts(three_baskets, window=10)
     popularity = np.asarray([0.0, 16.0, 1.0, 81.0])
 
-    columns, values = nearest(counts, popularity, neighbours=2)
+    columns, values = nearest(counts, popularity, neighbours=2, popularity_power=0.25)
 
     milk = {int(c): float(v) for c, v in zip(columns[MILK], values[MILK], strict=True)}
     assert milk == pytest.approx({EGGS: 1 / 1.5**0.5 / 3, MILK: 0.5 / 1.5**0.5 / 2})
@@ -58,27 +57,6 @@ def test_rows_are_divided_by_the_root_of_their_sum_and_columns_by_popularity_to_
 def test_only_the_largest_neighbours_are_kept(three_baskets):
     counts = transition_counts(three_baskets, window=10)
 
-    columns, _ = nearest(counts, np.ones(4), neighbours=1)
+    columns, _ = nearest(counts, np.ones(4), neighbours=1, popularity_power=0.25)
 
     assert columns[MILK].tolist() == [EGGS]
-
-
-def test_scores_add_up_the_neighbours_of_the_history_with_decay():
-    model = Markov(3, neighbours=2, last_items=4)
-    model.decay.fill_(0.5)
-    model.neighbours.copy_(torch.tensor([[0, 0], [2, 3], [3, 0], [1, 0]]))
-    model.weights.copy_(torch.tensor([[0.0, 0.0], [0.4, 0.2], [1.0, 0.0], [0.8, 0.0]]))
-
-    scores = model.transitions(torch.tensor([[0, 1, 2]]), torch.tensor([[0, 2, 1]]))
-
-    assert scores[0, 1:].tolist() == pytest.approx([0.0, 0.5 * 0.4, 0.5 * 0.2 + 1.0])
-
-
-def test_items_before_the_last_ones_are_not_looked_up():
-    model = Markov(2, neighbours=1, last_items=1)
-    model.neighbours.copy_(torch.tensor([[0], [2], [1]]))
-    model.weights.copy_(torch.tensor([[0.0], [1.0], [1.0]]))
-
-    scores = model.transitions(torch.tensor([[1, 2]]), torch.tensor([[2, 1]]))
-
-    assert scores[0, 1:].tolist() == [1.0, 0.0]

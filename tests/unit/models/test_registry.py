@@ -12,6 +12,15 @@ ARGUMENTS = {
     "popularity": {"num_items": 6},
     "personal_frequency": {"num_items": 6},
     "markov": {"num_items": 6, "neighbours": 3, "last_items": 4},
+    "ials": {"num_items": 6, "width": 4, "last_items": 5, "iterations": 3},
+    "gru": {
+        "num_items": 6,
+        "steps": 3,
+        "width": 4,
+        "hidden": 5,
+        "layers": 2,
+        "dropout": 0.1,
+    },
     "transformer": {
         "num_items": 6,
         "steps": 3,
@@ -21,6 +30,7 @@ ARGUMENTS = {
         "dropout": 0.1,
     },
 }
+ARGUMENTS |= dict.fromkeys(("first_order_markov", "ease", "item_knn"), ARGUMENTS["markov"])
 ARGUMENTS["blend"] = {
     "num_items": 6,
     "markov": {"neighbours": 3, "last_items": 4},

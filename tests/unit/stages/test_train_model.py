@@ -109,9 +109,10 @@ def test_the_blend_and_every_baseline_are_written_and_load(tmp_path, features):
     assert outcome.sentence.startswith("blended_transformer: select NDCG@10")
 
 
-def test_two_runs_write_the_same_bytes(tmp_path, features):
+@pytest.mark.parametrize("recipe", ("blended_transformer", "gru", "ials"))
+def test_two_runs_write_the_same_bytes(tmp_path, features, recipe):
     for name in ("one", "two"):
-        train_model.run(context_of(tmp_path / name, features, "blended_transformer"))
+        train_model.run(context_of(tmp_path / name, features, recipe))
 
     assert payload(tmp_path / "one" / "out") == payload(tmp_path / "two" / "out")
 
@@ -127,6 +128,30 @@ def test_a_first_release_of_popularity_learns_nothing_by_steps(tmp_path, feature
     assert model["architecture"] == "popularity"
 
 
+@pytest.mark.parametrize("recipe", ("first_order_markov", "ease", "item_knn", "ials"))
+def test_a_recipe_is_fitted_though_it_is_no_baseline_of_this_set(tmp_path, features, recipe):
+    context = context_of(tmp_path / "one", features, recipe)
+
+    train_model.run(context)
+
+    assert json.loads((context.out / "model.json").read_text("utf-8"))["architecture"] == recipe
+    assert not (context.out / "baselines" / f"{recipe}.json").exists()
+    items, ago = torch.tensor([[0, 1, 2]]), torch.tensor([[0, 2, 1]])
+    assert bool((load_model(context.out)(items, ago)[0, 1:] > 0).any())
+
+
+def test_a_chain_of_order_1_looks_at_the_last_step_only(tmp_path, features):
+    context = context_of(tmp_path / "one", features, "first_order_markov")
+
+    train_model.run(context)
+
+    model = load_model(context.out)
+    one, other = torch.tensor([[1, 5, 2]]), torch.tensor([[9, 7, 2]])
+    ago = torch.tensor([[3, 2, 1]])
+    assert model(one, ago)[0].argmax() == 3  # everybody goes on to the next shelf
+    assert torch.allclose(model(one, ago), model(other, ago), atol=1e-6)
+
+
 def test_where_nothing_is_taken_twice_seen_items_are_left_out(tmp_path, features):
     once = replace(Interactions.load(features / "interactions.npz"), repeats_allowed=False)
     once.save(features / "interactions.npz")
@@ -136,7 +161,9 @@ def test_where_nothing_is_taken_twice_seen_items_are_left_out(tmp_path, features
 
     report = json.loads((context.out / "report.json").read_text("utf-8"))
     assert report["exclude_seen"] is True
-    assert not (context.out / "baselines" / "personal_frequency.json").exists()
+    baselines = {path.stem for path in (context.out / "baselines").glob("*.json")}
+    assert baselines == {"popularity", "item_knn", "ease", "ials", "markov"}
+    assert set(report["select_ndcg10"]) == {"model", *baselines}
 
 
 def test_recipe_and_seed_are_part_of_the_key(tmp_path, features):

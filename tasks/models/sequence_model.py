@@ -1,0 +1,51 @@
+"""What networks over steps (baskets or single events) share: input, item table, scores.
+
+A step is the scaled sum of its items' embeddings, so that the order within a basket carries
+nothing. The table that is read is the table that scores (tied), with a bias per item.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from tasks.models.scores import padding_penalty
+
+
+class SequenceModel(nn.Module, ABC):
+    """Scores are products of the last step's state with the item table, plus a bias per item."""
+
+    penalty: Tensor
+    ages: Tensor
+
+    def __init__(self, num_items: int, *, steps: int, width: int, dropout: float) -> None:
+        super().__init__()
+        self.steps = steps
+        self.items = nn.Embedding(num_items + 1, width)
+        self.bias = nn.Parameter(torch.zeros(num_items + 1))
+        self.dropout = nn.Dropout(dropout)
+        self.register_buffer("penalty", padding_penalty(num_items))
+        self.register_buffer("ages", torch.arange(steps, 0, -1))
+
+    @abstractmethod
+    def states(self, items: Tensor, steps_ago: Tensor) -> Tensor:
+        """Return [B, S, D]: the state after each of the last S steps, right-aligned."""
+
+    def inputs(self, items: Tensor, steps_ago: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the steps' embeddings [B, S, D] and their numbers of known items [B, S, 1]."""
+        known = (items > 0).to(torch.float32)
+        inside = (steps_ago.unsqueeze(1) == self.ages.view(1, -1, 1)).to(torch.float32)
+        inside = inside * known.unsqueeze(1)  # [B, S, L]
+        counts = inside.sum(dim=2, keepdim=True)
+        return inside @ self.items(items) / counts.clamp(min=1.0).sqrt(), counts
+
+    def embed(self, items: Tensor, steps_ago: Tensor) -> Tensor:
+        """Return the user's state float32 [B, D]."""
+        return self.states(items, steps_ago)[:, -1]
+
+    def forward(self, items: Tensor, steps_ago: Tensor) -> Tensor:
+        """Return scores float32 [B, I + 1] from items and steps_ago, int64 [B, L]."""
+        state = self.embed(items, steps_ago)
+        return state @ self.items.weight.t() + (self.bias + self.penalty).unsqueeze(0)
