@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from tasks.contracts.errors import BadRequestError
 from tasks.contracts.stage_io import SayProgress
 from tasks.models.interactions import Examples, Interactions
 from tasks.models.transformer import Transformer
@@ -157,7 +158,7 @@ class Fit:
 
     def run(self, checkpoints: Path, progress: SayProgress) -> list[Epoch]:
         """Train until the select NDCG@10 has not grown for `patience` epochs."""
-        self._resume(checkpoints)
+        self._resume(checkpoints, progress)
         if self.resumed_from is not None:
             progress(f"goes on after {self.resumed_from}, from a checkpoint", 0.0)
         while len(self.curve) < self.settings.max_epochs and not self._stale():
@@ -241,9 +242,13 @@ class Fit:
         return torch.from_numpy(values).to(self.device, non_blocking=True)
 
     def _save(self, checkpoints: Path) -> None:
+        optimizer = self.optimizer.state_dict()
         state = {
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": {
+                "state": {str(place): one for place, one in optimizer["state"].items()},
+                "param_groups": optimizer["param_groups"],
+            },
             "best": self.best,
             "curve": [vars(point) for point in self.curve],
             "epoch": None if self.epoch is None else self.epoch.state(),
@@ -251,15 +256,36 @@ class Fit:
         save_checkpoint(checkpoints, state)
         self._saved_at = self.monotonic()
 
-    def _resume(self, checkpoints: Path) -> None:
-        state = load_checkpoint(checkpoints)
+    def _resume(self, checkpoints: Path, progress: SayProgress) -> None:
+        state = load_checkpoint(checkpoints, lambda sentence: progress(sentence, None))
         if state is None:
             return
+        self._demand_same_network(state["model"], checkpoints)
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        optimizer = state["optimizer"]
+        moments = {int(place): one for place, one in optimizer["state"].items()}
+        self.optimizer.load_state_dict({**optimizer, "state": moments})
         self.best = state["best"]
         self.curve = [Epoch(**point) for point in state["curve"]]
         self.resumed_from = f"epoch {len(self.curve)}"
         if state["epoch"] is not None:
             self.epoch = EpochInProgress.restore(state["epoch"])
             self.resumed_from += f" and batch {self.epoch.batches_done}"
+
+    def _demand_same_network(self, found: dict[str, torch.Tensor], checkpoints: Path) -> None:
+        wanted = self.model.state_dict()
+        other = [
+            f"{name}: {_shape(wanted.get(name))} expected, {_shape(found.get(name))} found"
+            for name in sorted(wanted.keys() | found.keys())
+            if _shape(wanted.get(name)) != _shape(found.get(name))
+        ]
+        if other:
+            message = (
+                f"checkpoint {checkpoints}: expected one of this network, found another in "
+                f"{len(other)} tensors, such as {other[0]}: remove it to begin anew"
+            )
+            raise BadRequestError(message)
+
+
+def _shape(tensor: torch.Tensor | None) -> str:
+    return "none" if tensor is None else str(list(tensor.shape))
