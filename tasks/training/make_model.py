@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from tasks.contracts.ranks import ALONE, Ranks
 from tasks.contracts.stage_io import SayProgress
 from tasks.models.blend import BlendedRecommender
 from tasks.models.interactions import Examples, Interactions
@@ -21,6 +22,7 @@ from tasks.training.fit import Epoch, Fit, FitSettings, train_shares
 from tasks.training.recipes import Recipe
 
 SELECT = 1
+LEARNT_BY_STEPS = frozenset({"transformer", "blend"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,7 @@ class Workshop:
     seed: int
     checkpoints: Path
     progress: SayProgress
+    ranks: Ranks = ALONE
 
     def select_examples(self) -> Examples:
         """Return the examples on which every choice is made."""
@@ -79,6 +82,12 @@ def make_model(shop: Workshop, baselines: dict[str, Made]) -> tuple[Made, list[E
     return _blend(shop, baselines, network), curve
 
 
+def assist_training(shop: Workshop) -> None:
+    """Do another rank's share of `make_model`: only what is learnt by steps is shared."""
+    if shop.recipe.architecture in LEARNT_BY_STEPS:
+        _train(shop)
+
+
 def fit_settings(recipe: Recipe, seed: int) -> FitSettings:
     """Return how `fit` trains by this recipe."""
     settings = recipe.transformer
@@ -114,6 +123,7 @@ def _train(shop: Workshop) -> tuple[Made, list[Epoch]]:
         shop.interactions,
         shop.select_examples(),
         fit_settings(shop.recipe, shop.seed),
+        ranks=shop.ranks,
     )
     curve = fit.run(shop.checkpoints, shop.progress)
     made = Made(
