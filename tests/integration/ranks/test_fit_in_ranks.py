@@ -31,7 +31,7 @@ def test_without_dropout_several_ranks_have_the_curve_of_one(tmp_path, alone, si
     ended = Started(tmp_path, size).ended()
 
     assert len(losses(alone)) == 6
-    assert losses(ended[0]) == pytest.approx(losses(alone), rel=1e-4)
+    assert losses(ended[0]) == pytest.approx(losses(alone), rel=1e-5)
     scores = [[point["select_ndcg10"] for point in one["curve"]] for one in (ended[0], alone)]
     assert scores[0] == pytest.approx(scores[1], abs=0.01)
     assert len({one["digest"] for one in ended}) == 1, "all ranks end with the same weights"
@@ -48,7 +48,7 @@ def test_with_dropout_each_rank_draws_its_own_and_the_curve_is_near(tmp_path, al
 
 
 @pytest.mark.trial
-@pytest.mark.parametrize("size", (2, 3))
+@pytest.mark.parametrize("size", (1, 2, 3))
 def test_all_ranks_killed_at_random_moments_end_with_the_undisturbed_weights(
     tmp_path: Path, size: int
 ) -> None:
