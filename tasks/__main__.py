@@ -10,6 +10,7 @@ import shutil
 import sys
 import time
 import traceback
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -27,9 +28,11 @@ from tasks.contracts.exit_codes import ExitCode
 from tasks.contracts.gate_reports import REPORT_NAME, GateReport, demand_passing
 from tasks.contracts.json_types import Json, parse_object
 from tasks.contracts.log_lines import Level, LineLog, Subject
+from tasks.contracts.ranks import ALONE, Ranks
 from tasks.contracts.requests import ReleaseRequest
 from tasks.contracts.stage_io import (
     Outcome,
+    RankedStageModule,
     SayProgress,
     StageContext,
     StageInput,
@@ -152,6 +155,13 @@ def _known_outcome(store: ArtifactStore, manifest: Manifest) -> Outcome:
 def run_stage(request: StageRequest, world: World) -> tuple[Manifest, Outcome]:
     """Run one stage, or answer from its sealed artifact."""
     module = cast("StageModule", importlib.import_module(f"tasks.stages.{request.stage.value}"))
+    with _joined(module, request.stage, world.rank_count) as ranks:
+        return _run_with(ranks, module, request, world)
+
+
+def _run_with(
+    ranks: Ranks, module: StageModule, request: StageRequest, world: World
+) -> tuple[Manifest, Outcome]:
     release = _release(world.store, request)
     if release is not None:
         world.log.about(release_id=release.release_id, model=release.model)
@@ -171,8 +181,35 @@ def run_stage(request: StageRequest, world: World) -> tuple[Manifest, Outcome]:
             state_dir=world.state_dir,
             records=world.records,
             slot_host=world.slot_host,
+            ranks=ranks,
         )
-        return _seal(module, context, request, world)
+        if not ranks.is_first:
+            return _assist(cast("RankedStageModule", module), context)
+        made = _seal(module, context, request, world)
+        return ranks.from_first(made)
+
+
+def _joined(module: StageModule, stage: Stage, size: int) -> AbstractContextManager[Ranks]:
+    if size == 1:
+        return nullcontext(ALONE)
+    if not hasattr(module, "joined_ranks"):
+        message = (
+            f"{stage.value}: expected one process, found WORLD_SIZE={size}: "
+            "this stage does not share its work between ranks"
+        )
+        raise BadRequestError(message)
+    return cast("RankedStageModule", module).joined_ranks()
+
+
+def _assist(module: RankedStageModule, context: StageContext) -> tuple[Manifest, Outcome]:
+    """Do as the first rank says: begin (it says None), or take what it sealed as this rank's evidence too."""
+    ranks, told = context.ranks, context.ranks.from_first(None)
+    if told is None:
+        module.assist(context)
+        told = ranks.from_first(None)
+    manifest, outcome = cast("tuple[Manifest, Outcome]", told)
+    sentence = f"rank {ranks.rank} of {ranks.size}: {outcome.sentence}"
+    return manifest, replace(outcome, sentence=sentence)
 
 
 def written_folders(objects: ObjectStore, environment: Mapping[str, str]) -> list[Path]:
@@ -198,6 +235,7 @@ class World:
         self.state_dir = Path(state) if state else None
         self.records = named_records(environment)
         self.slot_host = environment.get("HEADRACE_SLOT_HOST") or None
+        self.rank_count = int(environment.get("WORLD_SIZE", "1"))  # torchrun's
 
 
 def _subject(request: StageRequest) -> Subject:
@@ -259,6 +297,7 @@ def _make(
     module: StageModule, context: StageContext, recipe: Recipe, world: World
 ) -> tuple[Manifest, Outcome]:
     started = time.time()
+    context.ranks.from_first(None)  # the others may begin
     outcome = module.run(context)
     facts: dict[str, Json] = {
         **outcome.facts,

@@ -19,7 +19,7 @@ from headrace_airflow.compute_profiles import (
     StageCompute,
     Toleration,
 )
-from headrace_airflow.pod_profiles import POD_PROFILES, PodProfile
+from headrace_airflow.pod_profiles import POD_PROFILES, PodProfile, demand_ranks
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import Json, check_format, parse_object
 from tasks.contracts.stages import Stage
@@ -37,9 +37,10 @@ class ComputeTable:
     stages: Mapping[Stage, PodProfile]
 
     def __post_init__(self) -> None:
-        """Refuse a table in which a stage does not fit into its pool."""
+        """Refuse a table in which a stage does not fit into its pool, or has ranks that it cannot use."""
         for stage in Stage:
             self.compute_for(stage)
+            demand_ranks(stage, self.stages[stage].ranks)
 
     def compute_for(self, stage: Stage, asked: Mapping[str, Json] | None = None) -> StageCompute:
         """Return what the stage's pod gets; `asked` is what the trigger says of this stage."""
@@ -242,4 +243,5 @@ _PLACE_FIELDS: Mapping[str, Callable[[Json, str], Any]] = {
     "profile": _profile,
     "cpu_cores": _number,
     "memory_gib": _number,
+    "ranks": _count,
 }

@@ -20,12 +20,12 @@ from headrace_airflow.pod_news import (
     read_news,
     scheduled_at,
 )
+from headrace_airflow.pod_profiles import MAX_RANKS
 from tasks.contracts.errors import BadRequestError, bounded
 
 GROUP_LABEL, RANK_LABEL = "headrace/group", "headrace/rank"
 LAUNCHER = ("python", "-m", "tasks.training.launch", "tasks")
 RENDEZVOUS_PORT = 29400
-MAX_RANKS = 64
 # A rank whose peer is lost fails too, and the API may tell us of it first.
 SETTLE_SECONDS = 5.0
 

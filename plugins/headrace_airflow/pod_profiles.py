@@ -12,6 +12,8 @@ from tasks.contracts.errors import BadRequestError
 from tasks.contracts.stages import STAGE_FACTS, Image, Stage
 
 CUDA_IMAGES = frozenset({Image.TORCH})  # those that `make images VARIANT=cuda` can make
+MAX_RANKS = 64  # beyond what is sensible for plain pods
+RANKED_STAGES = frozenset({Stage.TRAIN_MODEL})  # those that share their work between ranks
 _CPU_ONLY = (ProfileName.CPU,)
 _TRAINS = (ProfileName.CPU, ProfileName.GPU_TRAIN, ProfileName.SPOT_GPU)
 _MEASURES = (*_TRAINS, ProfileName.GPU_SERVE)  # also on what serves, since it compares speeds
@@ -26,6 +28,7 @@ class PodProfile:
     longest_run: timedelta
     profile: ProfileName = ProfileName.CPU
     may_use: tuple[ProfileName, ...] = _CPU_ONLY
+    ranks: int = 1  # pods that work together, each with these amounts
 
     def __post_init__(self) -> None:
         """Refuse a stage that runs where it may not, or for no time."""
@@ -70,6 +73,18 @@ POD_PROFILES: Mapping[Stage, PodProfile] = MappingProxyType(
         Stage.GATE_ARTIFACT: _DATA,
     }
 )
+
+
+def demand_ranks(stage: Stage, ranks: int) -> None:
+    """Refuse several pods for a stage that does not share its work, and numbers of pods beyond sense."""
+    most = MAX_RANKS if stage in RANKED_STAGES else 1
+    if 1 <= ranks <= most:
+        return
+    message = (
+        f"{stage.value}: expected ranks=1, or 2 to {MAX_RANKS} for "
+        f"{sorted(one.value for one in RANKED_STAGES)}, found ranks={ranks}"
+    )
+    raise BadRequestError(message)
 
 
 def image_of(stage: Stage) -> Image:

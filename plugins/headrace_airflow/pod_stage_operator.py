@@ -45,7 +45,7 @@ from headrace_airflow.pod_identity import (
 )
 from headrace_airflow.pod_life import SLICE_SECONDS, AskedToEndError, PodLife, Waits
 from headrace_airflow.pod_news import CONTAINER, PodNews, PodState, utc_now
-from headrace_airflow.pod_profiles import image_name, image_of
+from headrace_airflow.pod_profiles import demand_ranks, image_name
 from headrace_airflow.pod_roles import POD_ROLES, ROLE_LABEL
 from headrace_airflow.pod_settings import PodSettings, with_tag
 from headrace_airflow.pod_trigger import PodTrigger, state_in_airflow
@@ -55,7 +55,7 @@ from tasks.contracts.artifacts import parse_termination
 from tasks.contracts.errors import BadRequestError, HeadraceError
 from tasks.contracts.json_types import digest_of_json
 from tasks.contracts.stage_io import StageRequest
-from tasks.contracts.stages import ROLLOUT_STAGES, Image, Stage
+from tasks.contracts.stages import ROLLOUT_STAGES, Stage
 
 REQUEST_FOLDER, REQUEST_FILE = "/headrace", "request.json"
 MAX_REQUEST_BYTES = 200_000  # the API holds 256 KiB of annotations
@@ -82,13 +82,14 @@ class StageOperator(KubernetesPodOperator):
         call: StageCall,
         deployment: Deployment,
         compute: StageCompute | None = None,
-        ranks: int = 1,
+        ranks: int | None = None,
         **kwargs: Any,
     ) -> None:
         pods = _demand_pods(deployment)
         table = deployment.compute
         compute = compute or table.compute_for(call.stage)
-        _demand_ranks(call.stage, ranks)
+        ranks = table.stages[call.stage].ranks if ranks is None else ranks
+        demand_ranks(call.stage, ranks)
         longest_run = table.stages[call.stage].longest_run
         super().__init__(
             **{
@@ -381,16 +382,6 @@ def _rollout_variables(stage: Stage, deployment: Deployment) -> list[Any]:
         "HEADRACE_SLOT_HOST": deployment.slot_host,
     }
     return [k8s.V1EnvVar(name=name, value=value) for name, value in found.items() if value]
-
-
-def _demand_ranks(stage: Stage, ranks: int) -> None:
-    if ranks == 1 or (ranks > 1 and image_of(stage) is Image.TORCH):
-        return
-    message = (
-        f"{stage.value}: expected ranks=1, or more for a stage of the image {Image.TORCH.value} "
-        f"(torchrun starts them), found ranks={ranks}"
-    )
-    raise BadRequestError(message)
 
 
 def _demand_pods(deployment: Deployment) -> PodSettings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, cast
@@ -10,6 +11,7 @@ from typing import Protocol, cast
 from tasks.contracts.artifacts import Address, Manifest
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import Json, check_format, parse_object, pretty_json
+from tasks.contracts.ranks import ALONE, Ranks
 from tasks.contracts.record_store import RecordStore
 from tasks.contracts.requests import ReleaseRequest
 from tasks.contracts.stages import ArtifactKind, Stage
@@ -99,6 +101,7 @@ class StageContext:
     records: RecordStore | None = None  # of rollouts; None: files below the state folder
     slot_host: str | None = None  # name of a slot's Service; None: slots.json below it
     config: Mapping[str, Json] = field(default_factory=dict)  # what `configure` resolved
+    ranks: Ranks = ALONE  # the processes that run the stage together
 
     def the_release(self) -> ReleaseRequest:
         """Return the release request, which every stage but the first has."""
@@ -137,4 +140,16 @@ class StageModule(Protocol):
 
     def run(self, context: StageContext) -> Outcome:
         """Write the payload below `context.out`."""
+        ...
+
+
+class RankedStageModule(StageModule, Protocol):
+    """A stage that several processes run together: the first runs and seals it, the others assist."""
+
+    def joined_ranks(self) -> AbstractContextManager[Ranks]:
+        """Meet the other ranks, and part from them at the end."""
+        ...
+
+    def assist(self, context: StageContext) -> None:
+        """Do this rank's share of `run`; `context.out` and `context.work` are of no account."""
         ...

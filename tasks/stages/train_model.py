@@ -14,9 +14,18 @@ from tasks.models.interactions import Interactions
 from tasks.models.registry import save_model
 from tasks.training.device import device_name, training_device
 from tasks.training.fit import Epoch
-from tasks.training.make_model import Made, Workshop, make_baselines, make_model
+from tasks.training.make_model import (
+    Made,
+    Workshop,
+    assist_training,
+    make_baselines,
+    make_model,
+)
 from tasks.training.metrics import evaluate
+from tasks.training.ranks import joined_ranks
 from tasks.training.recipes import recipe_named
+
+__all__ = ["GATED", "PRODUCES", "READS", "assist", "configure", "joined_ranks", "run"]
 
 READS: Mapping[str, ArtifactKind] = MappingProxyType({"features": ArtifactKind.FEATURE_SET})
 GATED: frozenset[str] = frozenset({"features"})
@@ -28,22 +37,22 @@ def configure(context: StageContext) -> dict[str, Json]:
     release = context.the_release()
     baskets = _interactions(context).baskets
     recipe = recipe_named(release.recipe, baskets=baskets)
-    return {"recipe": recipe.resolved(), "seed": release.seed}
+    return {
+        "recipe": recipe.resolved(),
+        "seed": release.seed,
+        "ranks": context.ranks.size,  # they add in another order, and draw their own dropout
+    }
+
+
+def assist(context: StageContext) -> None:
+    """Train beside rank 0, which alone fits baselines, measures and writes."""
+    assist_training(_workshop(context))
 
 
 def run(context: StageContext) -> Outcome:
     """Fit, measure on the select period, and write model and baselines."""
-    release, interactions = context.the_release(), _interactions(context)
-    recipe = recipe_named(release.recipe, baskets=interactions.baskets)
-    torch.set_num_threads(recipe.threads)
-    torch.use_deterministic_algorithms(True)
-    shop = Workshop(
-        interactions=interactions,
-        recipe=recipe,
-        seed=release.seed,
-        checkpoints=context.work / "checkpoints",
-        progress=context.progress,
-    )
+    shop = _workshop(context)
+    recipe = shop.recipe
     baselines = make_baselines(shop)
     model, curve = make_model(shop, baselines)
     save_model(model.model, model.architecture, model.arguments, context.out)
@@ -57,10 +66,26 @@ def run(context: StageContext) -> Outcome:
         f"{scores['popularity']:.4f}, {len(curve)} epochs",
         facts={
             "threads": recipe.threads,
+            "ranks": context.ranks.size,
             "device": device_name(training_device()),
             "epochs": len(curve),
             "resumed_from": model.resumed_from,
         },
+    )
+
+
+def _workshop(context: StageContext) -> Workshop:
+    release, interactions = context.the_release(), _interactions(context)
+    recipe = recipe_named(release.recipe, baskets=interactions.baskets)
+    torch.set_num_threads(recipe.threads)
+    torch.use_deterministic_algorithms(True)
+    return Workshop(
+        interactions=interactions,
+        recipe=recipe,
+        seed=release.seed,
+        checkpoints=context.work / "checkpoints",
+        progress=context.progress,
+        ranks=context.ranks,
     )
 
 

@@ -1,31 +1,181 @@
-"""Atomic checkpoints: a killed fit goes on after its last one, with the same result."""
+"""Atomic checkpoints by torch.distributed.checkpoint: a killed fit goes on after its last one, with the same result.
+
+A checkpoint is a folder `checkpoint-N`: torch's files hold the tensors, `checkpoint.json` the rest and the digest of
+every file. It is written under another name and renamed once it is whole; only then its predecessor is removed.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import re
+import shutil
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-NAME = "checkpoint.pt"
+from tasks.contracts.errors import BadRequestError
+from tasks.contracts.json_types import check_format
+
+FORMAT, NEWEST_FORMAT = "checkpoint", 1
+RECORD = "checkpoint.json"
+EARLIER = "checkpoint.pt"  # what Headrace wrote before
+_NAME = re.compile(r"checkpoint-(\d+)")
+_TENSOR = "$tensor"  # in the record: a tensor of this name stands here
+
+State = dict[str, Any]  # nested, with names as keys: tensors, and what JSON can say
+Say = Callable[[str], None]
 
 
-def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
-    """Write the checkpoint beside the old one, then put it in its place."""
+def save_checkpoint(folder: Path, state: State, *, ranks: int = 1) -> None:
+    """Write the checkpoint beside the last one, then put it in its place; one process does so for all `ranks`."""
+    from torch.distributed.checkpoint.filesystem import FileSystemWriter  # noqa: PLC0415  takes 1 s
+    from torch.distributed.checkpoint.state_dict_saver import save  # noqa: PLC0415
+
     folder.mkdir(parents=True, exist_ok=True)
-    scratch = folder / f".{NAME}"
-    with scratch.open("wb") as writer:
-        torch.save(state, writer)
+    earlier = _checkpoints(folder)
+    number = max(earlier, default=0) + 1
+    scratch = folder / f".checkpoint-{number}"
+    shutil.rmtree(scratch, ignore_errors=True)  # of a killed process
+    tensors: dict[str, Tensor] = {}
+    rest = _without_tensors(state, "state", tensors)
+    _alone(lambda: save(tensors, storage_writer=FileSystemWriter(scratch), no_dist=True))
+    record = {
+        "format": f"{FORMAT}/{NEWEST_FORMAT}",
+        "ranks": ranks,
+        "files": _digests(scratch),
+        "state": rest,
+    }
+    with (scratch / RECORD).open("w", encoding="utf-8") as writer:
+        json.dump(record, writer)
         writer.flush()
         os.fsync(writer.fileno())
-    scratch.replace(folder / NAME)
+    _sync(scratch)
+    scratch.rename(folder / f"checkpoint-{number}")
+    _sync(folder)
+    for path in earlier.values():
+        shutil.rmtree(path, ignore_errors=True)
 
 
-def load_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """Return the last whole checkpoint, its tensors on the CPU, or None."""
-    path = folder / NAME
-    if not path.is_file():
+def load_checkpoint(folder: Path, say: Say, *, ranks: int = 1) -> State | None:
+    """Return the last whole checkpoint, its tensors on the CPU, or None; `say` hears of damaged ones.
+
+    Raises BadRequestError for one of another number of ranks or of another format.
+    """
+    found = _checkpoints(folder)
+    for number in sorted(found, reverse=True):
+        record = _record(found[number])
+        if record is None:
+            say(f"{found[number].name} is damaged: it is not used")
+            continue
+        if record["ranks"] != ranks:
+            message = (
+                f"checkpoint {found[number]}: expected one of {ranks} ranks, found one of "
+                f"{record['ranks']}: go on with as many ranks as began, or remove it to begin anew"
+            )
+            raise BadRequestError(message)
+        state: State = _with_tensors(record["state"], _tensors(found[number]))
+        return state
+    if (folder / EARLIER).exists():
+        message = (
+            f"checkpoint {folder / EARLIER}: expected folders {FORMAT}/{NEWEST_FORMAT}, found a file of an "
+            "earlier Headrace: remove it, training begins anew and ends with the same result"
+        )
+        raise BadRequestError(message)
+    return None
+
+
+def _checkpoints(folder: Path) -> dict[int, Path]:
+    """Return the folders by number, damaged ones too; what has another name is not ours."""
+    named = {path: _NAME.fullmatch(path.name) for path in folder.glob("checkpoint-*")}
+    return {int(name[1]): path for path, name in named.items() if name and path.is_dir()}
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    found = {}
+    for path in sorted(folder.iterdir()):
+        if path.name != RECORD:
+            with path.open("rb") as reader:
+                found[path.name] = hashlib.file_digest(reader, "sha256").hexdigest()
+    return found
+
+
+def _record(folder: Path) -> dict[str, Any] | None:
+    """Return the record of a whole checkpoint; None where a file lacks, is too much or differs."""
+    try:
+        record = json.loads((folder / RECORD).read_bytes())
+    except (OSError, ValueError):
         return None
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return state
+    check_format(record, FORMAT, NEWEST_FORMAT, f"checkpoint {folder}")
+    return record if record.get("files") == _digests(folder) else None
+
+
+def _tensors(folder: Path) -> dict[str, Tensor]:
+    from torch.distributed.checkpoint.filesystem import FileSystemReader  # noqa: PLC0415  takes 1 s
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata  # noqa: PLC0415
+    from torch.distributed.checkpoint.state_dict_loader import load  # noqa: PLC0415
+
+    reader = FileSystemReader(folder)
+    listed = reader.read_metadata().state_dict_metadata
+    found = {
+        name: torch.empty(one.size, dtype=one.properties.dtype)
+        for name, one in listed.items()
+        if isinstance(one, TensorStorageMetadata)
+    }
+    _alone(lambda: load(found, storage_reader=reader, no_dist=True))
+    return found
+
+
+def _alone(call: Callable[[], object]) -> None:
+    """Let torch save or load in this process only, without a warning; raise what goes wrong.
+
+    torch wraps that into a CheckpointException, which is no Exception: nobody would know a full disk.
+    """
+    from torch.distributed.checkpoint.api import CheckpointException  # noqa: PLC0415
+
+    wrong: BaseException | None = None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+        try:
+            call()
+        except CheckpointException as wrapped:
+            wrong, _ = wrapped.failures[0]
+    if wrong is not None:  # raised here, it keeps what it came from
+        raise wrong
+
+
+def _without_tensors(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """Return `value` with names in place of its tensors, which go to `tensors`."""
+    if isinstance(value, Tensor):
+        tensors[name] = value
+        return {_TENSOR: name}
+    if isinstance(value, dict):
+        return {key: _without_tensors(one, f"{name}.{key}", tensors) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [
+            _without_tensors(one, f"{name}.{place}", tensors) for place, one in enumerate(value)
+        ]
+    return value
+
+
+def _with_tensors(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_with_tensors(one, tensors) for one in value]
+    if not isinstance(value, dict):
+        return value
+    if set(value) == {_TENSOR}:
+        return tensors[value[_TENSOR]]
+    return {key: _with_tensors(one, tensors) for key, one in value.items()}
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

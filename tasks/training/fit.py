@@ -12,7 +12,11 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
+from tasks.contracts.errors import BadRequestError
+from tasks.contracts.ranks import ALONE, Ranks
 from tasks.contracts.stage_io import SayProgress
 from tasks.models.interactions import Examples, Interactions
 from tasks.models.sequence_model import SequenceModel
@@ -25,6 +29,7 @@ from tasks.training.windows import Windows, training_windows
 
 CHECKPOINT_SECONDS = 30.0  # at most this much work is lost to a kill, and a batch
 WARM_UP_EPOCHS = 3
+RANK_STRIDE = 1_000_000_007  # between the seeds of two ranks
 LEAST_SHARE = 0.02  # of the learning rate, at the end of a cosine
 
 Schedule = Literal["constant", "cosine"]
@@ -76,15 +81,15 @@ class EpochInProgress:
     total_loss: float = 0.0
 
     @classmethod
-    def start(cls, number: int, windows: int, seed: int) -> EpochInProgress:
+    def start(cls, number: int, windows: int, seed: int, rank: int = 0) -> EpochInProgress:
         """Draw the order of an epoch; everything drawn in it starts from the seed and its number."""
         own_seed = seed * 100_003 + number
         sampler = torch.Generator().manual_seed(own_seed)
-        seed_all(own_seed)  # dropout draws from torch's global generator
+        seed_all(own_seed + rank * RANK_STRIDE)  # dropout draws from torch's global generator
         order = torch.randperm(windows, generator=sampler)
         return cls(number=number, order=order, sampler=sampler)
 
-    def state(self) -> dict[str, Any]:
+    def state(self, ranks: Ranks) -> dict[str, Any]:
         """Return all that the rest of the epoch depends on besides the weights."""
         return {
             "number": self.number,
@@ -92,15 +97,15 @@ class EpochInProgress:
             "sampler": self.sampler.get_state(),
             "batches_done": self.batches_done,
             "total_loss": self.total_loss,
-            "random": random_states(),
+            "random": ranks.gathered(random_states()),
         }
 
     @classmethod
-    def restore(cls, state: dict[str, Any]) -> EpochInProgress:
+    def restore(cls, state: dict[str, Any], rank: int = 0) -> EpochInProgress:
         """Go on where `state` was taken: the process draws what the killed one would have."""
         sampler = torch.Generator()
         sampler.set_state(state["sampler"])
-        restore_random_states(state["random"])
+        restore_random_states(state["random"][rank])
         return cls(
             number=state["number"],
             order=state["order"],
@@ -108,6 +113,18 @@ class EpochInProgress:
             batches_done=state["batches_done"],
             total_loss=state["total_loss"],
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """B windows with P pairs of a place and an item that came next; all int64, on the fit's device."""
+
+    items: torch.Tensor  # [B, L]
+    steps_ago: torch.Tensor  # [B, L]
+    used: torch.Tensor  # [S] of the B x steps places, those that predict something
+    rows: torch.Tensor  # [P] which of `used`
+    targets: torch.Tensor  # [P]
+    negatives: torch.Tensor  # [N] of all pairs
 
 
 def train_shares(interactions: Interactions) -> torch.Tensor:
@@ -118,11 +135,35 @@ def train_shares(interactions: Interactions) -> torch.Tensor:
     return torch.from_numpy((counts / max(counts.sum(), 1)).astype(np.float32))
 
 
+class Objective(nn.Module):
+    """The loss of a batch as a module, so that DistributedDataParallel can wrap it."""
+
+    def __init__(self, model: SequenceModel, log_q: torch.Tensor) -> None:
+        super().__init__()
+        self.model, self.log_q = model, log_q
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Return the mean loss of the batch's pairs, a scalar."""
+        states = self.model.states(batch.items, batch.steps_ago).flatten(0, 1)
+        return sampled_softmax(
+            states=states[batch.used],
+            rows=batch.rows,
+            targets=batch.targets,
+            negatives=batch.negatives,
+            table=self.model.items.weight,
+            bias=self.model.bias,
+            log_q=self.log_q,
+        )
+
+
 class Fit:
     """One run of training; `run` returns the curve and leaves the best model by the select period.
 
     It trains on `device`, by default the GPU if there is one; the model comes back on the CPU. What
     the batches hold is drawn on the CPU, so that it is the same on every device; dropout is not.
+
+    Several ranks (all call the same in the same order) take every N-th window of each batch. Weighted by the pairs
+    it has, each rank's loss has a gradient whose average over the ranks is that of the whole batch.
     """
 
     def __init__(
@@ -133,12 +174,13 @@ class Fit:
         settings: FitSettings,
         *,
         device: torch.device | None = None,
+        ranks: Ranks = ALONE,
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.device = training_device() if device is None else device
         self.model, self.interactions, self.select = model.to(self.device), interactions, select
-        self.settings = settings
+        self.settings, self.ranks = settings, ranks
         self.checkpoint_seconds, self.monotonic = checkpoint_seconds, monotonic
         self.windows: Windows = training_windows(interactions, model.steps, settings.max_length)
         shares = train_shares(interactions)
@@ -146,6 +188,9 @@ class Fit:
         self.log_q = torch.log(self.draw.clamp(min=1e-12)).to(self.device)
         with torch.no_grad():
             model.bias.copy_(torch.log(shares.clamp(min=1e-7)))
+        self.objective: nn.Module = Objective(model, self.log_q)
+        if ranks.size > 1:
+            self.objective = DistributedDataParallel(self.objective, broadcast_buffers=False)
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
@@ -157,7 +202,8 @@ class Fit:
 
     def run(self, checkpoints: Path, progress: SayProgress) -> list[Epoch]:
         """Train until the select NDCG@10 has not grown for `patience` epochs."""
-        self._resume(checkpoints)
+        self._settle_buckets()
+        self._resume(checkpoints, progress)
         if self.resumed_from is not None:
             progress(f"goes on after {self.resumed_from}, from a checkpoint", 0.0)
         while len(self.curve) < self.settings.max_epochs and not self._stale():
@@ -185,13 +231,17 @@ class Fit:
         self.model.eval()
         length = self.settings.max_length
         examples = self.select
-        found = evaluate(self.model, self.interactions, examples, length, device=self.device)
+        found = evaluate(
+            self.model, self.interactions, examples, length, device=self.device, ranks=self.ranks
+        )
         return found.mean_ndcg
 
     def _train_epoch(self, number: int, checkpoints: Path, progress: SayProgress) -> float:
         size = self.settings.batch_windows
         if self.epoch is None:
-            self.epoch = EpochInProgress.start(number, len(self.windows), self.settings.seed)
+            self.epoch = EpochInProgress.start(
+                number, len(self.windows), self.settings.seed, self.ranks.rank
+            )
         epoch = self.epoch
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.rate_of(number)
@@ -204,62 +254,118 @@ class Fit:
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             self.optimizer.step()
-            epoch.total_loss += loss.item()
+            due = self.ranks.is_first and self._is_checkpoint_due()
+            mean, now = self.ranks.total([loss.item() / self.ranks.size, float(due)])
+            epoch.total_loss += mean
             epoch.batches_done = place + 1
-            if self.monotonic() - self._saved_at >= self.checkpoint_seconds:
+            if now:
                 self._save(checkpoints)
             done = (number - 1 + place / len(batches)) / self.settings.max_epochs
             progress(f"epoch {number}, batch {place + 1} of {len(batches)}", done)
         return epoch.total_loss / max(len(batches), 1)
 
     def _loss(self, rows: np.ndarray[Any, Any], generator: torch.Generator) -> torch.Tensor:
+        """Return this rank's loss of the batch `rows`; its average over the ranks is the batch's mean."""
+        mine = self.ranks.share(rows)
+        pairs = self._pairs(mine) * self.ranks.size / self._pairs(rows)  # 1 where one rank has all
+        batch = self._batch(mine if len(mine) else rows[:1], generator)  # with weight 0
+        loss: torch.Tensor = self.objective(batch) * pairs
+        return loss
+
+    def _pairs(self, rows: np.ndarray[Any, Any]) -> int:
+        offsets = self.windows.pair_offsets
+        return int((offsets[rows + 1] - offsets[rows]).sum())
+
+    def _batch(self, rows: np.ndarray[Any, Any], generator: torch.Generator) -> Batch:
         windows = self.windows
-        items = self._moved(windows.items[rows])
-        ago = self._moved(windows.steps_ago[rows])
         spans = [
             np.arange(windows.pair_offsets[row], windows.pair_offsets[row + 1]) for row in rows
         ]
         pairs = np.concatenate(spans)
         window = np.repeat(np.arange(len(rows)), [len(span) for span in spans])
         places = window * self.model.steps + windows.pair_place[pairs]
-        states = self.model.states(items, ago).flatten(0, 1)
         used, rows_of_pairs = np.unique(places, return_inverse=True)
         negatives = torch.multinomial(
             self.draw, self.settings.negatives, replacement=True, generator=generator
         )
-        return sampled_softmax(
-            states=states[self._moved(used)],
+        return Batch(
+            items=self._moved(windows.items[rows]),
+            steps_ago=self._moved(windows.steps_ago[rows]),
+            used=self._moved(used),
             rows=self._moved(rows_of_pairs),
             targets=self._moved(windows.pair_item[pairs]),
             negatives=negatives.to(self.device),
-            table=self.model.items.weight,
-            bias=self.model.bias,
-            log_q=self.log_q,
         )
+
+    def _settle_buckets(self) -> None:
+        """Let DistributedDataParallel choose its buckets of gradients before the first batch that counts.
+
+        It orders them anew once it has seen a backward pass, and with them the order in which ranks add: a resumed
+        fit would differ in its first batch from one that was not killed.
+        """
+        if self.ranks.size == 1 or len(self.windows) == 0:
+            return
+        for _ in range(2):
+            self._loss(np.zeros(1, np.int64), torch.Generator()).backward()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _is_checkpoint_due(self) -> bool:
+        return self.monotonic() - self._saved_at >= self.checkpoint_seconds
 
     def _moved(self, values: np.ndarray[Any, Any]) -> torch.Tensor:
         return torch.from_numpy(values).to(self.device, non_blocking=True)
 
     def _save(self, checkpoints: Path) -> None:
+        optimizer = self.optimizer.state_dict()
         state = {
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": {
+                "state": {str(place): one for place, one in optimizer["state"].items()},
+                "param_groups": optimizer["param_groups"],
+            },
             "best": self.best,
             "curve": [vars(point) for point in self.curve],
-            "epoch": None if self.epoch is None else self.epoch.state(),
+            "epoch": None if self.epoch is None else self.epoch.state(self.ranks),
         }
-        save_checkpoint(checkpoints, state)
+        if self.ranks.is_first:  # what the ranks share is the same on all
+            save_checkpoint(checkpoints, state, ranks=self.ranks.size)
         self._saved_at = self.monotonic()
 
-    def _resume(self, checkpoints: Path) -> None:
-        state = load_checkpoint(checkpoints)
+    def _resume(self, checkpoints: Path, progress: SayProgress) -> None:
+        state = None
+        if self.ranks.is_first:
+            state = load_checkpoint(
+                checkpoints, lambda sentence: progress(sentence, None), ranks=self.ranks.size
+            )
+        state = self.ranks.from_first(state)
         if state is None:
             return
+        self._demand_same_network(state["model"], checkpoints)
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        optimizer = state["optimizer"]
+        moments = {int(place): one for place, one in optimizer["state"].items()}
+        self.optimizer.load_state_dict({**optimizer, "state": moments})
         self.best = state["best"]
         self.curve = [Epoch(**point) for point in state["curve"]]
         self.resumed_from = f"epoch {len(self.curve)}"
         if state["epoch"] is not None:
-            self.epoch = EpochInProgress.restore(state["epoch"])
+            self.epoch = EpochInProgress.restore(state["epoch"], self.ranks.rank)
             self.resumed_from += f" and batch {self.epoch.batches_done}"
+
+    def _demand_same_network(self, found: dict[str, torch.Tensor], checkpoints: Path) -> None:
+        wanted = self.model.state_dict()
+        other = [
+            f"{name}: {_shape(wanted.get(name))} expected, {_shape(found.get(name))} found"
+            for name in sorted(wanted.keys() | found.keys())
+            if _shape(wanted.get(name)) != _shape(found.get(name))
+        ]
+        if other:
+            message = (
+                f"checkpoint {checkpoints}: expected one of this network, found another in "
+                f"{len(other)} tensors, such as {other[0]}: remove it to begin anew"
+            )
+            raise BadRequestError(message)
+
+
+def _shape(tensor: torch.Tensor | None) -> str:
+    return "none" if tensor is None else str(list(tensor.shape))

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from tasks.contracts.json_types import Json
+from tasks.contracts.ranks import ALONE, Ranks
 from tasks.contracts.stage_io import SayProgress
 from tasks.models.blend import BlendedRecommender
 from tasks.models.interactions import Examples, Interactions
@@ -54,6 +55,7 @@ class Workshop:
     seed: int
     checkpoints: Path
     progress: SayProgress
+    ranks: Ranks = ALONE
 
     def select_examples(self) -> Examples:
         """Return the examples on which every choice is made."""
@@ -111,6 +113,12 @@ def make_model(shop: Workshop, baselines: dict[str, Made]) -> tuple[Made, list[E
     return _blend(shop, baselines, network), curve
 
 
+def assist_training(shop: Workshop) -> None:
+    """Do another rank's share of `make_model`: only what is learnt by steps is shared."""
+    if shop.recipe.architecture not in COUNTED:
+        _train(shop)
+
+
 def fit_settings(recipe: Recipe, seed: int) -> FitSettings:
     """Return how `fit` trains by this recipe."""
     settings = recipe.network
@@ -157,6 +165,7 @@ def _train(shop: Workshop) -> tuple[Made, list[Epoch]]:
         shop.interactions,
         shop.select_examples(),
         fit_settings(shop.recipe, shop.seed),
+        ranks=shop.ranks,
     )
     curve = fit.run(shop.checkpoints, shop.progress)
     return replace(made, resumed_from=fit.resumed_from), curve

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tasks.contracts.ranks import ALONE, Ranks
 from tasks.models.interactions import Examples, Interactions, history_batch
 
 TOP = 10
@@ -98,8 +99,17 @@ def evaluate(
     max_length: int,
     *,
     device: torch.device = CPU,
+    ranks: Ranks = ALONE,
 ) -> Ranking:
-    """Return the metrics of `scorer` on `examples`; seen items are left out unless repeats count."""
+    """Return the metrics of `scorer` on `examples`; seen items are left out unless repeats count.
+
+    Each of several ranks scores its share of the examples; all return the whole.
+    """
     unseen = not interactions.repeats_allowed
-    top = top_items(scorer, interactions, examples, max_length, unseen=unseen, device=device)
-    return rank(top, examples)
+    mine = examples.take(ranks.share(np.arange(len(examples), dtype=np.int64)))
+    top = top_items(scorer, interactions, mine, max_length, unseen=unseen, device=device)
+    parts = ranks.gathered(top)
+    whole = np.zeros((len(examples), parts[0].shape[1]), np.int64)
+    for place, part in enumerate(parts):
+        whole[place :: len(parts)] = part[:, : whole.shape[1]]  # an empty share is ten wide
+    return rank(whole, examples)

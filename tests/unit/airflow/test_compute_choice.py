@@ -71,6 +71,13 @@ def test_a_deployment_places_a_stage() -> None:
     assert table.stages[Stage.TRAIN_MODEL].longest_run == timedelta(hours=12)
 
 
+def test_a_deployment_lets_training_run_in_several_ranks() -> None:
+    table = read_compute(written(stages={"train_model": {"ranks": 2}}), "file")
+    assert table.stages[Stage.TRAIN_MODEL].ranks == 2
+    others = set(Stage) - {Stage.TRAIN_MODEL}
+    assert {table.stages[stage].ranks for stage in others} == {1}
+
+
 @pytest.mark.parametrize(
     ("parts", "sentence"),
     (
@@ -112,6 +119,18 @@ def test_a_deployment_places_a_stage() -> None:
             "compute of train_model: compute profile cpu: expected 0.1 to 2 CPU cores "
             "(its largest node), found 4",
             id="a pool too small for a stage of the code's table",
+        ),
+        pytest.param(
+            {"stages": {"compress_model": {"ranks": 2}}},
+            "compress_model: expected ranks=1, or 2 to 64 for ['train_model'], found ranks=2",
+            id="ranks of a stage that shares nothing",
+        ),
+        pytest.param(
+            {"stages": {"train_model": {"ranks": 65}}}, "found ranks=65", id="too many ranks"
+        ),
+        pytest.param({"stages": {"train_model": {"ranks": 0}}}, "found ranks=0", id="no rank"),
+        pytest.param(
+            {"stages": {"train_model": {"ranks": 1.5}}}, "a whole number", id="half a rank"
         ),
         pytest.param({"format": "compute_profiles/2"}, "newer Headrace", id="a later format"),
     ),
@@ -181,6 +200,7 @@ def test_a_trigger_that_says_nothing_of_a_stage_changes_nothing(params: dict[str
             id="a priority of one's own",
         ),
         pytest.param(Stage.TRAIN_MODEL, {"gpus": 8}, "found ['gpus'] too", id="more GPUs"),
+        pytest.param(Stage.TRAIN_MODEL, {"ranks": 2}, "found ['ranks'] too", id="more ranks"),
         pytest.param(Stage.INGEST_EVENTS, {"profile": "gpu-train"}, "['cpu']", id="no CUDA"),
     ),
 )

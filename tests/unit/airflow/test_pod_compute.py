@@ -11,6 +11,7 @@ from airflow.sdk.exceptions import (
 )
 from headrace_airflow.compute_choice import read_compute
 
+from tasks.contracts.errors import BadRequestError
 from tasks.contracts.image_tags import image_tag
 from tasks.contracts.stages import Stage
 from tests.fake_kubernetes import node, status
@@ -33,6 +34,23 @@ def test_the_deployments_pool_decides_node_and_image(world: World) -> None:
     assert spec["nodeSelector"] == {"headrace/pool": "gpu-train"}
     assert spec["containers"][0]["image"] == "r/headrace-torch-cuda:1"
     assert spec["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+
+
+def test_a_deployment_that_says_two_ranks_gets_a_group_of_two(world: World) -> None:
+    text = '{"format": "compute_profiles/1", "stages": {"train_model": {"ranks": 2}}}'
+    world.deployment = replace(world.deployment, compute=read_compute(text, "test"))
+    world.stage = Stage.TRAIN_MODEL
+    operator = world.operator()
+    assert operator.ranks == 2
+    assert operator.cmds == ["python", "-m", "tasks.training.launch", "tasks"]
+    world.stage = Stage.COMPRESS_MODEL
+    assert (world.operator().ranks, world.operator().cmds) == (1, [])
+
+
+def test_ranks_of_a_stage_that_shares_nothing_are_refused_at_parse(world: World) -> None:
+    world.stage = Stage.COMPRESS_MODEL
+    with pytest.raises(BadRequestError, match="compress_model: expected ranks=1, or 2 to 64 for"):
+        world.operator(ranks=2)
 
 
 def test_a_pod_takes_the_image_that_was_built_from_the_code_that_airflow_has(world: World) -> None:

@@ -19,6 +19,7 @@ from tasks.contracts.artifacts import Address, parse_termination
 from tasks.contracts.errors import BadRequestError, GateRefusedError
 from tasks.contracts.exit_codes import ExitCode
 from tasks.contracts.gate_reports import GateCheck, GateReport
+from tasks.contracts.ranks import ALONE
 from tasks.contracts.stage_io import Outcome, StageRequest
 from tasks.contracts.stages import ArtifactKind, Stage
 
@@ -388,7 +389,7 @@ def test_a_process_that_loses_to_another_machine_ends_with_the_winners_verdict(
         there.store.seal(recipe, judged(passed=False), {})
         return Outcome(sentence="passed here", refused=False)
 
-    context = SimpleNamespace(out=judged(passed=True))
+    context = SimpleNamespace(out=judged(passed=True), ranks=ALONE)
     manifest, outcome = _make(SimpleNamespace(run=while_another_seals), context, recipe, here)
     assert outcome.refused
     folder = tmp_path / "store" / str(manifest.address)

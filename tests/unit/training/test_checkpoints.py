@@ -2,28 +2,171 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
 import torch
 
-from tasks.training.checkpoints import NAME, load_checkpoint, save_checkpoint
+from tasks.contracts.errors import BadRequestError
+from tasks.contracts.storage_faults import storage_fault
+from tasks.training.checkpoints import RECORD, load_checkpoint, save_checkpoint
+from tests.small_disks import Mount
+
+
+def silent(sentence: str) -> None:
+    pytest.fail(f"nothing is damaged here, but: {sentence}")
+
+
+def state_of(epoch: int) -> dict[str, Any]:
+    """Return all kinds of values that a fit keeps."""
+    return {
+        "epoch": epoch,
+        "weights": {"items.weight": torch.full((3, 2), 0.1 * epoch), "bias": torch.tensor(-0.0)},
+        "random": [torch.get_rng_state(), {"words": [2**32 - 1, 7], "gauss": None}],
+        "rates": [1e-3, 0.1 + 0.2],
+        "seen": torch.tensor([2**40, -1]),
+    }
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return type(one) is type(other) and one == other
+
+
+def newest(folder: Path) -> Path:
+    return max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
 
 
 def test_no_checkpoint_is_no_error(tmp_path):
-    assert load_checkpoint(tmp_path / "nothing") is None
+    assert load_checkpoint(tmp_path / "nothing", silent) is None
 
 
-def test_the_last_checkpoint_comes_back(tmp_path):
-    save_checkpoint(tmp_path / "here", {"epoch": 1, "weights": torch.zeros(2)})
-    save_checkpoint(tmp_path / "here", {"epoch": 2, "weights": torch.ones(2)})
+def test_the_last_checkpoint_comes_back_with_every_bit_and_its_predecessor_is_gone(tmp_path):
+    for epoch in range(1, 12):  # 10 comes after 9, not after 1
+        save_checkpoint(tmp_path / "here", state_of(epoch))
 
-    found = load_checkpoint(tmp_path / "here")
+    found = load_checkpoint(tmp_path / "here", silent)
 
-    assert found is not None
-    assert found["epoch"] == 2
-    assert torch.equal(found["weights"], torch.ones(2))
+    assert same(found, state_of(11))
+    assert [path.name for path in (tmp_path / "here").iterdir()] == ["checkpoint-11"]
 
 
-def test_a_half_written_file_of_a_killed_process_is_not_read(tmp_path):
-    save_checkpoint(tmp_path, {"epoch": 1})
-    (tmp_path / f".{NAME}").write_bytes(b"half")
+def test_what_a_killed_process_left_half_written_is_not_read_and_gives_way(tmp_path):
+    save_checkpoint(tmp_path, state_of(1))
+    shutil.copytree(tmp_path / "checkpoint-1", tmp_path / ".checkpoint-2")
+    (tmp_path / ".checkpoint-2" / RECORD).write_text('{"half')
 
-    assert load_checkpoint(tmp_path) == {"epoch": 1}
+    assert same(load_checkpoint(tmp_path, silent), state_of(1))
+    save_checkpoint(tmp_path, state_of(2))
+    assert same(load_checkpoint(tmp_path, silent), state_of(2))
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
+
+
+def test_killed_before_the_rename_the_one_before_is_there(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path, state_of(1))
+
+    rename = Path.rename
+
+    def killed(path: Path, target: Path) -> Path:
+        if path.name == ".checkpoint-2":
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "rename", killed)
+        save_checkpoint(tmp_path, state_of(2))
+
+    assert same(load_checkpoint(tmp_path, silent), state_of(1))
+
+
+def test_a_full_disk_is_told_as_such_and_the_last_checkpoint_stays(mount: Mount):
+    disk = mount("size=2m")
+    save_checkpoint(disk, state_of(1))
+
+    with pytest.raises(Exception, match=r".") as caught:  # torch's words say nothing of a disk
+        save_checkpoint(disk, {"weights": torch.zeros(1_000_000)})
+
+    assert "found no space left" in str(storage_fault(caught.value, "train_model", []))
+    assert same(load_checkpoint(disk, silent), state_of(1))
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def torch_file(folder: Path) -> Path:
+    return next(folder.glob("*.distcp"))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    (
+        pytest.param(lambda folder: (folder / RECORD).unlink(), id="its record is gone"),
+        pytest.param(lambda folder: (folder / RECORD).write_text("{"), id="its record is torn"),
+        pytest.param(lambda folder: (folder / ".metadata").unlink(), id="torch's table is gone"),
+        pytest.param(lambda folder: flip(folder / ".metadata"), id="a bit of torch's table"),
+        pytest.param(lambda folder: torch_file(folder).write_bytes(b""), id="no tensors"),
+        pytest.param(lambda folder: flip(torch_file(folder)), id="a bit of the tensors"),
+        pytest.param(lambda folder: (folder / "more").touch(), id="a file too much"),
+    ),
+)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(
+    tmp_path, damage: Callable[[Path], Any]
+):
+    save_checkpoint(tmp_path, state_of(1))
+    shutil.copytree(tmp_path / "checkpoint-1", tmp_path / "kept")
+    save_checkpoint(tmp_path, state_of(2))
+    (tmp_path / "kept").rename(tmp_path / "checkpoint-1")  # killed before it was removed
+    damage(newest(tmp_path))
+    said: list[str] = []
+
+    assert same(load_checkpoint(tmp_path, said.append), state_of(1))
+    assert said == ["checkpoint-2 is damaged: it is not used"]
+    damage(tmp_path / "checkpoint-1")
+    assert load_checkpoint(tmp_path, said.append) is None
+
+
+def test_another_number_of_ranks_is_refused_with_what_to_do(tmp_path):
+    save_checkpoint(tmp_path, state_of(1), ranks=2)
+
+    assert load_checkpoint(tmp_path, silent, ranks=2) is not None
+    said = re.escape("expected one of 1 ranks, found one of 2: go on with as many ranks as began")
+    with pytest.raises(BadRequestError, match=said):
+        load_checkpoint(tmp_path, silent)
+
+
+def test_a_later_format_is_refused(tmp_path):
+    save_checkpoint(tmp_path, state_of(1))
+    record = json.loads((tmp_path / "checkpoint-1" / RECORD).read_text())
+    (tmp_path / "checkpoint-1" / RECORD).write_text(
+        json.dumps({**record, "format": "checkpoint/2"})
+    )
+
+    with pytest.raises(BadRequestError, match="newer Headrace"):
+        load_checkpoint(tmp_path, silent)
+
+
+def test_the_file_of_an_earlier_headrace_is_refused_and_names_of_others_are_left_alone(tmp_path):
+    for name in ("checkpoint-last", "checkpoint-1x", "other"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "checkpoint-7").touch()  # a file
+    assert load_checkpoint(tmp_path, silent) is None
+
+    torch.save({"epoch": 1}, tmp_path / "checkpoint.pt")
+    with pytest.raises(BadRequestError, match="a file of an earlier Headrace: remove it"):
+        load_checkpoint(tmp_path, silent)
+    save_checkpoint(tmp_path, state_of(8))
+    assert same(load_checkpoint(tmp_path, silent), state_of(8))
+    assert (tmp_path / "other").is_dir()

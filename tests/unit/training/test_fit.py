@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from tasks.contracts.errors import BadRequestError
 from tasks.models.interactions import Interactions
 from tasks.models.transformer import Transformer
 from tasks.training.fit import CHECKPOINT_SECONDS, Fit, FitSettings
@@ -158,7 +159,7 @@ def test_between_checkpoints_no_more_than_an_interval_is_lost(small_shop, tmp_pa
         fit.run(tmp_path, killed_at("epoch 2, batch 11"))
 
     again = a_fit(small_shop, settings)
-    again._resume(tmp_path)
+    again._resume(tmp_path, quiet)
 
     assert again.epoch is not None
     assert again.epoch.number == 2
@@ -169,6 +170,16 @@ def test_a_fit_without_a_checkpoint_says_that_it_started_anew(small_shop, tmp_pa
     fit = a_fit(small_shop, replace(SETTINGS, max_epochs=1))
     fit.run(tmp_path, quiet)
     assert fit.resumed_from is None
+
+
+def test_a_checkpoint_of_another_network_is_refused_with_a_sentence(small_shop, tmp_path) -> None:
+    a_fit(small_shop, replace(SETTINGS, max_epochs=1)).run(tmp_path, quiet)
+    wider = Transformer(12, steps=6, width=24, layers=1, heads=2, dropout=0.1)
+    fit = Fit(wider, small_shop, small_shop.examples(1), SETTINGS)
+
+    said = r"another in 16 tensors, such as blocks.0.attention_norm.bias: \[24\] expected, \[16\] found"
+    with pytest.raises(BadRequestError, match=said):
+        fit.run(tmp_path, quiet)
 
 
 def test_the_best_epoch_by_the_select_period_is_kept(small_shop, tmp_path, monkeypatch):

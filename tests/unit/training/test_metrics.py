@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.models.interactions import Examples
-from tasks.training.metrics import mean_by_user, rank, without_seen
+from tasks.contracts.ranks import Ranks
+from tasks.models.interactions import Examples, Interactions
+from tasks.training.metrics import evaluate, mean_by_user, rank, without_seen
 
 
 def examples(*targets: list[int], misses: tuple[int, ...] | None = None) -> Examples:
@@ -76,3 +77,32 @@ def test_seen_items_are_left_out_where_repeats_do_not_count():
     left = without_seen(scores, torch.tensor([[0, 1, 1]]))
 
     assert left.argsort(dim=1, descending=True)[0, :2].tolist() == [2, 3]
+
+
+def by_last_item(items: torch.Tensor, _ago: torch.Tensor) -> torch.Tensor:
+    """Score items by their distance from the last one; no two histories score alike."""
+    return -(torch.arange(13)[None] - items[:, -1:]).abs().float() - 1e9 * (torch.arange(13) == 0)
+
+
+@pytest.mark.parametrize("size", (2, 3, 40))
+def test_ranks_that_score_shares_find_what_one_finds(small_shop: Interactions, size: int) -> None:
+    wanted = small_shop.examples(1, 1)
+    assert len(wanted) == 24  # of 40 ranks some have none
+    shares: list[np.ndarray] = []
+
+    class Noted(Ranks):
+        def gathered(self, value):
+            shares.append(value)
+            return shares if len(shares) == size else nothing
+
+    nothing = [np.zeros((len(range(place, 24, size)), 10), np.int64) for place in range(size)]
+
+    found = [
+        evaluate(by_last_item, small_shop, wanted, 4, ranks=Noted(rank=place, size=size))
+        for place in range(size)
+    ]
+
+    alone = evaluate(by_last_item, small_shop, wanted, 4)
+    assert [len(one) for one in shares] == [len(range(place, 24, size)) for place in range(size)]
+    assert np.array_equal(found[-1].ndcg, alone.ndcg)
+    assert 0 < alone.mean_ndcg < 1
