@@ -131,7 +131,9 @@ def _found_by(host: str) -> Config:
     """Return how a slot is found: a name may have several replicas behind it, which come and go."""
     if _is_address(host):
         return {"type": "STATIC"}
-    return {"type": "STRICT_DNS", "dns_refresh_rate": "1s"}
+    kind = f"{_TYPE}.extensions.clusters.dns.v3.DnsCluster"  # an endpoint for each address
+    dns = {"@type": kind, "dns_refresh_rate": "1s", "dns_lookup_family": "V4_PREFERRED"}
+    return {"cluster_type": {"name": "envoy.clusters.dns", "typed_config": dns}}
 
 
 def _http_options(protocol: Protocol, **more: Any) -> Config:
