@@ -190,7 +190,7 @@ class Fit:
             model.bias.copy_(torch.log(shares.clamp(min=1e-7)))
         self.objective: nn.Module = Objective(model, self.log_q)
         if ranks.size > 1:
-            self.objective = DistributedDataParallel(self.objective, broadcast_buffers=False)
+            self.objective = DistributedDataParallel(self.objective, forward_sync_buffers=False)
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
