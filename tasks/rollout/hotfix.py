@@ -90,10 +90,14 @@ def _serves(now: StateRecord, release_id: str) -> bool:
 
 
 def _refuse_known(state: ModelState, release_id: str) -> None:
-    """Refuse the name of a release that ended: its entries would be taken for this one's."""
+    """Refuse the name of a release that ended: its entries would be taken for this one's.
+
+    A hotfix that was abandoned has not served, and may be tried again.
+    """
     if state.peek().slot_of(release_id) is not None:
         return
-    if any(entry.release_id == release_id for entry in state.history()):
+    known = [entry.kind for entry in state.history() if entry.release_id == release_id]
+    if known and known[-1] != "hotfix_abandoned":
         message = f"{state.model}: expected a new name, found {release_id}, which the ledger knows"
         raise BadRequestError(message)
 

@@ -68,7 +68,7 @@ def test_a_hotfix_asked_for_twice_changes_nothing_twice(state: ModelState) -> No
     assert state.peek().hotfix is None
 
 
-def test_one_hotfix_at_a_time_and_never_an_old_name(state: ModelState) -> None:
+def test_one_hotfix_at_a_time(state: ModelState) -> None:
     reserve_hotfix(state, "fix")
     with pytest.raises(BadRequestError, match="expected one hotfix at a time, found fix"):
         reserve_hotfix(state, "other")
@@ -76,9 +76,17 @@ def test_one_hotfix_at_a_time_and_never_an_old_name(state: ModelState) -> None:
         apply_hotfix(state, "other")
     abandon_hotfix(state, "fix")
     assert state.peek().hotfix is None
-    with pytest.raises(BadRequestError, match="expected a new name, found fix"):
-        reserve_hotfix(state, "fix")
     assert reserve_hotfix(state, "other").release_number == 4
+
+
+def test_a_hotfix_that_was_abandoned_may_be_tried_again(state: ModelState) -> None:
+    first = reserve_hotfix(state, "fix")
+    abandon_hotfix(state, "fix")
+    again = reserve_hotfix(state, "fix")
+    assert again.release_number == first.release_number + 1
+    apply_hotfix(state, "fix")
+    assert state.peek().stable is not None
+    assert state.peek().stable.release_id == "fix"
 
 
 def test_a_second_hotfix_takes_the_slot_of_the_release_before_the_first(
@@ -90,6 +98,8 @@ def test_a_second_hotfix_takes_the_slot_of_the_release_before_the_first(
     assert state.peek().roles == Roles(
         stable=Colour.BLUE, candidate=Colour.GREEN, previous=Colour.VIOLET
     )
+    with pytest.raises(BadRequestError, match="expected a new name, found first"):
+        reserve_hotfix(state, "first")
 
 
 def test_a_hotfix_whose_slot_does_not_answer_is_not_applied(state: ModelState) -> None:
