@@ -21,6 +21,7 @@ from typing import Any
 from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
+LOOK_SECONDS = 2.0  # between two looks at whether all parts run
 ENDED = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
 # Imported once by the scheduler, shared by all the task processes that it forks.
 _PREIMPORT = "import headrace_airflow.pod_stage_operator\n"
@@ -49,13 +50,12 @@ class Airflow:
         self.token = ""
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._lock = threading.Lock()
+        self._stopping = threading.Event()
         self._writing = threading.Lock()  # two requests that write lock each other out of SQLite
         kept = {name: text for name, text in os.environ.items() if "AIRFLOW" not in name}
         self.environment = kept | {
             "AIRFLOW_HOME": str(home),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-            # On busy cores a writer waits for longer than the 5 s after which a scheduler dies.
-            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db?timeout=60",
             "AIRFLOW__CORE__DAGS_FOLDER": str(Path(__file__).parent / dags),
             "AIRFLOW__CORE__PLUGINS_FOLDER": str(home / "plugins"),
             "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
@@ -97,10 +97,24 @@ class Airflow:
             database.execute("PRAGMA journal_mode=WAL")  # readers and a writer side by side
         for part in ("api-server", "dag-processor", "scheduler", "triggerer"):
             self._run(part)
+        threading.Thread(target=self._start_again_what_ends, daemon=True).start()
         patiently(lambda: self.call("GET", "/auth/token"), 120, "Airflow's API")
         self.token = self.call("GET", "/auth/token")["access_token"]
 
+    def _start_again_what_ends(self) -> None:
+        """Do as any deployment does: a scheduler ends when SQLite is locked for more than 5 s."""
+        while not self._stopping.wait(LOOK_SECONDS):
+            with self._lock:
+                ended = [part for part, one in self.processes.items() if one.poll() is not None]
+                for part in ended if not self._stopping.is_set() else []:
+                    self._run(part)
+
     def stop(self) -> None:
+        self._stopping.set()
+        with self._lock:
+            self._end_all()
+
+    def _end_all(self) -> None:
         for process in self.processes.values():
             _signal(process, signal.SIGTERM)
         for process in self.processes.values():
