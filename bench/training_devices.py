@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from tasks.contracts.ranks import ALONE, Ranks
 from tasks.models.interactions import EventRows, Interactions
 from tasks.models.transformer import Transformer
 from tasks.training.device import device_name, training_device
@@ -57,7 +58,9 @@ def events() -> Interactions:
     )
 
 
-def a_fit(interactions: Interactions, recipe: Recipe, device: torch.device) -> Fit:
+def a_fit(
+    interactions: Interactions, recipe: Recipe, device: torch.device, ranks: Ranks = ALONE
+) -> Fit:
     settings = recipe.transformer
     torch.manual_seed(SEED)
     model = Transformer(
@@ -69,7 +72,13 @@ def a_fit(interactions: Interactions, recipe: Recipe, device: torch.device) -> F
         dropout=settings.dropout,
     )
     return Fit(
-        model, interactions, interactions.examples(1), fit_settings(recipe, SEED), device=device
+        model,
+        interactions,
+        interactions.examples(1),
+        fit_settings(recipe, SEED),
+        device=device,
+        ranks=ranks,
+        checkpoint_seconds=float("inf"),  # batches are timed, nothing else
     )
 
 

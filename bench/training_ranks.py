@@ -14,56 +14,23 @@ import socket
 import statistics
 import subprocess
 import sys
-import tempfile
-import time
-from contextlib import nullcontext, suppress
-from pathlib import Path
+from contextlib import nullcontext
 
 import torch
 
-from bench.training_devices import ITEMS, SEED, EnoughError, events
+from bench.training_devices import a_fit, events, windows_a_second
 from tasks.contracts.ranks import ALONE, Ranks
-from tasks.models.transformer import Transformer
-from tasks.training.fit import Fit
-from tasks.training.make_model import fit_settings
 from tasks.training.ranks import joined_ranks
 from tasks.training.recipes import recipe_named
 
-WARM_UP, MEASURED, TURNS = 2, 8, 3
+MEASURED, TURNS = 8, 3
 
 
 def rate(ranks: Ranks) -> float:
     """Return the windows a second of all ranks together; each batch ends with its loss on every rank."""
-    recipe, interactions = recipe_named("blended_transformer", baskets=False), events()
-    settings = recipe.transformer
-    torch.manual_seed(SEED)
-    network = Transformer(
-        ITEMS,
-        steps=settings.steps,
-        width=settings.width,
-        layers=settings.layers,
-        heads=settings.heads,
-        dropout=settings.dropout,
-    )
-    fit = Fit(
-        network,
-        interactions,
-        interactions.examples(1),
-        fit_settings(recipe, SEED),
-        device=torch.device("cpu"),
-        ranks=ranks,
-        checkpoint_seconds=float("inf"),
-    )
-    times: list[float] = []
-
-    def say(_sentence: str, _fraction: float | None) -> None:
-        times.append(time.perf_counter())
-        if len(times) == WARM_UP + MEASURED:
-            raise EnoughError
-
-    with tempfile.TemporaryDirectory() as folder, suppress(EnoughError):
-        fit.run(Path(folder), say)
-    return MEASURED * fit.settings.batch_windows / (times[-1] - times[WARM_UP - 1])
+    recipe = recipe_named("blended_transformer", baskets=False)
+    fit = a_fit(events(), recipe, torch.device("cpu"), ranks)
+    return windows_a_second(fit, MEASURED)
 
 
 def as_rank() -> None:

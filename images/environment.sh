@@ -4,7 +4,7 @@
 set -eu
 lock=$1
 variant=$2
-export VIRTUAL_ENV=/opt/venv UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never
+export VIRTUAL_ENV=/opt/venv UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never UV_CACHE_DIR=/var/cache/uv
 export SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt
 PATH=/opt/uv/bin:$PATH
 

@@ -92,19 +92,24 @@ def read_bake(values: Mapping[str, Any]) -> Bake:
     return Bake(**{**values, "renewal": tuple(values["renewal"])})
 
 
-def _kept(context: Any, started_at: str) -> Bake | None:
-    """Return the bake of an earlier try of this step: a pause has moved its end."""
-    kept = context["task_state_store"].get(BAKE_KEY)
-    if kept is None or kept["started_at"] != started_at:
-        return None
-    return read_bake(kept["bake"])
-
-
-def _keep(context: Any, started_at: str | None, bake: Bake) -> None:
-    """Keep a bake over the tries; None: the step is the one that was kept before."""
+def _as_kept(context: Any, bake: Bake) -> Bake:
+    """Return the bake as an earlier try of this step left it: a pause has moved its end."""
     store = context["task_state_store"]
-    began = (store.get(BAKE_KEY) or {}).get("started_at") if started_at is None else started_at
-    store.set(BAKE_KEY, {"started_at": began, "bake": as_values(bake)})
+    kept = store.get(BAKE_KEY)
+    if kept is None or kept["planned"] != bake.until:  # of an earlier time that the step began
+        store.set(BAKE_KEY, {"planned": bake.until, **_end_of(bake)})
+        return bake
+    return replace(bake, until=kept["until"], left_seconds=kept["left_seconds"])
+
+
+def _keep(context: Any, bake: Bake) -> None:
+    """Keep over the tries what a pause did to a bake's end."""
+    store = context["task_state_store"]
+    store.set(BAKE_KEY, {**(store.get(BAKE_KEY) or {}), **_end_of(bake)})
+
+
+def _end_of(bake: Bake) -> dict[str, Any]:
+    return {"until": bake.until, "left_seconds": bake.left_seconds}
 
 
 def plan_bake(release: ReleaseRequest, step: int, started_at: str, deployment: Deployment) -> Bake:
@@ -155,10 +160,7 @@ class BakeOperator(BaseOperator):
         shift = Address.parse(str(ti.xcom_pull(task_ids=self.shift)))
         step = parse_object(store.payload(shift, "step.json"), f"{shift}/step.json")
         started_at = str(step.get("started_at"))
-        bake = _kept(context, started_at) or plan_bake(
-            release, self.step, started_at, self.deployment
-        )
-        _keep(context, started_at, bake)
+        bake = _as_kept(context, plan_bake(release, self.step, started_at, self.deployment))
         self.log.info("step %s bakes until %s or %s", self.step, bake.until, bake.used_up)
         return self.defer(trigger=BakeTrigger(**as_values(bake)), method_name="baked")
 
@@ -167,7 +169,7 @@ class BakeOperator(BaseOperator):
         kind, sentence = EndKind(event["kind"]), str(event["sentence"])
         self.log.info("%s", sentence)
         if event["then"] is not None:
-            _keep(context, None, read_bake(event["then"]))
+            _keep(context, read_bake(event["then"]))
             return self.defer(trigger=BakeTrigger(**event["then"]), method_name="baked")
         if kind is EndKind.LOST:
             raise AirflowFailException(sentence)

@@ -21,8 +21,9 @@ from headrace_airflow.bake import (
     silent_for_long,
 )
 from headrace_airflow.deployment import Deployment
-from headrace_airflow.rollout_record import read_now, record_place, record_text
+from headrace_airflow.rollout_record import record_place, record_text
 from headrace_airflow.sealed_store import SealedStore
+from tasks.contracts.bake import rollout_now_of
 from tasks.contracts.exit_codes import ExitCode
 from tasks.contracts.requests import parse_utc
 
@@ -123,11 +124,12 @@ async def _hold(hold: Hold) -> HoldEnd:
     deadline = parse_utc(hold.until)
     renew_at, seen = loop.time(), await record_text(hold.state)
     while datetime.now(tz=UTC) < deadline:
-        now = await read_now(hold.state)
+        text = await record_text(hold.state)
+        now = None if text is None else rollout_now_of(text, hold.state)
         ours = now is not None and now.release_id == hold.release_id
         if now is not None and ours and (now.refused or silent_for_long(now)):
             return HoldEnd(sentence=f"nothing is left to approve: {now.last_words}", cut=True)
-        if loop.time() >= renew_at or await record_text(hold.state) != seen:
+        if loop.time() >= renew_at or text != seen:
             end = await _renewed(hold)
             if end.exit_code == ExitCode.BAD_REQUEST:  # promoted or rolled back: nothing to hold
                 return HoldEnd(sentence=f"the share is no longer held: {end.sentence}")

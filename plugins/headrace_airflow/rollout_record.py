@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from headrace_airflow.deployment import Deployment
 from tasks.contracts.bake import STATE_FILE, RolloutNow, rollout_now_of, state_path
+
+if TYPE_CHECKING:
+    from headrace_airflow.pod_api import SharedConnection
 
 CONFIG_MAP = "configmap://"
 _NAME = "headrace-rollout-{model}"
@@ -42,17 +45,19 @@ def _of_config_map(place: str) -> bytes | None:
     from headrace_airflow.pod_api import QUICK  # noqa: PLC0415
 
     namespace, _, name = place.removeprefix(CONFIG_MAP).partition("/")
+    core: Any = None
     try:
-        found = _core().read_namespaced_config_map(name, namespace, _request_timeout=QUICK)
+        core = _shared().connected()
+        found = core.read_namespaced_config_map(name, namespace, _request_timeout=QUICK)
     except Exception:  # noqa: BLE001  the API away, a right that is missing: the lease decides
-        _core.cache_clear()  # a token may have been replaced
+        _shared().forget(core)  # a token may have been replaced
         return None
     text = (found.data or {}).get(STATE_FILE)
     return None if text is None else str(text).encode()
 
 
 @cache
-def _core() -> Any:
-    from headrace_airflow.pod_api import connect  # noqa: PLC0415
+def _shared() -> SharedConnection:
+    from headrace_airflow.pod_api import SharedConnection  # noqa: PLC0415
 
-    return connect()
+    return SharedConnection()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from tests.cluster.faulty_proxy import Exchange, Hold, Rule, answering, away, pod_name
+from tests.cluster.faulty_proxy import ALWAYS, ONCE, Exchange, Hold, Rule, answering, away, pod_name
 
 if TYPE_CHECKING:
     from tests.cluster.airflow_parts import TaskRun
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 REAPER_GRACE_SECONDS = 15
 Drive = Callable[["World", "Cell", "TaskRun"], None]
 Prepare = Callable[["World", "Cell"], None]
-ONCE, ALWAYS = 1, 10**9
 
 
 def undisturbed(world: World, cell: Cell, run: TaskRun) -> None:

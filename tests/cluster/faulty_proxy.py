@@ -46,6 +46,9 @@ class Exchange:
         return self.verb == "read" and b'"terminated":' in self.answer
 
 
+ONCE, ALWAYS = 1, 10**9
+
+
 @dataclass
 class Rule:
     """What happens to the requests of one cell; `cell` is part of the pod's name."""
@@ -108,6 +111,15 @@ class FaultyProxy:
         with self.lock:
             self.rules.append(rule)
         return rule
+
+    def missed(self, cell: str) -> list[str]:
+        """Return what was to happen to a cell so many times, and did not."""
+        with self.lock:
+            return [
+                f"{'/'.join(one.verbs)}: {one.seen} of {one.times}"
+                for one in self.rules
+                if one.cell == cell and one.seen < one.times < ALWAYS
+            ]
 
     def _fitting(self, exchange: Exchange) -> list[Rule]:
         with self.lock:

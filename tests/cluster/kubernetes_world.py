@@ -70,6 +70,7 @@ class Result:
     overlapping: bool
     log: str
     seconds: float
+    missed: list[str]  # faults that never came about: such a cell shows nothing
 
 
 class World:
@@ -267,6 +268,7 @@ class World:
             overlapping=overlap(events),
             log=run.log(),
             seconds=time.monotonic() - started,
+            missed=self.proxy.missed(cell.name),
         )
 
     def _is_sealed(self, address: str | None) -> bool:

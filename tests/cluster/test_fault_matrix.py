@@ -19,6 +19,7 @@ def test_a_green_task_is_sealed_work_exactly_once(matrix: Matrix, cell: Cell) ->
     found = matrix.result(cell)
     print(f"{cell.name}: {found.seconds:.0f} s, try {found.try_number}, {found.starts} pods")
     tail = found.log[-4000:]
+    assert found.missed == [], tail
     assert found.state == cell.state, tail
     assert found.sealed is (cell.state == "success"), tail
     assert found.seals == cell.seals, tail

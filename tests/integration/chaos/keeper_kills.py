@@ -16,6 +16,7 @@ from tests.integration.chaos.world import LOOK_SECONDS, RPS, World
 
 BETWEEN_KILLS_SECONDS = (0.5, 4.5)
 CUT_WITHIN_SECONDS = 10.0  # a keeper that is killed all the time may never see enough
+COMES_BACK_SECONDS = 5.0  # a keeper starts and writes its routes well within that
 RESTART_SECONDS = 0.2  # what the supervisor of the local stack waits, before the start itself
 
 
@@ -38,6 +39,7 @@ class KeeperKills:
     harmful: int = 0
     cut: int = 0
     met: Met | None = None
+    exposed_after_the_last_kill: int = 0  # only a keeper that came back gives a rollout its users
     exposed: int = 0  # requests of users who were given to a candidate
     beyond_the_plan: list[str] = field(default_factory=list)
     healthy_cut: list[str] = field(default_factory=list)
@@ -48,14 +50,21 @@ def kill_keepers(world: World, kills: int, draw: random.Random) -> KeeperKills:
     """Kill the keeper so often under load; releases are ramped up and rolled back meanwhile."""
     seen = KeeperKills()
     over = threading.Event()
-    killer = threading.Thread(target=_kill_often, args=(world, seen, kills, draw, over))
+    killer = threading.Thread(
+        target=_kill_often, args=(world, seen, kills, draw, over), daemon=True
+    )
     with world.users(RPS, seed=draw.randrange(2**31)) as asked:
         killer.start()
         while not over.is_set():
             _ramp(world, seen, draw)
         killer.join()
+        time.sleep(COMES_BACK_SECONDS)
+        last = _ramp(world, seen, draw)
     got = asked()
     seen.met = met(got)
+    seen.exposed_after_the_last_kill = sum(
+        one.variant == "candidate" and one.step.partition(":")[0] == last for one in got
+    )
     _hold_against_the_plan(seen, got)
     return seen
 
@@ -72,7 +81,8 @@ def _kill_often(
     over.set()
 
 
-def _ramp(world: World, seen: KeeperKills, draw: random.Random) -> None:
+def _ramp(world: World, seen: KeeperKills, draw: random.Random) -> str:
+    """Play one release; return its rollout."""
     release = world.new_candidate()
     harms = draw.random() < 1 / 3
     record = world.state.peek()
@@ -95,6 +105,7 @@ def _ramp(world: World, seen: KeeperKills, draw: random.Random) -> None:
         seen.cut += world.share() == 0
     rollout.ended = time.monotonic()
     world.state.roll_back(release)
+    return str(record.rollout)
 
 
 def _hold_against_the_plan(seen: KeeperKills, asked: Sequence[Asked]) -> None:

@@ -154,6 +154,8 @@ def _other_troubles(pieces: Sequence[Piece]) -> Iterator[str]:
     for seen in _of(pieces, "healthy"):
         yield from (f"healthy: expected no cut, found: {cut['why']}" for cut in seen["cuts"])
     for seen in _of(pieces, "keeper killed"):
+        if not seen["exposed_after_the_last_kill"]:
+            yield "keeper killed: expected it to come back and give users to the next rollout"
         for what in ("beyond_the_plan", "healthy_cut"):
             if seen[what]:
                 yield f"keeper killed: expected none {what}, found {seen[what][:5]}"

@@ -56,6 +56,7 @@ def test_the_keepers_death_gives_nobody_to_a_candidate_beyond_the_plan(router: W
     demand_answers(seen.met, 1000)
     assert seen.kills == 8
     assert seen.exposed > 50
+    assert seen.exposed_after_the_last_kill > 0
     assert seen.beyond_the_plan == []
     assert seen.healthy_cut == []
 

@@ -53,7 +53,7 @@ def test_a_trigger_reads_what_a_stage_wrote_and_nothing_where_the_api_is_away(
     tmp_path: Path, on_cluster: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake, place = FakeConfigMaps(), record_place(on_cluster, "shop")
-    rollout_record._core.cache_clear()
+    rollout_record._shared.cache_clear()
     with serving(fake) as url:
         monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path / "kubeconfig", url)))
         records = ConfigMapRecords(api=KubeApi(server=Server(url=url)), namespace="prod")
@@ -64,7 +64,7 @@ def test_a_trigger_reads_what_a_stage_wrote_and_nothing_where_the_api_is_away(
         assert (now.release_id, now.phase, now.last_kind) == ("first", "staged", "slot_reserved")
         fake.fault = lambda _method, _path: 503
         assert asyncio.run(read_now(place)) is None
-    rollout_record._core.cache_clear()
+    rollout_record._shared.cache_clear()
 
 
 def test_only_stages_of_a_rollout_speak_to_the_api(on_cluster: Deployment) -> None:
