@@ -252,4 +252,6 @@ def _progress(pods: Mapping[int, Pod], news: Mapping[int, PodNews], ranks: int) 
     for rank, one in news.items():
         if one.state is PodState.STARTING:
             return replace(one, uid=uid, detail=f"rank {rank} of {ranks}: {one.detail}")
-    return PodNews(uid=uid, state=PodState.RUNNING)
+    dues = (one.due for one in news.values() if one.due is not None)
+    due = min(dues, key=datetime.fromisoformat, default=None)
+    return PodNews(uid=uid, state=PodState.RUNNING, due=due)

@@ -18,6 +18,7 @@ REQUEST = "headrace/request"
 REQUEST_DIGEST = "headrace/request-digest"
 _DAG, _RUN, _TASK = "headrace/dag-id", "headrace/run-id", "headrace/task-id"
 _MAP, _MADE, _ATTEMPT = "headrace/map-index", "headrace/run-made", "headrace/attempt"
+MAX_TRIES = "headrace/max-tries"
 _SLUG_LENGTH = 30
 # Airflow's states of a task instance that no try goes on with.
 ENDED_STATES = frozenset({"failed", "success", "skipped", "removed", "upstream_failed"})
@@ -88,6 +89,12 @@ class TaskKey:
 def attempt_of(pod: Mapping[str, Any]) -> int:
     """Return the attempt that a pod of ours belongs to."""
     return int((pod["metadata"].get("annotations") or {}).get(_ATTEMPT, 0))
+
+
+def made_before_a_clear(pod: Mapping[str, Any], max_tries: int) -> bool:
+    """Say whether the pod is of before a clear, which alone changes the number of tries allowed."""
+    found = (pod["metadata"].get("annotations") or {}).get(MAX_TRIES)
+    return found is not None and found != str(max_tries)  # pods of older versions do not say
 
 
 def is_ours(pod: Mapping[str, Any], key: TaskKey, attempt: int) -> bool:

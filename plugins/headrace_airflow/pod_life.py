@@ -21,6 +21,7 @@ from headrace_airflow.pod_identity import (
     PodRecord,
     TaskKey,
     is_ours,
+    made_before_a_clear,
 )
 from headrace_airflow.pod_news import PodNews, PodState, read_news, utc_now
 from headrace_airflow.pod_settings import GROUP_SECONDS
@@ -29,6 +30,9 @@ from tasks.contracts.errors import BadRequestError, bounded
 SLICE_SECONDS = 0.2  # how soon we notice that we are asked to end
 DRAIN_SECONDS = 10.0  # for the last lines of a log
 GONE_SECONDS = 120.0  # for a pod that we deleted: 30 of grace, and a kubelet looks every 60 to 90
+SILENT_SECONDS = (
+    300.0  # for a node to say that a pod which must be over is: as long as Kubernetes waits
+)
 REOPEN_SECONDS = 2.0
 CLOSING_SECONDS = 5.0  # after a log's end the pod's is near: the API tells of it a second later
 CLOSING_SLICE_SECONDS = 0.1
@@ -71,6 +75,12 @@ class Waits:
         waited = news.seconds(now)
         if news.hopeless:
             return f"it can never start: {news.detail}"
+        if news.overdue(now) > SILENT_SECONDS:
+            return (
+                f"its node had to end it by {news.due} and has not said that it did for "
+                f"{SILENT_SECONDS:g} s, so it may still work: see that the node is up, or off for "
+                "good and deleted from the cluster; then clear the task"
+            )
         if waited <= limit:
             return ""
         return f"it {what} for {waited:.0f} s (limit {limit:g} s): {news.detail}"
@@ -140,7 +150,7 @@ class PodLife:
             known = self.api.read_own(record.name, record.uid)
             self.say(f"taking up pod {record.name} (uid {record.uid}) of attempt {record.attempt}")
             return {"metadata": {}} if known is None else known  # gone: the next look says so
-        self._keep(record)  # first the intention, then the pod: no crash leaves one unknown
+        # Its name follows from what is kept, or from nothing kept: no crash leaves a pod unknown.
         pod = self._created(body(record))
         self.just_created = pod is not None
         if pod is None:
@@ -155,6 +165,9 @@ class PodLife:
                 return None
             self.say(f"adopting pod {record.name}: an earlier try made it and was cut off")
         self._keep(record.with_pod(pod["metadata"]["uid"]))
+        if made_before_a_clear(pod, self.max_tries):
+            self.replace("the task was cleared")
+            return None
         return pod
 
     def _complete(self, group: PodGroup, body: Mapping[str, Any]) -> None:

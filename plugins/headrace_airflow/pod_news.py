@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
@@ -41,6 +42,7 @@ class PodNews:
     exit_code: int = 0
     sentence: str = ""
     hopeless: bool = False  # waiting longer cannot help
+    due: str | None = None  # when its node must have ended it
 
     @property
     def over(self) -> bool:
@@ -60,6 +62,12 @@ class PodNews:
         if self.since is None:
             return 0.0
         return (now - datetime.fromisoformat(self.since)).total_seconds()
+
+    def overdue(self, now: datetime) -> float:
+        """Return for how many seconds its node has owed us its end; negative: it is not due yet."""
+        if self.due is None:
+            return -math.inf
+        return (now - datetime.fromisoformat(self.due)).total_seconds()
 
     def to_json(self) -> dict[str, Any]:
         """Return the news as a trigger's event carries it."""
@@ -103,7 +111,22 @@ def read_news(pod: Mapping[str, Any]) -> PodNews:
             since=scheduled.get("lastTransitionTime"),
             hopeless=reason in _HOPELESS,
         )
-    return PodNews(uid=uid, state=PodState.RUNNING, detail=str(status.get("reason") or ""))
+    detail = str(status.get("reason") or "")
+    return PodNews(uid=uid, state=PodState.RUNNING, detail=detail, due=_due(pod))
+
+
+def _due(pod: Mapping[str, Any]) -> str | None:
+    """Return when a working pod's node must have ended it: a node that fell silent never says so."""
+    ends = [pod["metadata"].get("deletionTimestamp")]  # when its grace is over
+    started, longest = ((pod.get("status") or {}).get("startTime"), _longest_run(pod))
+    if started and longest is not None:
+        ends.append((datetime.fromisoformat(started) + timedelta(seconds=longest)).isoformat())
+    return min((one for one in ends if one), key=datetime.fromisoformat, default=None)
+
+
+def _longest_run(pod: Mapping[str, Any]) -> int | None:
+    found = (pod.get("spec") or {}).get("activeDeadlineSeconds")
+    return None if found is None else int(found)
 
 
 def _over(pod: Mapping[str, Any], status: Mapping[str, Any], ended: Any) -> PodNews:

@@ -36,6 +36,7 @@ from headrace_airflow.pod_api import (
 from headrace_airflow.pod_group import LAUNCHER, PodGroup
 from headrace_airflow.pod_identity import (
     MANAGED_BY,
+    MAX_TRIES,
     REQUEST,
     REQUEST_DIGEST,
     TASK_LABEL,
@@ -348,6 +349,7 @@ class StageOperator(KubernetesPodOperator):
         pod.metadata.annotations = {
             **(pod.metadata.annotations or {}),
             **key.annotations(record.attempt),
+            MAX_TRIES: str(record.max_tries),
             REQUEST_DIGEST: digest_of_json(text),
             REQUEST: text,
         }

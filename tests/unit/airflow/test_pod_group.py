@@ -191,6 +191,11 @@ def test_an_incomplete_group_counts_from_the_first_node_that_it_holds() -> None:
     assert news.seconds(NOW) == 28.0
 
 
+def test_a_group_is_due_when_the_first_of_its_pods_is() -> None:
+    news = read_group({0: running(0), 1: running(1, deleted=True)}, 2, NOW)
+    assert (news.state, news.due) == (PodState.RUNNING, "2026-11-26T10:00:31Z")
+
+
 def test_the_sentence_of_rank_0_is_the_group_s_evidence() -> None:
     news = read_group({0: ended(0, 0, "sealed x"), 1: running(1)}, 2, NOW)
     assert (news.state, news.exit_code, news.sentence) == (PodState.ENDED, 0, "sealed x")

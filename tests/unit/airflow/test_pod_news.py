@@ -180,6 +180,27 @@ def test_each_wait_has_its_own_limit(state: PodState, waited: int, given_up: boo
     assert bool(WAITS.verdict(PodNews(uid="u", state=state, since=since), now)) is given_up
 
 
+@pytest.mark.parametrize(
+    ("more", "minutes", "given_up"),
+    (
+        pytest.param({"deleted": "2026-11-25T10:30:00Z"}, 34, False, id="its node may be slow"),
+        pytest.param({"deleted": "2026-11-25T10:30:00Z"}, 36, True, id="deleted, and no end"),
+        pytest.param({"startTime": "2026-11-25T10:20:00Z"}, 34, False, id="600 s, and 5 min"),
+        pytest.param({"startTime": "2026-11-25T10:20:00Z"}, 36, True, id="beyond its deadline"),
+        pytest.param({}, 59, False, id="nothing due"),
+    ),
+)
+def test_a_node_that_falls_silent_is_not_waited_for_without_end(
+    more: dict[str, Any], minutes: int, given_up: bool
+) -> None:
+    news = read_news(pod("Running", state={"running": {}}, **more))
+    verdict = WAITS.verdict(news, datetime(2026, 11, 25, 10, minutes, tzinfo=UTC))
+    assert (news.state, bool(verdict)) == (PodState.RUNNING, given_up)
+    if given_up:
+        assert "2026-11-25T10:30:00" in verdict
+        assert "it may still work" in verdict
+
+
 def test_a_name_that_is_no_image_is_given_up_at_once() -> None:
     waiting = {"waiting": {"reason": "InvalidImageName", "message": "couldn't parse"}}
     news = read_news(pod("Pending", conditions=[SCHEDULED], state=waiting))

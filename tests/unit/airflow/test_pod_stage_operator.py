@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from airflow.sdk.exceptions import (
 from headrace_airflow import pod_life, pod_stage_operator
 from headrace_airflow.pod_api import Patience, PodApi
 from headrace_airflow.pod_identity import REQUEST, TaskKey
-from headrace_airflow.pod_news import PodNews
+from headrace_airflow.pod_news import PodNews, utc_now
 from headrace_airflow.pod_stage_operator import StageOperator
 
 from tasks.contracts.stage_io import StageRequest
@@ -122,25 +123,47 @@ def test_a_request_that_the_api_cannot_hold_is_refused_before_any_pod(world: Wor
     assert world.fake.created == []
 
 
-def test_a_pod_made_before_a_crash_is_adopted(world: World) -> None:
-    world.fake.fault = lambda method, path: None
-    operator = world.operator()
-    cut_off = [True]
+def cut_off_after_creation(world: World) -> str:
+    """Run to where the pod's uid would be kept, and nothing is kept; return the pod's name."""
 
     def crash(key: str, value: Any) -> None:
-        world.state[key] = value
-        if value["uid"] is not None and cut_off.pop():
-            world.state[key] = {**value, "uid": None}
-            raise SystemExit(9)
+        raise SystemExit(9)
 
     world.state.set = crash  # type: ignore[method-assign]
     with pytest.raises(SystemExit):
-        operator.execute(world.context)
+        world.operator().execute(world.context)
     del world.state.set
     (name,) = world.fake.pods
+    return name
+
+
+def test_a_pod_made_before_a_crash_is_adopted(world: World) -> None:
+    name = cut_off_after_creation(world)
     threading.Timer(0.2, world.fake.end, (name, 0, world.sealed())).start()
     world.operator().execute(world.context)
     assert len(world.fake.created) == 1
+
+
+def test_a_pod_made_before_a_crash_and_a_clear_is_replaced(world: World) -> None:
+    name = cut_off_after_creation(world)
+    world.ti.max_tries = 5
+    world.ends(0, world.sealed())
+    world.operator().execute(world.context)
+    assert [one["metadata"]["name"][-2:] for one in world.fake.created] == ["-1", "-2"]
+    assert name not in world.fake.pods
+
+
+@pytest.mark.parametrize("state", ("failed", None))
+def test_a_person_who_ends_a_try_cut_off_after_creation_ends_its_pod(
+    world: World, state: str | None
+) -> None:
+    cut_off_after_creation(world)
+    world.in_airflow = state
+    operator = world.operator()
+    operator.on_kill()
+    with pytest.raises(AirflowException):
+        operator.execute(world.context)
+    assert world.fake.pods == {}
 
 
 def cut_off_after_seal(world: World) -> None:
@@ -330,6 +353,35 @@ def test_a_queue_that_takes_too_long_removes_the_pod(world: World) -> None:
     with pytest.raises(AirflowException, match="had no node for"):
         world.operator().execute(world.context)
     assert world.fake.pods == {}
+
+
+def test_a_pod_of_a_silent_node_fails_the_task_and_gets_no_second_beside_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deletion_without_an_end(method: str, path: str) -> Any:
+        if method != "DELETE":
+            return None
+        (pod,) = world.fake.pods.values()
+        pod["metadata"].setdefault("deletionTimestamp", utc_now().isoformat())
+        return 200, pod, {}
+
+    def long_due(name: str) -> None:
+        asked = (utc_now() - timedelta(seconds=400)).isoformat()
+        world.fake.pods[name]["metadata"]["deletionTimestamp"] = asked
+        world.fake.say(name, phase="Running")
+
+    world.fake.fault = deletion_without_an_end
+    world.when_created(long_due)
+    with pytest.raises(AirflowException, match="so it may still work: see that the node is up"):
+        world.operator().execute(world.context)
+    monkeypatch.setattr(pod_life, "GONE_SECONDS", 0.3)
+    with pytest.raises(AirflowException, match="no other is started beside it"):
+        world.operator().execute(world.context)
+    assert len(world.fake.created) == 1
+    world.fake.pods.clear()  # a person deleted the node
+    world.ends(0, world.sealed())
+    world.operator().execute(world.context)
+    assert len(world.fake.created) == 2
 
 
 def test_a_skipped_task_makes_no_pod(world: World) -> None:
