@@ -151,7 +151,8 @@ def serving(fake: FakeConfigMaps) -> Iterator[str]:
         def _reply(self) -> None:
             length = int(self.headers.get("Content-Length") or 0)
             body = json.loads(self.rfile.read(length)) if length else None
-            if "watch=1" in self.path and fake.fault("GET", self.path) is None:
+            watches = parse_qs(urlsplit(self.path).query).get("watch") == ["True"]
+            if watches and fake.fault("GET", self.path) is None:
                 self._watch()
                 return
             code, answer = fake.answer(self.command, self.path, body)
@@ -161,6 +162,7 @@ def serving(fake: FakeConfigMaps) -> Iterator[str]:
             data = json.dumps(answer).encode()
             self.send_response(code)
             self.send_header("Content-Length", str(len(data)))
+            self.send_header("Connection", "close")
             self.end_headers()
             self.wfile.write(data)
 
@@ -168,6 +170,7 @@ def serving(fake: FakeConfigMaps) -> Iterator[str]:
             self.close_connection = True
             self.send_response(200)
             self.send_header("Transfer-Encoding", "chunked")
+            self.send_header("Connection", "close")
             self.end_headers()
             for event in fake.stream(self.path):
                 data = json.dumps(event).encode() + b"\n"

@@ -30,9 +30,7 @@ from tasks.contracts.errors import BadRequestError, bounded
 SLICE_SECONDS = 0.2  # how soon we notice that we are asked to end
 DRAIN_SECONDS = 10.0  # for the last lines of a log
 GONE_SECONDS = 120.0  # for a pod that we deleted: 30 of grace, and a kubelet looks every 60 to 90
-SILENT_SECONDS = (
-    300.0  # for a node to say that a pod which must be over is: as long as Kubernetes waits
-)
+SILENT_SECONDS = 300.0  # for a node to say that a pod which must be over is
 REOPEN_SECONDS = 2.0
 CLOSING_SECONDS = 5.0  # after a log's end the pod's is near: the API tells of it a second later
 CLOSING_SLICE_SECONDS = 0.1

@@ -7,13 +7,16 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
-from tasks.adapters.kube_api import Answer, ApiAwayError, KubeApi, the_api
+from tasks.adapters.api_answers import Answer, ApiAwayError
 from tasks.contracts.errors import BadRequestError, StoreUnavailableError
 from tasks.contracts.record_store import TextChange
 from tasks.contracts.requests import MODEL_NAME
+
+if TYPE_CHECKING:
+    from tasks.adapters.kube_api import KubeApi
 
 KEY = "state.json"
 MODEL_LABEL = "headrace/model"
@@ -190,6 +193,8 @@ def named_records(environment: Mapping[str, str]) -> ConfigMapRecords | None:
         if not MODEL_NAME.fullmatch(name):
             message = f"HEADRACE_MODELS: expected names of models with commas, found {name!r:.80}"
             raise BadRequestError(message)
+    from tasks.adapters.kube_api import the_api  # noqa: PLC0415  a second that local runs save
+
     return ConfigMapRecords(api=the_api(environment), namespace=namespace, names=tuple(names))
 
 

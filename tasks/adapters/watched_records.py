@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
 
+from tasks.adapters.api_answers import ApiAwayError, GoneError
 from tasks.adapters.config_map_records import ConfigMapRecords, Kept, config_map_name
-from tasks.adapters.kube_api import ApiAwayError, GoneError
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.record_store import TextChange
 
@@ -89,7 +89,7 @@ class WatchedRecords:
 
     def _list(self, model: str) -> str:
         """Take the ConfigMap as it is and return the version to watch from."""
-        path = f"{self._path}?{urlencode(self._only(model))}"
+        path = f"{self._path}?{urlencode({'fieldSelector': _only(model)})}"
         answer = self.records.api.call("GET", path)
         if answer.status != 200:
             message = f"list {config_map_name(model)}: refused with {answer.status}: {answer.words}"
@@ -101,8 +101,9 @@ class WatchedRecords:
         return str(answer.body["metadata"]["resourceVersion"])
 
     def _watch(self, model: str, version: str) -> None:
-        query = {**self._only(model), "resourceVersion": version, "allowWatchBookmarks": "true"}
-        for event in self.records.api.watch(self._path, query, self.watch_seconds):
+        for event in self.records.api.watch_config_maps(
+            self.records.namespace, _only(model), version, self.watch_seconds
+        ):
             if event["type"] in {"ADDED", "MODIFIED"}:
                 self._take(model, Kept(body=event["object"]))
             elif event["type"] == "DELETED":
@@ -122,9 +123,10 @@ class WatchedRecords:
     def _path(self) -> str:
         return f"/api/v1/namespaces/{self.records.namespace}/configmaps"
 
-    def _only(self, model: str) -> Mapping[str, str]:
-        """Return the selector that a role can be limited to by name."""
-        return {"fieldSelector": f"metadata.name={config_map_name(model)}"}
+
+def _only(model: str) -> str:
+    """Return the field selector that a role can be limited to by name."""
+    return f"metadata.name={config_map_name(model)}"
 
 
 def _is_older(kept: Kept, than: Kept | None) -> bool:

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.cli.ledgers import opened, records_of
 from tasks.cli.parts import Status, answers
 from tasks.cli.ports import LOOPBACK, listener_on
 from tasks.cli.processes import Identity, is_suspended
@@ -24,7 +25,6 @@ from tasks.contracts.requests import parse_utc
 from tasks.rollout.phases import Phase
 from tasks.rollout.record import StateRecord
 from tasks.rollout.routes import parse_slots
-from tasks.rollout.state import models_with_state, open_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -64,17 +64,17 @@ class ServedModel:
     wrong: str | None = None
 
 
-def read_models(state_dir: Path) -> list[ServedModel]:
+def read_models(home: Home) -> list[ServedModel]:
     """Return every model that has a state record, readable or not."""
-    return [_read_model(state_dir, name) for name in models_with_state(state_dir)]
+    return [_read_model(home, name) for name in records_of(home).models()]
 
 
-def _read_model(state_dir: Path, name: str) -> ServedModel:
-    file = state_dir / name / SLOTS_FILE
+def _read_model(home: Home, name: str) -> ServedModel:
+    file = home.state / name / SLOTS_FILE
     try:
-        record = open_state(state_dir, name).peek()
+        record = opened(home, name).peek()
         slots = parse_slots(file.read_bytes(), str(file)) if file.exists() else {}
-    except (BadRequestError, OSError) as error:
+    except (HeadraceError, OSError) as error:
         return ServedModel(name=name, ports={}, wrong=f"{name}: {error}")
     ports = {colour.value: {"grpc": s.grpc, "rest": s.rest} for colour, s in slots.items()}
     return ServedModel(name=name, record=record, ports=ports)
@@ -82,7 +82,7 @@ def _read_model(state_dir: Path, name: str) -> ServedModel:
 
 def problems_of(home: Home, report: StackReport) -> list[str]:
     """Ask everything at once; return what is wrong, worst first."""
-    models = read_models(home.state)
+    models = read_models(home)
     asks: list[Callable[[], list[str]]] = [
         partial(_processes, report, models),
         partial(room, home),

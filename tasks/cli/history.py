@@ -42,9 +42,9 @@ def run(options: argparse.Namespace, console: Console) -> int:
 
 def ledger_problems(state: ModelState) -> list[str]:
     """Return why the ledger cannot be believed: a link that is missing, or its record."""
-    if not state.path.exists():
+    if state.text() is None:
         return [
-            f"{state.path}: expected the state record, which holds the ledger's end, found none"
+            f"{state.where}: expected the state record, which holds the ledger's end, found none"
         ]
     return state.verify()
 

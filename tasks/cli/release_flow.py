@@ -12,13 +12,13 @@ from tasks.adapters.object_store import ObjectStore
 from tasks.cli.conclusion import COLUMNS, Ending, conclude, stage_rows
 from tasks.cli.follow import Follower
 from tasks.cli.home import Home, read_json
+from tasks.cli.ledgers import opened
 from tasks.cli.screens import screen_for
 from tasks.cli.stack import airflow_of, the_running
 from tasks.cli.stores import open_store
 from tasks.contracts.catalogues import DATASETS, FIRST_RELEASE_RECIPE
 from tasks.contracts.errors import BadRequestError, HeadraceError
 from tasks.contracts.state_file import locked
-from tasks.rollout.state import open_state
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,7 +62,7 @@ class Form:
 def release_with_opponent(home: Home, form: Form, console: Console, *, first: bool) -> Ending:
     """Release `form`; where nobody serves yet, popularity first, unless `first` says not to."""
     needs_opponent = not first and form.recipe != FIRST_RELEASE_RECIPE
-    if needs_opponent and open_state(home.state, form.model).champion() is None:
+    if needs_opponent and opened(home, form.model).champion() is None:
         console.say(
             f"{form.model} has no champion: {FIRST_RELEASE_RECIPE} is released first, so that "
             f"{form.recipe} has an opponent"
@@ -120,7 +120,7 @@ def trigger_alone(home: Home, airflow: Airflow, form: Form) -> str:
     folder.mkdir(exist_ok=True)  # the stack starts the model's slots now
     with locked(folder / "trigger.lock"):
         run = run_id(form)
-        open_state(home.state, form.model, ObjectStore(home.store_url)).demand_free(run)
+        opened(home, form.model, ObjectStore(home.store_url)).demand_free(run)
         for other in airflow.runs(RELEASE_DAG):
             if model_of(other.conf) == form.model:
                 message = (

@@ -52,7 +52,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
         situation = assess(home, report)
     except BadRequestError as error:  # a record that cannot be read is what is wrong
         report, situation = None, Situation.bad(str(error))
-    models = read_models(home.state)
+    models = read_models(home)
     if options.json:
         console.say(json.dumps(_record(home, report, situation, models), indent=2))
     else:

@@ -112,9 +112,18 @@ class ModelState:
         """Return where the state record lies, where records are files."""
         return self.folder / STATE_FILE
 
+    @property
+    def where(self) -> str:
+        """Return the place of the record, for messages."""
+        return self.records.where(self.model)
+
+    def text(self) -> bytes | None:
+        """Return the record as it is kept, None where there is none."""
+        return self.records.read(self.model)
+
     def peek(self) -> StateRecord:
         """Return the record as it is, without looking at the ledger."""
-        return self._parsed(self.records.read(self.model))
+        return self._parsed(self.text())
 
     def _parsed(self, text: bytes | None) -> StateRecord:
         if text is None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tasks.adapters.config_map_records import ConfigMapRecords, config_map_name
-from tasks.adapters.kube_api import KubeApi, the_api
+from tasks.adapters.kube_api import KubeApi, server_at, the_api
 from tasks.adapters.watched_records import WatchedRecords
 from tasks.contracts.errors import BadRequestError
 from tasks.rollout.state import ModelState, open_state
@@ -135,25 +135,17 @@ def as_role(api: KubeApi, namespace: str) -> Callable[[list[str]], ConfigMapReco
             f"{accounts}/{name}/token",
             {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}},
         )["status"]["token"]
-        server = replace(anonymous(api), token=token)
-        return ConfigMapRecords(api=KubeApi(server=server), namespace=namespace, names=(MODEL,))
+        asked = with_token(api, token)
+        return ConfigMapRecords(api=asked, namespace=namespace, names=(MODEL,))
 
     return of
 
 
-def anonymous(api: KubeApi) -> Any:
-    """Return the server without the certificate that says who we are."""
-    import base64
-    import ssl
-
-    import yaml
-
-    config = yaml.safe_load(Path(os.environ["KUBECONFIG"]).read_text())
-    authority = config["clusters"][0]["cluster"].get("certificate-authority-data")
-    if authority is None:
-        pytest.skip("the kubeconfig names no authority")
-    context = ssl.create_default_context(cadata=base64.b64decode(authority).decode())
-    return replace(api.server, tls=context, token=None, token_file=None)
+def with_token(api: KubeApi, token: str) -> KubeApi:
+    """Return the same API, asked by whom the token names instead of the kubeconfig's user."""
+    server = server_at(api.server.host, token)
+    server.ssl_ca_cert = api.server.ssl_ca_cert
+    return KubeApi(server)
 
 
 def test_a_keepers_role_by_name_is_enough_to_watch_and_to_change(

@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from tasks.adapters.config_map_records import ConfigMapRecords
-from tasks.adapters.kube_api import KubeApi, Server
+from tasks.adapters.kube_api import KubeApi, server_at
 from tasks.contracts.requests import PLANS
 from tasks.rollout.exposure_files import read_exposures
 from tasks.rollout.exposures import rollout_folder
@@ -140,7 +140,7 @@ def world(tmp_path: Path) -> Iterator[World]:
             "HEADRACE_ROLLOUT_STATE": "configmap://prod",
             "HEADRACE_MODELS": "shop",
         }
-        records = ConfigMapRecords(api=KubeApi(server=Server(url=url)), namespace="prod")
+        records = ConfigMapRecords(api=KubeApi(server_at(url)), namespace="prod")
         state = open_state(tmp_path / "state", "shop", records=records)
         state.reserve_slot("first")
         state.promote("first")

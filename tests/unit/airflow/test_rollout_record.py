@@ -15,7 +15,7 @@ from headrace_airflow.pod_stage_operator import rollout_identity
 from headrace_airflow.rollout_record import read_now, record_place
 
 from tasks.adapters.config_map_records import KEY, ConfigMapRecords, config_map_name
-from tasks.adapters.kube_api import KubeApi, Server
+from tasks.adapters.kube_api import KubeApi, server_at
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.stages import ROLLOUT_STAGES, Stage
 from tasks.rollout.state import open_state
@@ -56,7 +56,7 @@ def test_a_trigger_reads_what_a_stage_wrote_and_nothing_where_the_api_is_away(
     rollout_record._shared.cache_clear()
     with serving(fake) as url:
         monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path / "kubeconfig", url)))
-        records = ConfigMapRecords(api=KubeApi(server=Server(url=url)), namespace="prod")
+        records = ConfigMapRecords(api=KubeApi(server_at(url)), namespace="prod")
         assert asyncio.run(read_now(place)) is None
         open_state(tmp_path, "shop", records=records).reserve_slot("first")
         now = asyncio.run(read_now(place))

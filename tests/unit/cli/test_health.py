@@ -139,7 +139,7 @@ def state(tmp_path: Path, answers: Answers) -> ModelState:
 
 
 def model(tmp_path: Path) -> health.ServedModel:
-    return health.read_models(tmp_path / "state")[0]
+    return health.read_models(Home(root=tmp_path, store_url=f"file://{tmp_path}/store"))[0]
 
 
 def test_a_slot_that_serves_its_release_is_well(tmp_path: Path, state: ModelState) -> None:
@@ -219,7 +219,7 @@ def test_a_record_that_cannot_be_read_is_named_and_hides_no_other_model(
     other = open_state(tmp_path / "state", "search")
     other.reserve_slot("s-1")
     state.path.write_text("{")
-    search, shop = health.read_models(tmp_path / "state")
+    search, shop = health.read_models(Home(root=tmp_path, store_url=f"file://{tmp_path}/store"))
     assert search.record is not None
     assert health.records([search, shop]) == [
         (

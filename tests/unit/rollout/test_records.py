@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tasks.adapters.api_answers import ApiAwayError
 from tasks.adapters.config_map_records import ConfigMapRecords, namespace_of
-from tasks.adapters.kube_api import ApiAwayError, KubeApi, Server
+from tasks.adapters.kube_api import KubeApi, server_at
 from tasks.adapters.watched_records import WatchedRecords
 from tasks.contracts.errors import BadRequestError, StoreUnavailableError
 from tasks.rollout.file_records import FileRecords
@@ -43,7 +44,7 @@ def fake() -> FakeConfigMaps:
 @pytest.fixture
 def opened(fake: FakeConfigMaps) -> Iterator[Callable[..., ConfigMapRecords]]:
     with serving(fake) as url:
-        api = KubeApi(server=Server(url=url))
+        api = KubeApi(server_at(url))
         yield lambda **more: ConfigMapRecords(api=api, namespace="prod", **more)
 
 
@@ -141,7 +142,7 @@ def test_a_place_that_names_no_namespace_is_refused(url: str) -> None:
 
 
 def test_an_api_that_nobody_serves_is_away(free_port: int) -> None:
-    api = KubeApi(server=Server(url=f"http://127.0.0.1:{free_port}"))
+    api = KubeApi(server_at(f"http://127.0.0.1:{free_port}"))
     with pytest.raises(ApiAwayError, match="it is tried again"):
         api.call("GET", "/version")
 
