@@ -16,6 +16,8 @@ from tasks.contracts.json_types import check_format, parse_object, pretty_json
 from tasks.models.blend import BlendedRecommender
 from tasks.models.markov import Markov
 from tasks.models.personal_frequency import PersonalFrequency
+from tasks.models.picture_baselines import ClassMeans, MajorityClass
+from tasks.models.picture_net import PictureNet
 from tasks.models.popularity import Popularity
 from tasks.models.transformer import Transformer
 
@@ -38,6 +40,9 @@ BUILDERS: MappingProxyType[str, Callable[..., nn.Module]] = MappingProxyType(
         "markov": Markov,
         "transformer": Transformer,
         "blend": _blend,
+        "majority_class": MajorityClass,
+        "class_means": ClassMeans,
+        "picture_net": PictureNet,
     }
 )
 

@@ -9,9 +9,12 @@ from typing import Literal
 
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import Json
+from tasks.training.keras_fit import KerasFitSettings
 from tasks.training.picture_fit import PictureFitSettings
 
-PictureArchitecture = Literal["majority_class", "class_means", "picture_net"]
+PictureArchitecture = Literal[
+    "majority_class", "class_means", "picture_net", "keras_two_convolutions"
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,12 +25,20 @@ class PictureRecipe:
     architecture: PictureArchitecture
     widths: tuple[int, ...] = ()  # channels of the network's stages
     mirrored: bool = False
-    fit: PictureFitSettings | None = None  # None: fitted by counting
+    fit: PictureFitSettings | None = None
+    keras: KerasFitSettings | None = None  # neither: fitted by counting
+
+    @property
+    def threads(self) -> int:
+        """Return how many threads it is fitted with."""
+        fit = self.fit or self.keras
+        return 1 if fit is None else fit.threads
 
     def resolved(self, seed: int) -> dict[str, Json]:
         """Return every setting as JSON: part of the artifact's key."""
         seeded = self if self.fit is None else replace(self, fit=replace(self.fit, seed=seed))
-        return dict(asdict(seeded)) | {"widths": list(self.widths)}
+        drawn = seed if self.fit or self.keras else None  # nothing is drawn where one only counts
+        return dict(asdict(seeded)) | {"widths": list(self.widths), "seed": drawn}
 
 
 def majority_class() -> PictureRecipe:
@@ -61,8 +72,20 @@ def residual_picture_net() -> PictureRecipe:
     )
 
 
+def keras_two_convolutions() -> PictureRecipe:
+    """Two convolutions in Keras 3: minutes on one core of a CPU."""
+    return PictureRecipe(
+        name="keras_two_convolutions",
+        architecture="keras_two_convolutions",
+        keras=KerasFitSettings(epochs=10, batch=128, learning_rate=1e-3),
+    )
+
+
 PICTURE_RECIPES: MappingProxyType[str, Callable[[], PictureRecipe]] = MappingProxyType(
-    {recipe.__name__: recipe for recipe in (majority_class, class_means, residual_picture_net)}
+    {
+        recipe.__name__: recipe
+        for recipe in (majority_class, class_means, residual_picture_net, keras_two_convolutions)
+    }
 )
 
 
