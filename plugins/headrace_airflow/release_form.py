@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import Param
 
 from headrace_airflow.compute_choice import DEFAULT_COMPUTE, ComputeTable, compute_schema
-from tasks.contracts.catalogues import COMPRESSIONS, DATASETS, RECIPES
+from tasks.contracts.catalogues import COMPRESSIONS, Material, datasets_of, recipes_of
 from tasks.contracts.requests import MODEL_NAME, PLANS
 
 if TYPE_CHECKING:
@@ -22,13 +22,26 @@ _UTC = r"^\d{4}-\d\d-\d\dT\d\d:\d\d.*(Z|\+00:00)$"  # Airflow does not check `fo
 _OPTIONAL_TEXT = ["null", "string"]
 
 
-def release_form(compute: ComputeTable = DEFAULT_COMPUTE) -> dict[str, Param]:
+DEFAULT_RECIPES = {
+    Material.EVENTS: "blended_transformer",
+    Material.PICTURES: "residual_picture_net",
+}
+
+
+def release_form(
+    compute: ComputeTable = DEFAULT_COMPUTE, *, material: Material = Material.EVENTS
+) -> dict[str, Param]:
     """Return the fields, each with its JSON schema; `compute` bounds what a run may ask for."""
+    events = material is Material.EVENTS
+    fields = _fields(compute, material)
+    return fields if events else {k: v for k, v in fields.items() if not k.endswith("_url")}
+
+
+def _fields(compute: ComputeTable, material: Material) -> dict[str, Param]:
+    sets = {name: item.summary for name, item in datasets_of(material).items()}
     return {
-        "dataset": _choice(
-            "complete-journey", {name: item.summary for name, item in DATASETS.items()}, "Events"
-        ),
-        "recipe": _choice("blended_transformer", RECIPES, "Model recipe"),
+        "dataset": _choice(next(iter(sets)), sets, material.value.capitalize()),
+        "recipe": _choice(DEFAULT_RECIPES[material], recipes_of(material), "Model recipe"),
         "compression": _choice("int8", COMPRESSIONS, "Compression recipe"),
         "plan": _choice("replay", _plan_lines(), "Traffic plan"),
         "approval": Param(

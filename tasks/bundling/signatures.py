@@ -107,21 +107,8 @@ class _Builder:
         return items, tf.where(items > 0, steps, tf.zeros([], tf.int64))
 
     def _network(self, items: Any, steps: Any) -> dict[str, Any]:
-        """Return the network's outputs; what depends on weights alone is derived at load."""
-        graph = self.model.graph
-        stored = {name: self.writer.stored(name, a) for name, a in self.model.weights.items()}
-        early, late = split_at_load(graph)
-        needed = _used_by(late, graph)
-        frontier = [node.name for node in early if node.name in needed]
-        derived = lower(early, stored, frontier)
-        values = {
-            **{name: stored[name] for name in stored if name in needed},
-            **{name: self.writer.derived(name, value) for name, value in derived.items()},
-            "items": items,
-            "steps_ago": steps,
-        }
-        made = lower(late, values, set(graph.outputs.values()))
-        return {name: made[node] for name, node in graph.outputs.items()}
+        inputs = {"items": items, "steps_ago": steps}
+        return network_outputs(self.writer, self.model.graph, self.model.weights, inputs)
 
     def _top(self, scores: Any, seen: Any | None, k: Any, ids: Any) -> dict[str, Any]:
         """Return items string [B, k] and scores; "" and the lowest score beyond the last item."""
@@ -161,6 +148,27 @@ class _Builder:
             outputs={"scores": answer},
             defaults={"steps_ago": np.zeros((1, 1), np.int64)},
         )
+
+
+def network_outputs(
+    writer: GraphWriter,
+    graph: AtenGraph,
+    weights: Mapping[str, Array],
+    inputs: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return a network's outputs by name; what depends on weights alone is derived at load."""
+    stored = {name: writer.stored(name, array) for name, array in weights.items()}
+    early, late = split_at_load(graph)
+    needed = _used_by(late, graph)
+    frontier = [node.name for node in early if node.name in needed]
+    derived = lower(early, stored, frontier)
+    values = {
+        **{name: stored[name] for name in stored if name in needed},
+        **{name: writer.derived(name, value) for name, value in derived.items()},
+        **inputs,
+    }
+    made = lower(late, values, set(graph.outputs.values()))
+    return {name: made[node] for name, node in graph.outputs.items()}
 
 
 def split_at_load(graph: AtenGraph) -> tuple[tuple[Node, ...], tuple[Node, ...]]:

@@ -6,7 +6,7 @@ import argparse
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from tasks.contracts.catalogues import COMPRESSIONS, DATASETS, RECIPES
+from tasks.contracts.catalogues import COMPRESSIONS, RECIPES, Material, datasets_of
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.requests import MODEL_NAME, PLANS, parse_utc
 
@@ -94,7 +94,8 @@ def _demo(commands: _Commands[argparse.ArgumentParser]) -> None:
 def _release(commands: _Commands[argparse.ArgumentParser]) -> None:
     release = _command(commands, "release", "make, gate, canary and promote one release")
     add = release.add_argument
-    add("--dataset", choices=sorted(DATASETS), default="complete-journey", help="events to read")
+    sets = sorted(datasets_of(Material.EVENTS))
+    add("--dataset", choices=sets, default="complete-journey", help="events to read")
     add("--model", type=_model, help="who is released (default: from the data set)")
     add("--recipe", choices=sorted(RECIPES), default="blended_transformer", help="what to train")
     add("--compression", choices=sorted(COMPRESSIONS), default="int8", help="default: int8")

@@ -1,6 +1,6 @@
 """Smaller forms of tensors and how a graph gets the tensor back; decoding is plain torch.
 
-* Int8Rows: 2-D weights, one scale per row (an item of a table, an output channel of a dense layer);
+* Int8Rows: weights of rank 2 to 4, one scale per row (an item of a table, an output channel);
   unsigned where nothing is negative, which halves the error of probabilities and counts.
 * Codebook: long vectors with few distinct values (counts, penalties): exact.
 * Int16: other long vectors (biases), one scale.
@@ -40,13 +40,13 @@ class Int8Rows(nn.Module):
         super().__init__()
         unsigned = bool((weights >= 0).all())
         levels, dtype = (255, torch.uint8) if unsigned else (127, torch.int8)
-        largest = weights.abs().amax(dim=1, keepdim=True)
+        largest = weights.abs().flatten(1).amax(dim=1).view(-1, *[1] * (weights.ndim - 1))
         scale = torch.where(largest > 0, largest / levels, torch.ones_like(largest))
         self.register_buffer("codes", torch.round(weights / scale).to(dtype))
         self.register_buffer("scale", scale)
 
     def forward(self) -> Tensor:
-        """Return float32 [rows, columns]."""
+        """Return float32 [rows, columns] or [rows, .., ..]."""
         return self.codes.to(torch.float32) * self.scale
 
 
@@ -107,11 +107,16 @@ def coded_8_bit(tensor: Tensor) -> Coded | None:
     made: nn.Module | None = None
     if values.dtype in {torch.int32, torch.int64}:
         made = SmallIntegers(values)
-    elif values.dtype is torch.float32 and values.ndim == 2:
+    elif values.dtype is torch.float32 and _has_rows(values):
         made = Int8Rows(values)
     elif values.dtype is torch.float32 and values.ndim == 1:
         made = Codebook(values) if _few_distinct(values) else Int16(values)
     return None if made is None else cast("Coded", made)
+
+
+def _has_rows(values: Tensor) -> bool:
+    """Say whether the first axis is that of rows: a mask that is broadcast along it has one only."""
+    return values.ndim == 2 or (values.ndim in {3, 4} and values.shape[0] > 1)
 
 
 def _few_distinct(values: Tensor) -> bool:

@@ -7,17 +7,26 @@ The parameters behind a name live where they are used (`tasks/training/recipes.p
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from types import MappingProxyType
+
+
+class Material(StrEnum):
+    """What a release is made from: it decides which recipes there are, and what is served."""
+
+    EVENTS = "events"  # of shoppers; a recommender
+    PICTURES = "pictures"  # of products, with their class; a classifier
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """A set of events Headrace can read, and the day on which a release of it is dated."""
+    """A set of events or pictures Headrace can read, and the day a release of it is dated on."""
 
     summary: str
     as_of: str | None  # ISO 8601 UTC; None: the request must say, or its own day is taken
     order_only: bool  # has order but no time stamps: periods by position, no time gates
     default_model: str
+    material: Material = Material.EVENTS
 
 
 DATASETS: MappingProxyType[str, Dataset] = MappingProxyType(
@@ -52,6 +61,13 @@ DATASETS: MappingProxyType[str, Dataset] = MappingProxyType(
             order_only=False,
             default_model="recommender-events",
         ),
+        "fashion-mnist": Dataset(
+            summary="70,000 product pictures of ten classes (Debian's dataset-fashion-mnist)",
+            as_of=None,
+            order_only=True,
+            default_model="classifier",
+            material=Material.PICTURES,
+        ),
     }
 )
 
@@ -71,6 +87,22 @@ RECIPES: MappingProxyType[str, str] = MappingProxyType(
     }
 )
 
+PICTURE_RECIPES: MappingProxyType[str, str] = MappingProxyType(
+    {
+        "majority_class": "The shares of the classes for every picture: a first release",
+        "class_means": "The class whose mean picture is nearest",
+        "residual_picture_net": "Small residual network in torch; an hour on one core",
+        "keras_two_convolutions": "Two convolutions in Keras 3, exported natively",
+    }
+)
+
+# Exported by the framework they are written in, with the weights as trained.
+NATIVE_RECIPES = frozenset({"keras_two_convolutions"})
+
+FIRST_RELEASE_RECIPES: MappingProxyType[Material, str] = MappingProxyType(
+    {Material.EVENTS: "popularity", Material.PICTURES: "majority_class"}
+)
+
 COMPRESSIONS: MappingProxyType[str, str] = MappingProxyType(
     {
         "int8": "int8 rows of the item table and int8 dense weights, de-quantised in the graph",
@@ -78,4 +110,14 @@ COMPRESSIONS: MappingProxyType[str, str] = MappingProxyType(
     }
 )
 
-FIRST_RELEASE_RECIPE = "popularity"
+FIRST_RELEASE_RECIPE = FIRST_RELEASE_RECIPES[Material.EVENTS]
+
+
+def datasets_of(material: Material) -> dict[str, Dataset]:
+    """Return the sets of one material by name."""
+    return {name: item for name, item in DATASETS.items() if item.material is material}
+
+
+def recipes_of(material: Material) -> MappingProxyType[str, str]:
+    """Return the recipes that make a model of this material, each with its line."""
+    return RECIPES if material is Material.EVENTS else PICTURE_RECIPES

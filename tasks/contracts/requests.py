@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, Literal, cast
 
 from tasks.contracts.artifacts import Address
-from tasks.contracts.catalogues import COMPRESSIONS, DATASETS, RECIPES
+from tasks.contracts.catalogues import COMPRESSIONS, DATASETS, NATIVE_RECIPES, Material, recipes_of
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import Json, check_format, parse_object, pretty_json
 from tasks.contracts.stages import ArtifactKind
@@ -200,9 +200,13 @@ class ReleaseRequest:
         expected = "a model name of a-z, 0-9 and -, at most 40 long"
         _demand(bool(MODEL_NAME.fullmatch(self.model)), expected, self.model)
         _demand(self.dataset in DATASETS, f"a dataset of {sorted(DATASETS)}", self.dataset)
-        _demand(self.recipe in RECIPES, f"a recipe of {sorted(RECIPES)}", self.recipe)
+        recipes = sorted(recipes_of(self.material))
+        _demand(self.recipe in recipes, f"a recipe of {recipes}", self.recipe)
         expected = f"a compression of {sorted(COMPRESSIONS)}"
         _demand(self.compression in COMPRESSIONS, expected, self.compression)
+        as_trained = self.recipe not in NATIVE_RECIPES or self.compression == "none"
+        expected = f"the compression none for {self.recipe}, which is exported natively"
+        _demand(as_trained, expected, self.compression)
         _demand(0 <= self.seed < 2**31, "0 <= seed < 2^31", self.seed)
         parse_utc(self.as_of)
         for name in ("events_url", "catalogue_url", "mapping_url"):
@@ -213,6 +217,11 @@ class ReleaseRequest:
         urls = (self.events_url, self.catalogue_url, self.mapping_url)
         expected = "no events_url, catalogue_url or mapping_url unless the dataset is 'events'"
         _demand(own or not any(urls), expected, urls)
+
+    @property
+    def material(self) -> Material:
+        """Return what the model is made from."""
+        return DATASETS[self.dataset].material
 
     def to_text(self) -> str:
         """Return `request.json` as text."""

@@ -12,10 +12,12 @@ from types import MappingProxyType
 from typing import Any, cast
 
 from tasks.contracts.artifacts import Manifest
+from tasks.contracts.catalogues import Material
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import Json
 from tasks.contracts.requests import ReleaseRequest
 from tasks.contracts.stages import ArtifactKind
+from tasks.gates.picture_bounds import PICTURE_BOUNDS
 
 LAST_RUN = "last_run"  # role of the events that the champion was made from
 MADE_FROM = "made_from"  # role of the events that a feature set was made from
@@ -212,7 +214,8 @@ def bounds_for(kind: ArtifactKind, release: ReleaseRequest) -> Any:
         known = sorted(kind.value for kind in _BOUNDS)
         message = f"gate: expected an artifact of kind {known}, found {kind.value}"
         raise BadRequestError(message)
-    return _BOUNDS[kind](release)
+    own = PICTURE_BOUNDS if release.material is Material.PICTURES else {}
+    return own.get(kind, _BOUNDS[kind])(release)
 
 
 def configuration(artifact: Manifest, release: ReleaseRequest) -> dict[str, Json]:

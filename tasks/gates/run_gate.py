@@ -10,9 +10,11 @@ from typing import Any
 from tasks.contracts.gate_reports import PAGE_NAME, REPORT_NAME, GateReport
 from tasks.contracts.stages import ArtifactKind
 from tasks.gates import (
+    classifier,
     compressed_model,
     evaluation,
     feature_set,
+    pictures,
     serving_bundle,
     staged_slot,
     step_verdict,
@@ -21,6 +23,14 @@ from tasks.gates import (
 )
 from tasks.gates.checks import Payload, Suite
 from tasks.gates.expectations import validate
+from tasks.gates.picture_bounds import (
+    ClassifierBounds,
+    ClassifierBundleBounds,
+    ClassifierCompressionBounds,
+    ClassifierEvaluationBounds,
+    PictureBounds,
+    PictureFeatureBounds,
+)
 from tasks.gates.report_page import page
 
 SUITES: Mapping[ArtifactKind, Callable[[Payload, Any], Suite]] = MappingProxyType(
@@ -36,12 +46,24 @@ SUITES: Mapping[ArtifactKind, Callable[[Payload, Any], Suite]] = MappingProxyTyp
     }
 )
 
+# Of pictures: the bounds' type says so, for the kinds of artifact are the same.
+PICTURE_SUITES: Mapping[type, Callable[[Payload, Any], Suite]] = MappingProxyType(
+    {
+        PictureBounds: pictures.validated,
+        PictureFeatureBounds: pictures.features,
+        ClassifierBounds: classifier.trained,
+        ClassifierCompressionBounds: classifier.compressed,
+        ClassifierBundleBounds: classifier.bundle,
+        ClassifierEvaluationBounds: classifier.evaluation,
+    }
+)
+
 
 def run_gate(
     kind: ArtifactKind, bounds: Any, payload: Payload, *, artifact: str, content: str
 ) -> GateReport:
     """Look at the payload and return what was found; nothing is written."""
-    suite = SUITES[kind](payload, bounds)
+    suite = PICTURE_SUITES.get(type(bounds), SUITES[kind])(payload, bounds)
     return GateReport(
         artifact=artifact,
         content=content,

@@ -22,7 +22,16 @@ _DIM, _DIM_SIZE, _UNKNOWN_RANK = 2, 1, 3
 _VARINT, _FIXED_64, _BYTES, _FIXED_32 = 0, 1, 2, 5
 
 DTYPES: Mapping[int, str] = MappingProxyType(  # tensorflow/core/framework/types.proto
-    {1: "float32", 2: "float64", 3: "int32", 6: "int8", 7: "string", 9: "int64", 10: "bool"}
+    {
+        1: "float32",
+        2: "float64",
+        3: "int32",
+        4: "uint8",
+        6: "int8",
+        7: "string",
+        9: "int64",
+        10: "bool",
+    }
 )
 
 

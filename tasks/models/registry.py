@@ -18,6 +18,8 @@ from tasks.models.gru import Gru
 from tasks.models.ials import Ials
 from tasks.models.item_neighbours import ItemNeighbours
 from tasks.models.personal_frequency import PersonalFrequency
+from tasks.models.picture_baselines import ClassMeans, MajorityClass
+from tasks.models.picture_net import PictureNet
 from tasks.models.popularity import Popularity
 from tasks.models.transformer import Transformer
 
@@ -45,6 +47,9 @@ BUILDERS: MappingProxyType[str, Callable[..., nn.Module]] = MappingProxyType(
         "gru": Gru,
         "transformer": Transformer,
         "blend": _blend,
+        "majority_class": MajorityClass,
+        "class_means": ClassMeans,
+        "picture_net": PictureNet,
     }
 )
 

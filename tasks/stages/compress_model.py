@@ -16,12 +16,23 @@ from torch import nn
 
 from tasks.bundling.aten_export import Export, export_module
 from tasks.bundling.golden import GOLDEN_FILE, Answers, Golden, Requests
+from tasks.bundling.golden_pictures import GoldenPictures, PictureRequests
+from tasks.compression.classifier import (
+    CompressedClassifier,
+    KerasClassifier,
+    by_class,
+    classified,
+    is_keras,
+    picture_arrays,
+)
 from tasks.compression.compress import CompressedModel, compress
 from tasks.compression.golden_requests import answer, overlap, request_arrays
+from tasks.contracts.catalogues import Material
 from tasks.contracts.json_types import Json, parse_object, pretty_json
 from tasks.contracts.stage_io import Outcome, StageContext
 from tasks.contracts.stages import ArtifactKind
 from tasks.models.interactions import Interactions
+from tasks.models.pictures import Pictures
 from tasks.models.registry import load_model
 
 READS: Mapping[str, ArtifactKind] = MappingProxyType(
@@ -76,6 +87,8 @@ def run(context: StageContext) -> Outcome:
     """Compress model and baselines, export both forms, answer the golden requests."""
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
+    if context.the_release().material is Material.PICTURES:
+        return _compress_classifier(context)
     recipe = context.the_release().compression
     trained, features = context.inputs["model"].path, context.inputs["features"].path
     report = parse_object((trained / "report.json").read_bytes(), "report.json")
@@ -110,6 +123,95 @@ def run(context: StageContext) -> Outcome:
         f"{records['model']['weights_bytes_fp32']}, top-10 overlap "
         f"{records['model']['top10_overlap']}"
     )
+
+
+def _compress_classifier(context: StageContext) -> Outcome:
+    release, trained = context.the_release(), context.inputs["model"].path
+    report = parse_object((trained / "report.json").read_bytes(), "report.json")
+    pictures = Pictures.load(context.inputs["features"].path)
+    requests = PictureRequests(**picture_arrays(pictures, REQUESTS, release.seed))
+    answers: dict[str, Answers] = {}
+    records: dict[str, dict[str, Json]] = {}
+    for place, (name, folder, source) in enumerate(_classifiers(trained)):
+        context.progress(f"compressing {name}", place / 3)
+        target = context.out / folder
+        if is_keras(source, name):
+            made = _kept_keras(source, name, release.compression, requests, target)
+        else:
+            made = _compressed_classifier(source, name, release.compression, requests, target)
+        answers[name], records[name] = made
+    GoldenPictures(requests=requests, answers=answers).save(context.out)
+    record: dict[str, Json] = {
+        "format": "classifier_compression/1",
+        "recipe": release.compression,
+        "class_names": report["class_names"],
+        "side": report["side"],
+        "golden_requests": int(requests.real.sum()),
+        "models": cast("Json", records),
+    }
+    _write(context.out / "compression.json", pretty_json(record))
+    model = records["model"]
+    return Outcome(
+        sentence=f"{release.compression}: weights {model['weights_bytes']} bytes of "
+        f"{model['weights_bytes_fp32']}, the same class for {model['same_class']} of the pictures"
+    )
+
+
+def _classifiers(trained: Path) -> list[tuple[str, str, Path]]:
+    """Return (name, folder in the artifact, folder of its files) of model and baselines."""
+    names = sorted(path.stem for path in (trained / "baselines").glob("*.json"))
+    baselines = [(name, f"baselines/{name}", trained / "baselines") for name in names]
+    return [("model", "model", trained), *baselines]
+
+
+def _compressed_classifier(
+    source: Path, name: str, recipe: str, requests: PictureRequests, target: Path
+) -> tuple[Answers, dict[str, Json]]:
+    model = load_model(source, name)
+    small, plain = CompressedClassifier(model, recipe), CompressedClassifier(model, "none")
+    side = requests.images.shape[1]
+    shape = {"images": torch.zeros((3, side, side))}
+    export, original = (export_module(one, shape, ("logits",)) for one in (small, plain))
+    export.save(target)
+    _write(target / "fp32.graph.json", original.graph.to_text())
+    ours, theirs = (_classified(one, requests) for one in (small.eval(), plain.eval()))
+    sizes = _weight_bytes(original), _weight_bytes(export)
+    return ours, _moved(ours, theirs, requests.real, sizes)
+
+
+def _kept_keras(
+    source: Path, name: str, recipe: str, requests: PictureRequests, target: Path
+) -> tuple[Answers, dict[str, Json]]:
+    model = KerasClassifier(source, name, recipe)
+    answers = _classified(model, requests)
+    target.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source / f"{name}.json", target / "keras.json")
+    shutil.copyfile(source / f"{name}.safetensors", target / "weights.safetensors")
+    size = sum(array.nbytes for array in model.weights.values())
+    return answers, _moved(answers, answers, requests.real, (size, size))
+
+
+def _classified(
+    model: CompressedClassifier | KerasClassifier, requests: PictureRequests
+) -> Answers:
+    items, scores = classified(model, requests.shown())
+    return Answers(items=items, scores=scores)
+
+
+def _moved(
+    ours: Answers, theirs: Answers, real: NDArray[np.bool_], sizes: tuple[int, int]
+) -> dict[str, Json]:
+    """Return bytes of the weights before and after, and how far the answers moved."""
+    fp32, now = sizes
+    same = ours.items[real, 0] == theirs.items[real, 0]
+    away = np.abs(by_class(ours.items, ours.scores) - by_class(theirs.items, theirs.scores))[real]
+    return {
+        "weights_bytes_fp32": fp32,
+        "weights_bytes": now,
+        "weights_ratio": round(now / max(fp32, 1), 6),
+        "same_class": round(float(same.mean()), 6),
+        "worst_score_move": round(float(away.max(initial=0.0)), 6),
+    }
 
 
 def _models(trained: Path) -> list[tuple[str, str, nn.Module]]:

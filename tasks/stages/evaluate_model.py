@@ -12,13 +12,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from tasks.bundling.classifier_evaluation import Classified, classify
 from tasks.bundling.evaluation import ask_all, contestants
+from tasks.contracts.catalogues import Material
 from tasks.contracts.columns import Period
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import Json, pretty_json
 from tasks.contracts.stage_io import Outcome, StageContext
 from tasks.contracts.stages import ArtifactKind
 from tasks.models.interactions import Examples, Interactions
+from tasks.models.pictures import Pictures
 from tasks.models.popularity_slices import SLICES, user_slices
 from tasks.statistics.bootstrap import holm, mean_interval, paired_difference
 from tasks.statistics.ranking import Gains, mean_by_user
@@ -63,6 +66,8 @@ def configure(context: StageContext) -> dict[str, Json]:
 
 def run(context: StageContext) -> Outcome:
     """Write `rows.parquet` and `summary.json`."""
+    if context.the_release().material is Material.PICTURES:
+        return _evaluate_classifier(context)
     interactions = Interactions.load(context.inputs["features"].path / "interactions.npz")
     rows = _rows(context, interactions, Period.GATE)
     if len(rows.user_ids) < 2:
@@ -194,3 +199,70 @@ def _mean(values: Floats) -> dict[str, Json]:
 def _rounded(value: float) -> float:
     """Return nine significant digits: enough for people, and the same on every machine."""
     return float(f"{value:.9g}")
+
+
+def _evaluate_classifier(context: StageContext) -> Outcome:
+    """Ask every picture of the gate period, and no other; a row says who named its class."""
+    pictures = Pictures.load(context.inputs["features"].path)
+    champion, same = context.inputs.get(CHAMPION), _is_champion(context)
+    found = classify(
+        context.inputs["bundle"].path,
+        champion.path if champion is not None and not same else None,
+        pictures,
+        pictures.rows(Period.GATE),
+        context.progress,
+    )
+    if same:
+        found.answers[CHAMPION] = found.answers[CANDIDATE]
+    _write_picture_rows(context, found)
+    summary = _classifier_summary(context, found)
+    (context.out / "summary.json").write_text(pretty_json(summary), encoding="utf-8")
+    means = [f"{name} {found.right(name).mean():.4f}" for name in found.answers]
+    ending = "; the candidate is the champion: already serving" if same else ""
+    return Outcome(sentence=f"accuracy on {len(found.rows)} pictures: {', '.join(means)}{ending}")
+
+
+def _write_picture_rows(context: StageContext, found: Classified) -> None:
+    table: dict[str, Any] = {
+        "picture": pa.array([f"picture-{row:05d}" for row in found.rows], pa.string()),
+        "class": pa.array(found.target.tolist(), pa.string()),
+        "answer": pa.array(found.answers[CANDIDATE].tolist(), pa.string()),
+    }
+    for model in dict.fromkeys([CANDIDATE, CHAMPION, *found.answers]):
+        there = model in found.answers
+        values = found.right(model) if there else None
+        empty = pa.nulls(len(found.rows), pa.float64())
+        table[f"right_{model}"] = empty if values is None else pa.array(values)
+    pq.write_table(pa.table(table), context.out / "rows.parquet", compression="zstd")
+
+
+def _classifier_summary(context: StageContext, found: Classified) -> dict[str, Json]:
+    margin = context.the_release().evaluation.margin
+    differences: dict[str, Json] = {}
+    for name in found.answers:
+        if name != CANDIDATE:
+            difference = paired_difference(
+                found.right(CANDIDATE), found.right(name), confidence=CONFIDENCE
+            )
+            differences[name] = {
+                **{key: _rounded(value) for key, value in asdict(difference).items()},
+                "p_superior": _rounded(difference.p_superior),
+                "p_noninferior": _rounded(difference.p_noninferior(margin)),
+            }
+    classes: dict[str, Json] = {}
+    for name in sorted(set(found.target.tolist())):
+        chosen = found.target == name
+        classes[str(name)] = {
+            "pictures": int(chosen.sum()),
+            "recall": {m: _rounded(found.right(m)[chosen].mean()) for m in found.answers},
+        }
+    return {
+        "format": "classifier_evaluation/1",
+        "period": Period.GATE.label,
+        "confidence": CONFIDENCE,
+        "pictures": len(found.rows),
+        "already_serving": _is_champion(context),
+        "models": {name: {"accuracy": _mean(found.right(name))} for name in found.answers},
+        "differences": differences,
+        "classes": classes,
+    }

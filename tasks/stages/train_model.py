@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import cast
 
 import torch
 
+from tasks.contracts.catalogues import Material
 from tasks.contracts.json_types import Json, pretty_json
 from tasks.contracts.stage_io import Outcome, StageContext
 from tasks.contracts.stages import ArtifactKind
 from tasks.models.interactions import Interactions
+from tasks.models.pictures import Pictures
 from tasks.models.registry import save_model
+from tasks.training import make_classifier
+from tasks.training.classifier_files import write_classifier
 from tasks.training.device import device_name, training_device
 from tasks.training.fit import Epoch
 from tasks.training.make_model import (
@@ -22,6 +27,7 @@ from tasks.training.make_model import (
     make_model,
 )
 from tasks.training.metrics import evaluate
+from tasks.training.picture_recipes import picture_recipe_named
 from tasks.training.ranks import joined_ranks
 from tasks.training.recipes import recipe_named
 
@@ -35,6 +41,8 @@ PRODUCES = ArtifactKind.TRAINED_MODEL
 def configure(context: StageContext) -> dict[str, Json]:
     """Return the recipe with every setting resolved, and the seed."""
     release = context.the_release()
+    if release.material is Material.PICTURES:
+        return {"recipe": picture_recipe_named(release.recipe).resolved(release.seed)}
     baskets = _interactions(context).baskets
     recipe = recipe_named(release.recipe, baskets=baskets)
     return {
@@ -51,6 +59,8 @@ def assist(context: StageContext) -> None:
 
 def run(context: StageContext) -> Outcome:
     """Fit, measure on the select period, and write model and baselines."""
+    if context.the_release().material is Material.PICTURES:
+        return _train_classifier(context)
     shop = _workshop(context)
     recipe = shop.recipe
     baselines = make_baselines(shop)
@@ -86,6 +96,35 @@ def _workshop(context: StageContext) -> Workshop:
         checkpoints=context.work / "checkpoints",
         progress=context.progress,
         ranks=context.ranks,
+    )
+
+
+def _train_classifier(context: StageContext) -> Outcome:
+    release = context.the_release()
+    recipe = picture_recipe_named(release.recipe)
+    torch.set_num_threads(recipe.threads)
+    torch.use_deterministic_algorithms(True)
+    pictures = Pictures.load(context.inputs["features"].path)
+    baselines = make_classifier.make_baselines(pictures)
+    model = make_classifier.make_classifier(
+        pictures,
+        recipe,
+        baselines,
+        seed=release.seed,
+        checkpoints=context.work / "checkpoints",
+        progress=context.progress,
+    )
+    report = write_classifier(context.out, recipe.name, pictures, model, baselines)
+    accuracy = cast("dict[str, float]", report["select_accuracy"])
+    return Outcome(
+        sentence=f"{recipe.name}: select accuracy {accuracy['model']:.4f} against class means' "
+        f"{accuracy['class_means']:.4f}, {len(model.curve)} epochs",
+        facts={
+            "threads": recipe.threads,
+            "device": device_name(training_device()),
+            "epochs": len(model.curve),
+            "resumed_from": model.resumed_from,
+        },
     )
 
 

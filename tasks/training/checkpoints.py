@@ -90,6 +90,19 @@ def load_checkpoint(folder: Path, say: Say, *, ranks: int = 1) -> State | None:
     return None
 
 
+def optimizer_state(optimizer: torch.optim.Optimizer) -> State:
+    """Return an optimizer's state with names as keys, as a checkpoint takes it."""
+    found = optimizer.state_dict()
+    moments = {str(place): one for place, one in found["state"].items()}
+    return {"state": moments, "param_groups": found["param_groups"]}
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: State) -> None:
+    """Put back what `optimizer_state` returned."""
+    moments = {int(place): one for place, one in state["state"].items()}
+    optimizer.load_state_dict({**state, "state": moments})
+
+
 def _checkpoints(folder: Path) -> dict[int, Path]:
     """Return the folders by number, damaged ones too; what has another name is not ours."""
     named = {path: _NAME.fullmatch(path.name) for path in folder.glob("checkpoint-*")}

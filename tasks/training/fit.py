@@ -20,7 +20,12 @@ from tasks.contracts.ranks import ALONE, Ranks
 from tasks.contracts.stage_io import SayProgress
 from tasks.models.interactions import Examples, Interactions
 from tasks.models.sequence_model import SequenceModel
-from tasks.training.checkpoints import load_checkpoint, save_checkpoint
+from tasks.training.checkpoints import (
+    load_checkpoint,
+    load_optimizer_state,
+    optimizer_state,
+    save_checkpoint,
+)
 from tasks.training.device import training_device
 from tasks.training.losses import sampled_softmax
 from tasks.training.metrics import evaluate
@@ -316,13 +321,9 @@ class Fit:
         return torch.from_numpy(values).to(self.device, non_blocking=True)
 
     def _save(self, checkpoints: Path) -> None:
-        optimizer = self.optimizer.state_dict()
         state = {
             "model": self.model.state_dict(),
-            "optimizer": {
-                "state": {str(place): one for place, one in optimizer["state"].items()},
-                "param_groups": optimizer["param_groups"],
-            },
+            "optimizer": optimizer_state(self.optimizer),
             "best": self.best,
             "curve": [vars(point) for point in self.curve],
             "epoch": None if self.epoch is None else self.epoch.state(self.ranks),
@@ -342,9 +343,7 @@ class Fit:
             return
         self._demand_same_network(state["model"], checkpoints)
         self.model.load_state_dict(state["model"])
-        optimizer = state["optimizer"]
-        moments = {int(place): one for place, one in optimizer["state"].items()}
-        self.optimizer.load_state_dict({**optimizer, "state": moments})
+        load_optimizer_state(self.optimizer, state["optimizer"])
         self.best = state["best"]
         self.curve = [Epoch(**point) for point in state["curve"]]
         self.resumed_from = f"epoch {len(self.curve)}"

@@ -8,7 +8,7 @@ import pytest
 from airflow.sdk.exceptions import ParamValidationError
 from headrace_airflow.release_form import form_of_run, release_form, release_id
 
-from tasks.contracts.catalogues import COMPRESSIONS, DATASETS, RECIPES
+from tasks.contracts.catalogues import COMPRESSIONS, RECIPES, Material, datasets_of, recipes_of
 from tasks.contracts.requests import PLANS, RELEASE_ID
 from tasks.stages.request_release import request_from_form
 
@@ -21,7 +21,7 @@ def form(**chosen: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("field", "names"),
     (
-        ("dataset", DATASETS),
+        ("dataset", datasets_of(Material.EVENTS)),
         ("recipe", RECIPES),
         ("compression", COMPRESSIONS),
         ("plan", PLANS),
@@ -29,6 +29,14 @@ def form(**chosen: Any) -> dict[str, Any]:
 )
 def test_the_form_offers_exactly_the_catalogue(field: str, names: Any) -> None:
     assert release_form()[field].schema["enum"] == list(names)
+
+
+def test_the_form_of_a_classifier_offers_pictures_and_no_files_of_events() -> None:
+    fields = release_form(material=Material.PICTURES)
+    assert fields["dataset"].schema["enum"] == list(datasets_of(Material.PICTURES))
+    assert fields["recipe"].schema["enum"] == list(recipes_of(Material.PICTURES))
+    assert "recipe" in fields
+    assert not [name for name in fields if name.endswith("_url")]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.contracts.catalogues import Material
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.requests import (
     PLANS,
@@ -54,11 +55,27 @@ def test_the_release_request_of_format_1_is_read_and_written_as_its_golden_file(
             {"events_url": "file:///x.csv"}, "no events_url", id="a URL nobody would read"
         ),
         pytest.param({"seed": -1}, "seed", id="a negative seed"),
+        pytest.param({"dataset": "fashion-mnist"}, "a recipe of", id="a recommender of pictures"),
+        pytest.param(
+            {"recipe": "residual_picture_net"}, "a recipe of", id="a classifier of events"
+        ),
+        pytest.param(
+            {"dataset": "fashion-mnist", "recipe": "keras_two_convolutions"},
+            "the compression none for keras_two_convolutions",
+            id="a Keras model in int8",
+        ),
     ),
 )
 def test_an_impossible_request_is_refused_with_what_was_expected(changes, expected) -> None:
     with pytest.raises(BadRequestError, match=expected):
         request(**changes)
+
+
+def test_a_keras_model_is_taken_with_its_weights_as_trained() -> None:
+    found = request(
+        dataset="fashion-mnist", recipe="keras_two_convolutions", compression="none", model="c"
+    )
+    assert found.material is Material.PICTURES
 
 
 def test_an_unknown_field_is_refused_by_name() -> None:

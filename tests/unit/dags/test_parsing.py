@@ -56,7 +56,12 @@ def test_all_dags_parse_in_half_a_second_and_import_nothing_heavy(tmp_path: Path
     tries = [parse(tmp_path, DEPLOYMENT) for _ in range(2)]
     found = tries[0]
     assert found["errors"] == {}
-    assert found["dags"] == ["pause_or_resume", "release_recommender", "roll_back"]
+    assert found["dags"] == [
+        "pause_or_resume",
+        "release_classifier",
+        "release_recommender",
+        "roll_back",
+    ]
     imported = {str(name).split(".")[0] for name in found["modules"]}  # type: ignore[attr-defined]
     assert not imported & set(HEAVY)
     assert min(float(str(one["seconds"])) for one in tries) < 0.5
@@ -71,7 +76,12 @@ def test_the_same_dags_parse_with_pods(tmp_path: Path) -> None:
     }
     found = parse(tmp_path, DEPLOYMENT | pods)
     assert found["errors"] == {}
-    assert found["dags"] == ["pause_or_resume", "release_recommender", "roll_back"]
+    assert found["dags"] == [
+        "pause_or_resume",
+        "release_classifier",
+        "release_recommender",
+        "roll_back",
+    ]
     assert "headrace_airflow.pod_stage_operator" in str(found["modules"])
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.contracts.catalogues import DATASETS
+from tasks.contracts.catalogues import DATASETS, Material, datasets_of
 from tasks.contracts.requests import parse_utc
 from tasks.events.datasets import KNOWN_SETS
 from tasks.events.periods import LastSteps, TimeCuts
+from tasks.events.pictures import PICTURE_SETS
 
 
 def test_every_set_of_the_form_can_be_read():
-    assert {*KNOWN_SETS, "events"} == set(DATASETS)
+    assert {*KNOWN_SETS, "events"} == set(datasets_of(Material.EVENTS))
+    assert set(PICTURE_SETS) == set(datasets_of(Material.PICTURES))
 
 
 @pytest.mark.parametrize("name", sorted(KNOWN_SETS))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.contracts.catalogues import DATASETS
+from tasks.contracts.catalogues import Material, datasets_of
 from tasks.contracts.errors import BadRequestError
 from tasks.features.settings import FEATURES, FeatureSettings, settings_of
 
 
 def test_every_set_of_the_form_has_settings():
-    assert set(FEATURES) == set(DATASETS)
+    assert set(FEATURES) == set(datasets_of(Material.EVENTS))
 
 
 def test_an_unknown_set_is_refused():

@@ -1,0 +1,89 @@
+"""A classifier of Fashion-MNIST by a recipe: accuracy on the set's own test pictures, asked once, at the end.
+
+Files are found as a release finds them ($HEADRACE_DATA, or Debian's dataset-fashion-mnist); every choice is
+made on the select period, which is part of the training pictures. A killed run goes on from FOLDER.
+usage: python -m bench.pictures RECIPE FOLDER [--seed 1]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tasks.contracts.columns import Period
+from tasks.events.pictures import land_pictures, plan_pictures
+from tasks.features.pictures import build_pictures
+from tasks.models.pictures import Pictures
+from tasks.statistics.bootstrap import mean_interval
+from tasks.training.device import device_name, training_device
+from tasks.training.keras_fit import keras_logits
+from tasks.training.make_classifier import (
+    Classifier,
+    make_baselines,
+    make_classifier,
+    parameters_of,
+)
+from tasks.training.picture_fit import predicted
+from tasks.training.picture_recipes import picture_recipe_named
+
+
+def fashion_mnist() -> Pictures:
+    plan = plan_pictures("fashion-mnist", os.environ)
+    with tempfile.TemporaryDirectory() as scratch:
+        land_pictures(plan, [Path(source.url) for source in plan.sources], Path(scratch))
+        return build_pictures(Path(scratch))
+
+
+def accuracy(made: Classifier, pictures: Pictures, period: Period) -> str:
+    rows = pictures.rows(period)
+    shown = pictures.shown(rows)
+    if made.is_keras:
+        found = keras_logits(made.model, shown).argmax(axis=1)
+    else:
+        found = predicted(made.model, shown)
+    right = mean_interval((found == pictures.labels[rows]).astype(np.float64))
+    return f"{right.mean:.4f} ({right.lower:.4f} to {right.upper:.4f}) on {len(rows)} pictures"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("recipe")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    recipe = picture_recipe_named(options.recipe)
+    torch.set_num_threads(recipe.threads)
+    torch.use_deterministic_algorithms(True)
+    pictures = fashion_mnist()
+    began, used = time.monotonic(), time.process_time()
+
+    def say(sentence: str, _share: float | None) -> None:
+        if "batch" not in sentence:
+            print(f"{time.monotonic() - began:6.0f} s {sentence}", flush=True)
+
+    baselines = make_baselines(pictures)
+    made = make_classifier(
+        pictures,
+        recipe,
+        baselines,
+        seed=options.seed,
+        checkpoints=options.folder / "checkpoints",
+        progress=say,
+    )
+    seconds, cpu = time.monotonic() - began, time.process_time() - used
+    print(f"{recipe.name}, seed {options.seed}: {parameters_of(made)} parameters")
+    print(f"  {seconds:.0f} s, {cpu:.0f} s of CPU, on {device_name(training_device())}")
+    print(f"  resumed from: {made.resumed_from or 'nothing'}")
+    print(f"  select {accuracy(made, pictures, Period.SELECT)}")
+    for name, one in {recipe.name: made, **baselines}.items():
+        print(f"  test   {accuracy(one, pictures, Period.GATE)}  {name}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""`PictureFit`: train a classifier of pictures; a killed fit goes on with the same result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from tasks.contracts.columns import Period
+from tasks.contracts.stage_io import SayProgress
+from tasks.models.pictures import Pictures
+from tasks.training.checkpoints import (
+    load_checkpoint,
+    load_optimizer_state,
+    optimizer_state,
+    save_checkpoint,
+)
+from tasks.training.device import training_device
+
+CHECKPOINT_SECONDS = 30.0  # at most this much work is lost to a kill, and a batch
+EVALUATION_BATCH = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureFitSettings:
+    """How long and how fast to train; `threads` is part of the result's identity."""
+
+    epochs: int
+    batch: int
+    learning_rate: float  # at the top of the schedule
+    warm_up_share: float  # of all steps: the rate rises over it, then falls in a line to nothing
+    weight_decay: float
+    label_smoothing: float
+    max_shift: int  # pixels: each training picture is moved by up to so many, and mirrored or not
+    ema_decay: float  # of the average over steps that is kept as the model
+    seed: int
+    threads: int = 1
+
+    def rate_of(self, step: int, steps: int) -> float:
+        """Return the learning rate of step 0, 1, .. of `steps`."""
+        rise = max(1.0, self.warm_up_share * steps)
+        falls = (steps - step) / max(1.0, steps - rise)
+        return self.learning_rate * min((step + 1) / rise, falls, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureEpoch:
+    """One point of the learning curve."""
+
+    epoch: int
+    loss: float
+    select_accuracy: float
+
+
+def augmented(images: Tensor, max_shift: int, generator: torch.Generator) -> Tensor:
+    """Return images [B, H, W], each mirrored or not and moved by up to `max_shift`, 0 beyond."""
+    count, height, width = images.shape
+    mirrored = torch.rand(count, generator=generator) < 0.5
+    down, right = torch.randint(0, 2 * max_shift + 1, (2, count), generator=generator)
+    images = torch.where(mirrored[:, None, None], images.flip(2), images)
+    wide = functional.pad(images, (max_shift,) * 4)
+    rows = down[:, None] + torch.arange(height)
+    columns = right[:, None] + torch.arange(width)
+    return wide[torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def predicted(
+    model: nn.Module, images: NDArray[np.float32], device: torch.device | None = None
+) -> NDArray[np.int64]:
+    """Return the class [N] that `model` scores highest for images [N, H, W]."""
+    device = device or torch.device("cpu")
+    found = []
+    with torch.no_grad():
+        for start in range(0, len(images), EVALUATION_BATCH):
+            batch = torch.from_numpy(images[start : start + EVALUATION_BATCH]).to(device)
+            found.append(model(batch).argmax(dim=1).cpu())
+    return torch.cat(found).numpy() if found else np.zeros(0, np.int64)
+
+
+def _laid_out(model: nn.Module, memory: torch.memory_format) -> nn.Module:
+    """Return the model with its weights in that order in memory; convolutions like channels last."""
+    return model.to(memory_format=memory)  # type: ignore[call-overload]
+
+
+class PictureFit:
+    """One run of training on the train period; the average of its last steps is the model.
+
+    Order, shifts and mirrors of an epoch are drawn on the CPU from the seed and the numbers of
+    epoch and batch, so that they are the same on every device and after every kill.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        pictures: Pictures,
+        settings: PictureFitSettings,
+        *,
+        device: torch.device | None = None,
+        checkpoint_seconds: float = CHECKPOINT_SECONDS,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.device = training_device() if device is None else device
+        self.settings = settings
+        self.checkpoint_seconds, self.monotonic = checkpoint_seconds, monotonic
+        self.pictures = pictures
+        train = pictures.rows(Period.TRAIN)
+        self.images = torch.from_numpy(pictures.shown(train))
+        self.labels = torch.from_numpy(pictures.labels[train])
+        self.model = _laid_out(model.to(self.device), torch.channels_last)
+        average = get_ema_multi_avg_fn(settings.ema_decay)
+        self.average = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
+        self.optimizer = torch.optim.SGD(
+            model.parameters(),
+            lr=settings.learning_rate,
+            momentum=0.9,
+            nesterov=True,
+            weight_decay=settings.weight_decay,
+        )
+        self.curve: list[PictureEpoch] = []
+        self.batches_done, self.total_loss = 0, 0.0  # of the epoch in progress
+        self.resumed_from: str | None = None  # the place in words, for facts and people
+        self._saved_at = monotonic()
+
+    @property
+    def batches(self) -> int:
+        """Return the batches of an epoch; what is left of the pictures waits for the next one."""
+        return max(1, len(self.images) // self.settings.batch)
+
+    def run(self, checkpoints: Path, progress: SayProgress) -> list[PictureEpoch]:
+        """Train all epochs; leave the averaged weights in the model, on the CPU."""
+        self._resume(checkpoints, progress)
+        if self.resumed_from is not None:
+            progress(f"goes on after {self.resumed_from}, from a checkpoint", 0.0)
+        while len(self.curve) < self.settings.epochs:
+            number = len(self.curve) + 1
+            self._train_epoch(number, checkpoints, progress)
+            loss, accuracy = self.total_loss / self.batches, self.select_accuracy()
+            self.curve.append(PictureEpoch(epoch=number, loss=loss, select_accuracy=accuracy))
+            self.batches_done, self.total_loss = 0, 0.0
+            self._save(checkpoints)
+            fraction = number / self.settings.epochs
+            progress(f"epoch {number}: loss {loss:.4f}, select accuracy {accuracy:.4f}", fraction)
+        self.model.load_state_dict(self.average.module.state_dict())
+        _laid_out(self.model.to("cpu"), torch.contiguous_format).eval()
+        return self.curve
+
+    def select_accuracy(self) -> float:
+        """Return the averaged model's share of right classes in the select period."""
+        rows = self.pictures.rows(Period.SELECT)
+        network = self.average.module.eval()
+        found = predicted(network, self.pictures.shown(rows), self.device)
+        return float((found == self.pictures.labels[rows]).mean()) if len(rows) else float("nan")
+
+    def _train_epoch(self, number: int, checkpoints: Path, progress: SayProgress) -> None:
+        size, seed = self.settings.batch, self.settings.seed * 100_003 + number
+        order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(seed))
+        before, steps = (number - 1) * self.batches, self.settings.epochs * self.batches
+        self.model.train()
+        for place in range(self.batches_done, self.batches):
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.settings.rate_of(before + place, steps)
+            generator = torch.Generator().manual_seed(seed * 1_000_003 + place)
+            self.total_loss += self._step(order[place * size : (place + 1) * size], generator)
+            self.batches_done = place + 1
+            if self.monotonic() - self._saved_at >= self.checkpoint_seconds:
+                self._save(checkpoints)
+            done = (before + place) / steps
+            progress(f"epoch {number}, batch {place + 1} of {self.batches}", done)
+
+    def _step(self, rows: Tensor, generator: torch.Generator) -> float:
+        images = augmented(self.images[rows], self.settings.max_shift, generator)
+        logits = self.model(images.to(self.device, non_blocking=True))
+        loss = functional.cross_entropy(
+            logits,
+            self.labels[rows].to(self.device, non_blocking=True),
+            label_smoothing=self.settings.label_smoothing,
+        )
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self.average.update_parameters(self.model)
+        return loss.item()
+
+    def _save(self, checkpoints: Path) -> None:
+        state: dict[str, Any] = {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": optimizer_state(self.optimizer),
+            "curve": [vars(point) for point in self.curve],
+            "batches_done": self.batches_done,
+            "total_loss": self.total_loss,
+        }
+        save_checkpoint(checkpoints, state)
+        self._saved_at = self.monotonic()
+
+    def _resume(self, checkpoints: Path, progress: SayProgress) -> None:
+        state = load_checkpoint(checkpoints, lambda sentence: progress(sentence, None))
+        if state is None:
+            return
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        load_optimizer_state(self.optimizer, state["optimizer"])
+        self.curve = [PictureEpoch(**point) for point in state["curve"]]
+        self.batches_done, self.total_loss = state["batches_done"], state["total_loss"]
+        self.resumed_from = f"epoch {len(self.curve)} and batch {self.batches_done}"

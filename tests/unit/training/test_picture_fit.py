@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tasks.contracts.columns import Period
+from tasks.models.picture_net import PictureNet
+from tasks.models.pictures import Pictures
+from tasks.training.picture_fit import PictureFit, PictureFitSettings, augmented
+
+SIDE = 8
+SETTINGS = PictureFitSettings(
+    epochs=4,
+    batch=16,
+    learning_rate=0.1,
+    warm_up_share=0.25,
+    weight_decay=5e-4,
+    label_smoothing=0.1,
+    max_shift=1,
+    ema_decay=0.8,
+    seed=5,
+)
+
+
+def bars() -> Pictures:
+    """Return pictures with a bright row (class 0) or a bright column (class 1), and noise."""
+    generator = np.random.default_rng(1)
+    images = generator.integers(0, 60, (160, SIDE, SIDE)).astype(np.uint8)
+    labels = np.arange(160, dtype=np.int64) % 2
+    places = generator.integers(2, SIDE - 2, 160)
+    for image, label, place in zip(images, labels, places, strict=True):
+        (image if label == 0 else image.T)[place] = 255
+    period = np.where(np.arange(160) < 128, Period.TRAIN, Period.SELECT).astype(np.int8)
+    return Pictures(images=images, labels=labels, period=period, class_names=("row", "column"))
+
+
+def fit(**options: Any) -> PictureFit:
+    torch.manual_seed(5)
+    model = PictureNet(2, side=SIDE, widths=(4, 8, 8))
+    return PictureFit(model, bars(), SETTINGS, device=torch.device("cpu"), **options)
+
+
+def quiet(_sentence: str, _share: float | None) -> None:
+    return None
+
+
+def test_rows_and_columns_are_told_apart_on_pictures_that_were_not_trained_on(
+    tmp_path: Path,
+) -> None:
+    curve = fit().run(tmp_path, quiet)
+    assert [point.epoch for point in curve] == [1, 2, 3, 4]
+    assert curve[-1].loss < curve[0].loss
+    assert curve[-1].select_accuracy > 0.9
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("batch", (3, 8, 21), ids="killed after batch {}".format)
+def test_a_killed_fit_ends_with_the_same_weights(tmp_path: Path, batch: int) -> None:
+    whole = fit()
+    whole_curve = whole.run(tmp_path / "whole", quiet)
+    seen = 0
+
+    def kill(sentence: str, _share: float | None) -> None:
+        nonlocal seen
+        seen += "batch" in sentence
+        if seen == batch:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        fit(checkpoint_seconds=0.0).run(tmp_path / "killed", kill)
+    again = fit()
+    curve = again.run(tmp_path / "killed", quiet)
+    assert again.resumed_from is not None
+    assert curve == whole_curve
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(tensor, again.model.state_dict()[name]), name
+
+
+def test_the_rate_rises_then_falls_to_nothing() -> None:
+    rates = [SETTINGS.rate_of(step, 40) for step in range(40)]
+    assert rates.index(max(rates)) == 9  # a quarter of 40 steps rises
+    assert max(rates) == pytest.approx(0.1)
+    assert rates[0] == pytest.approx(0.01)
+    assert 0 < rates[-1] < 0.004
+
+
+def test_augmented_pictures_are_moved_within_black_and_mirrored_or_not() -> None:
+    image = torch.zeros(1, 5, 5)
+    image[0, 2, 1] = 1.0
+    seen = set()
+    for seed in range(200):
+        generator = torch.Generator().manual_seed(seed)
+        found = augmented(image, 1, generator)
+        assert found.shape == image.shape
+        assert float(found.sum()) == 1.0
+        seen.add(tuple(found[0].nonzero()[0].tolist()))
+    # Column 1, or 3 mirrored, moved by -1, 0 or 1; row 2 likewise.
+    assert seen == {(row, column) for row in (1, 2, 3) for column in (0, 1, 2, 3, 4)}
