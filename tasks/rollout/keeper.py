@@ -101,6 +101,7 @@ class Keeper:
     harm: HarmWatch = field(default_factory=HarmWatch)
     probes: SlotProbes = field(default_factory=SlotProbes)
     statistics: Callable[[RouterFiles], Statistics | None] = read_statistics
+    unseen: Callable[[], Sequence[str]] = tuple  # models whose records are not known yet
     say: Callable[[str], None] = print
     about: Callable[[str, str | None], None] = lambda _model, _release_id: None
     _withheld: WithheldShares = field(init=False)
@@ -216,6 +217,9 @@ class Keeper:
         return taken
 
     def _tell_envoy(self) -> bool:
+        if unseen := list(self.unseen()):  # a keeper's next life: the last one's routes go on
+            self._say_once(f"Envoy keeps its routes until the records of {unseen} are seen")
+            return False
         models = [self._models[name] for name in sorted(self._models)]
         shadow = self._shadow()
         new_clusters = _replace_if_new(self.files.clusters, render_clusters(models, shadow))
@@ -306,6 +310,7 @@ def run(
         say=log.info,
         about=log.about_release,
         statistics=statistics,
+        unseen=health.unseen,
     )
     lander = ExposureLander(
         state_dir=place.state_dir,

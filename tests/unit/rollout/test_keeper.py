@@ -13,6 +13,7 @@ from tasks.contracts.errors import BadRequestError
 from tasks.contracts.requests import PLANS
 from tasks.rollout.envoy import write_bootstrap
 from tasks.rollout.envoy_stats import SlotCounts, Statistics, VariantCounts, VariantName
+from tasks.rollout.file_records import FileRecords
 from tasks.rollout.keeper import Keeper, LeaseWatch, demand_folders
 from tasks.rollout.phases import Decision, Phase
 from tasks.rollout.readiness import SlotProbes
@@ -136,6 +137,25 @@ def test_envoy_is_told_only_what_is_new(world: World) -> None:
     assert keeper.turn() is False
     stepping(world)
     assert keeper.turn() is True
+
+
+def test_a_keepers_next_life_leaves_the_routes_until_it_has_seen_all_records(world: World) -> None:
+    world.keeper().turn()
+    routes = world.folder / "router" / "routes.json"
+    before = routes.read_text()
+    unseen = ["shop"]
+    following = world.keeper()
+    following.unseen = lambda: unseen
+    following.records = FileRecords(state_dir=world.folder / "not seen yet")
+    assert following.turn() is False
+    assert routes.read_text() == before
+    assert following.turn() is False
+    assert world.said == ["keeper: Envoy keeps its routes until the records of ['shop'] are seen"]
+    unseen.clear()
+    following.records = None
+    stepping(world)
+    assert following.turn() is True
+    assert "r2" in routes.read_text()
 
 
 def test_a_lease_lives_as_long_as_it_says_and_not_longer(world: World) -> None:
