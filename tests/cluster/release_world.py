@@ -364,6 +364,7 @@ class PodWatch:
         self._core = core
         self._namespace = namespace
         self._seen: dict[str, TaskKey] = {}
+        self.accounts: dict[str, set[str]] = {}  # service account: tasks whose pods had it
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
 
@@ -387,6 +388,8 @@ class PodWatch:
                     key = TaskKey.of_pod({"metadata": {"annotations": pod.metadata.annotations}})
                     if key is not None:
                         self._seen[pod.metadata.uid] = key
+                        account = str(pod.spec.service_account_name)
+                        self.accounts.setdefault(account, set()).add(key.task_id)
 
 
 @contextmanager

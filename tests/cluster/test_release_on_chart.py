@@ -44,5 +44,11 @@ def test_a_first_release_is_promoted_by_pods_with_what_the_chart_gives_them(
     assert_promoted_by_sealed_work(world, run, 1)
     said = world.chart.helm("test", "reco", "--logs", "--timeout", "120s")
     assert "recommender: serves: 200" in said
-    accounts = {pod.spec.service_account_name for pod in world.pods()}
-    assert accounts <= {"headrace-stage", "headrace-rollout"}
+    found = world.watch.accounts
+    assert found.keys() == {"headrace-stage", "headrace-rollout"}
+    assert found["headrace-rollout"] == {
+        "request_release",
+        "stage_bundle",
+        "promote_release",
+        "mirror_release",
+    }
