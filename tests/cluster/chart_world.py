@@ -216,11 +216,9 @@ class ChartWorld:
     def settle(self) -> None:
         eventually(self.settled, 120, "all pods ready and none ending")
 
-    def delete_pod(self, name: str, *, at_once: bool) -> None:
-        """Delete a pod; at once: as when its node is lost, nothing in it is asked to end."""
-        self.core.delete_namespaced_pod(
-            name, self.namespace, grace_period_seconds=0 if at_once else None
-        )
+    def delete_pod(self, name: str) -> None:
+        """Delete a pod at once, as when its node is lost: nothing in it is asked to end."""
+        self.core.delete_namespaced_pod(name, self.namespace, grace_period_seconds=0)
 
     def kill_keeper(self, pod: str) -> None:
         said = self.kubectl("exec", pod, "-c", "keeper", "--", "python", "-c", _KILL_KEEPER)
