@@ -6,7 +6,7 @@ LOCKS := $(foreach e,airflow data torch tensorflow rollout dev,-r requirements/$
 
 export WHEELS BASE BASE_DIGEST VARIANT PREFIX
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-prometheus demo down test test-unit test-integration test-cluster cluster-test cluster-release test-images test-gpu images trials test-slow mutations ledger-mutations faults kills chaos fault-matrix check format locks
+.PHONY: help setup setup-prometheus demo down test test-unit test-integration test-cluster cluster-test cluster-chart cluster-release test-images test-gpu images trials test-slow mutations ledger-mutations faults kills chaos fault-matrix check format locks
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -43,15 +43,19 @@ test-unit: setup  ## unit tests only
 test-cluster: setup  ## tests that need KUBECONFIG
 	$(PY) -m pytest -q -m "cluster and not slow" $(PYTEST_ARGS); code=$$?; [ $$code -eq 5 ] || exit $$code
 
-# What CI shows of pods: our whole column of the fault matrix, pools, groups. torch's two ranks want `make images IMAGES=torch` first, and are skipped without.
+# What CI shows of pods: our whole column of the fault matrix, pools, groups, the chart (short form). torch's two ranks want
+# `make images IMAGES=torch` first, the chart IMAGES="rollout tensorflow"; they are skipped without.
 KIT := $(firstword $(wildcard $(HEADRACE_K8S_KIT) shared/k8s ../shared/k8s))
 cluster-test: setup  ## the same; without KUBECONFIG on the test cluster beside the checkout, up and down again
 	@if [ -z "$$KUBECONFIG" ] && [ -n "$(KIT)" ]; then \
 	  trap '$(KIT)/down' EXIT; started=$$($(KIT)/up) || exit 1; export "$$started"; \
 	fi; $(MAKE) test-cluster
 
-cluster-release: setup  ## the release DAG with a pod for every stage, on KUBECONFIG's cluster; after `make images`
-	$(PY) -m pytest -q -s tests/cluster/test_release_in_pods.py $(PYTEST_ARGS)
+cluster-chart: setup  ## the chart installed on KUBECONFIG's cluster: kills, upgrade, rollback under 5,000 requests each; after `make images`
+	HEADRACE_CHART=long $(PY) -m pytest -q -s tests/cluster/test_chart.py $(PYTEST_ARGS)
+
+cluster-release: setup  ## the release DAG with a pod for every stage, on KUBECONFIG's cluster, and against the chart; after `make images`
+	$(PY) -m pytest -q -s tests/cluster/test_release_in_pods.py tests/cluster/test_release_on_chart.py $(PYTEST_ARGS)
 
 fault-matrix: setup  ## every fault, sync and deferrable, stock and ours, on KUBECONFIG's cluster: docs/fault-matrix.md
 	$(PY) -m tests.cluster.stock .fault-matrix-stock.json

@@ -52,9 +52,9 @@ class WatchedRecords:
             return sorted(set(self.records.names) - self._listed)
 
     def models(self) -> list[str]:
-        """Return the models that have a record, sorted."""
+        """Return the models whose place was seen, sorted: one without a record has no release yet."""
         with self._lock:
-            return sorted(model for model, kept in self._kept.items() if kept.text is not None)
+            return sorted({*self._listed, *self._kept})
 
     def read(self, model: str) -> bytes | None:
         """Return the record as it was last brought."""

@@ -26,8 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for model in records.names:
         if slot_host is not None:
             slots_text(slot_host, options.state_dir, model)  # a bad template is told at once
-        for colour in COLOURS:
-            slot_folder(options.state_dir, model, colour).mkdir(parents=True, exist_ok=True)
+        folders = (slot_folder(options.state_dir, model, colour) for colour in COLOURS)
+        keeper.demand_folders(*folders)
     log = LineLog.from_environment(Subject(process="keeper"))
     watched = WatchedRecords(records=records.impatient(), say=log.info)
     watched.start()

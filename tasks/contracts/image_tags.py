@@ -8,15 +8,27 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Sequence
+from functools import cache
 
-from tasks.contracts.code_digest import PACKAGE, code_digest, lock_of, source_of
+from tasks.contracts.code_digest import (
+    PACKAGE,
+    code_digest,
+    lock_of,
+    modules_reached,
+    source_of,
+)
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.stages import STAGE_FACTS, Image, Stage
 
 AIRFLOW = "airflow"  # an image without a stage
 TAG_CHARACTERS = 16
-# What starts a stage and is imported by none: of a stage's code digest it is no part.
-LAUNCHERS = {Image.TORCH: "training/launch.py"}
+# What else a container of an image is started with: of a stage's code digest it is no part.
+RUNNER = "tasks.__main__"
+STARTED = {
+    Image.TORCH: ("tasks.training.launch",),
+    Image.TENSORFLOW: ("tasks.serving.server",),
+    Image.ROLLOUT: ("tasks.cli.keeper", "tasks.cli.envoy"),
+}
 
 
 def stages_of(image: Image) -> tuple[Stage, ...]:
@@ -25,14 +37,12 @@ def stages_of(image: Image) -> tuple[Stage, ...]:
 
 
 def image_tag(image: str) -> str:
-    """Return the tag: a digest over the code digests of the image's stages, or Airflow's files."""
+    """Return the tag: a digest over the code of all that starts in the image, or Airflow's files."""
     if image == AIRFLOW:
         digest = _airflow_digest()
     elif image in set(Image):
         digests = [_digest_where_its_code_is(stage) for stage in stages_of(Image(image))]
-        if image in LAUNCHERS:
-            launcher = PACKAGE / LAUNCHERS[Image(image)]
-            digests.append(hashlib.sha256(launcher.read_bytes()).hexdigest())
+        digests += [_digest_from(start) for start in (RUNNER, *STARTED.get(Image(image), ()))]
         digest = hashlib.sha256("".join(digests).encode()).hexdigest()
     else:
         known = [*(one.value for one in Image), AIRFLOW]
@@ -42,13 +52,29 @@ def image_tag(image: str) -> str:
 
 
 def _digest_where_its_code_is(stage: Stage) -> str:
-    if source_of(f"tasks.stages.{stage.value}") is None:
+    _demand_code(f"tasks.stages.{stage.value}")
+    return code_digest(stage)
+
+
+@cache
+def _digest_from(start: str) -> str:
+    """Digest what a module and all that it may import say."""
+    _demand_code(start)
+    digest = hashlib.sha256()
+    for module in modules_reached(start):
+        source = source_of(module)
+        if source is not None:
+            digest.update(f"{module}\0".encode() + source.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def _demand_code(module: str) -> None:
+    if source_of(module) is None:
         message = (
-            f"image tag: expected tasks/stages/{stage.value}.py in {PACKAGE.parent}, found none; "
+            f"image tag: expected {module.replace('.', '/')}.py in {PACKAGE.parent}, found none; "
             "install the whole wheel beside Airflow, or name a tag in HEADRACE_IMAGES"
         )
         raise BadRequestError(message)
-    return code_digest(stage)
 
 
 def _airflow_digest() -> str:

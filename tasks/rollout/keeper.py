@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import signal
 import sys
 import threading
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tasks.contracts.errors import HeadraceError
+from tasks.contracts.errors import BadRequestError, HeadraceError
 from tasks.contracts.exit_codes import ExitCode
 from tasks.contracts.json_types import pretty_json
 from tasks.contracts.log_lines import Level, LineLog, Subject
@@ -100,6 +101,7 @@ class Keeper:
     harm: HarmWatch = field(default_factory=HarmWatch)
     probes: SlotProbes = field(default_factory=SlotProbes)
     statistics: Callable[[RouterFiles], Statistics | None] = read_statistics
+    unseen: Callable[[], Sequence[str]] = tuple  # models whose records are not known yet
     say: Callable[[str], None] = print
     about: Callable[[str, str | None], None] = lambda _model, _release_id: None
     _withheld: WithheldShares = field(init=False)
@@ -215,6 +217,9 @@ class Keeper:
         return taken
 
     def _tell_envoy(self) -> bool:
+        if unseen := list(self.unseen()):  # a keeper's next life: the last one's routes go on
+            self._say_once(f"Envoy keeps its routes until the records of {unseen} are seen")
+            return False
         models = [self._models[name] for name in sorted(self._models)]
         shadow = self._shadow()
         new_clusters = _replace_if_new(self.files.clusters, render_clusters(models, shadow))
@@ -305,6 +310,7 @@ def run(
         say=log.info,
         about=log.about_release,
         statistics=statistics,
+        unseen=health.unseen,
     )
     lander = ExposureLander(
         state_dir=place.state_dir,
@@ -347,6 +353,22 @@ def stop_on_signals(signals: Iterable[signal.Signals]) -> threading.Event:
     return stop
 
 
+def demand_folders(*folders: Path) -> None:
+    """Make folders that a keeper writes into; BadRequestError: one can be neither made nor written."""
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            found = None if os.access(folder, os.W_OK | os.X_OK) else "one that it may not write"
+        except OSError as error:
+            found = f"{error.filename}: {error.strerror}"
+        if found is not None:
+            message = (
+                f"keeper: expected the folder {folder} to be there for user {os.getuid()} to write, "
+                f"or to be made, found {found}; mount the volume there and let that user own it"
+            )
+            raise BadRequestError(message)
+
+
 def parser_of_keeper() -> argparse.ArgumentParser:
     """Return the parser of `headrace keeper`."""
     parser = argparse.ArgumentParser(prog="headrace keeper", description=__doc__)
@@ -386,6 +408,7 @@ def main(
         slot_host=slot_host,
         name=name,
     )
+    demand_folders(options.state_dir, place.files.folder)
     asked = stop_on_signals((signal.SIGTERM, signal.SIGINT))
     stop = lingering(asked, place.files, options.linger_seconds)
     health = KeeperHealth(files=place.files, unseen=unseen)

@@ -23,7 +23,6 @@ from typing import Any
 
 import boto3
 import grpc
-import pytest
 from botocore.exceptions import BotoCoreError
 from headrace_airflow.compute_profiles import priority_class_objects
 from headrace_airflow.pod_identity import MANAGED_BY, TaskKey
@@ -32,21 +31,19 @@ from kubernetes.client.exceptions import ApiException
 
 from tasks.adapters.mlflow_mirror import answers
 from tasks.adapters.object_store import ObjectStore
-from tasks.contracts.image_tags import image_tag
-from tasks.contracts.stages import Image, Stage
+from tasks.contracts.stages import Stage
 from tasks.rollout.envoy import envoy_command, router_files, write_bootstrap
 from tasks.rollout.record import Colour
 from tasks.rollout.state import ModelState, open_state
 from tasks.serving import protos
 from tasks.serving.client import predict_request
 from tests.cluster.airflow_parts import ENDED, ROOT, Airflow, patiently
-from tests.cluster.kubernetes_world import the_kit
+from tests.cluster.built_images import BUILT, load_images
 from tests.integration.kills.small_shop import AS_OF, write_shop
 from tests.ports import free_port
 
 NAMESPACE, MODEL, USERS = "headrace-release", "shop", 700  # 5 % of them are enough for a step
 BUCKET, SECRET = "headrace", "headrace-store"
-BUILT = "localhost/headrace/{image}:{tag}"  # by `make images`
 DAG = "/api/v2/dags/release_recommender"
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 PATIENCE_SECONDS = 2400.0
@@ -84,35 +81,11 @@ class Released:
     log: str
 
 
-def images() -> dict[str, str]:
-    """Return what `make images` builds, by the code that lies here."""
-    named = BUILT.replace
-    return {
-        image.value: named("{image}", image.value).replace("{tag}", image_tag(image.value))
-        for image in Image
-    }
-
-
-def demand_images() -> None:
-    """Skip where the images of this code are neither built here nor named."""
-    if "HEADRACE_IMAGES" in os.environ:
-        return
-    for image, name in images().items():
-        try:
-            found = subprocess.run(
-                ["buildah", "inspect", "--type", "image", name], capture_output=True
-            ).returncode
-        except FileNotFoundError:
-            found = 1
-        if found != 0:
-            pytest.skip(
-                f"no image {name} here: run `make images IMAGES={image}` first, or set "
-                "HEADRACE_IMAGES to images of this code that the cluster can pull"
-            )
-
-
 class ReleaseWorld:
     """Everything around the pods of one model."""
+
+    model = MODEL
+    namespace = NAMESPACE
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -132,7 +105,7 @@ class ReleaseWorld:
         self.mlflow = f"http://{self.address}:{free_port()}"
         self.airflow = Airflow(folder / "airflow", self._airflow_environment())
         self.servers: list[subprocess.Popen[bytes]] = []
-        self.watch = PodWatch(self.core)
+        self.watch = PodWatch(self.core, self.namespace)
 
     def _airflow_environment(self) -> dict[str, str]:
         return {
@@ -148,7 +121,7 @@ class ReleaseWorld:
             "HEADRACE_RUNTIME": "kubernetes",
             "HEADRACE_STORE": self.store_url,
             "HEADRACE_STATE": str(self.state_dir),
-            "HEADRACE_NAMESPACE": NAMESPACE,
+            "HEADRACE_NAMESPACE": self.namespace,
             "HEADRACE_IMAGES": os.environ.get("HEADRACE_IMAGES", BUILT),
             "HEADRACE_POD_TEMPLATE": str(self.folder / "pod.yaml"),
             "HEADRACE_COMPUTE": str(self.folder / "compute.json"),
@@ -164,9 +137,7 @@ class ReleaseWorld:
             (self.folder / place).mkdir()
         template = _TEMPLATE.format(folder=self.folder, secret=SECRET, mlflow=self.mlflow)
         (self.folder / "pod.yaml").write_text(template)
-        small = {stage.value: {"cpu_cores": 1, "memory_gib": 2} for stage in Stage}
-        compute = {"format": "compute_profiles/1", "stages": small}
-        (self.folder / "compute.json").write_text(json.dumps(compute))
+        self._write_compute()
         self._prepare_cluster()
         self._start_store()
         self._start_serving()
@@ -183,21 +154,31 @@ class ReleaseWorld:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=30)
         with suppress(ApiException):
-            self.core.delete_collection_namespaced_pod(NAMESPACE, grace_period_seconds=0)
+            self.core.delete_collection_namespaced_pod(self.namespace, grace_period_seconds=0)
+
+    def _write_compute(self) -> None:
+        small = {stage.value: {"cpu_cores": 1, "memory_gib": 2} for stage in Stage}
+        compute = {"format": "compute_profiles/1", "stages": small}
+        (self.folder / "compute.json").write_text(json.dumps(compute))
 
     def _prepare_cluster(self) -> None:
         meta = client.V1ObjectMeta
-        _unless_there(self.core.create_namespace, client.V1Namespace(metadata=meta(name=NAMESPACE)))
+        _unless_there(
+            self.core.create_namespace, client.V1Namespace(metadata=meta(name=self.namespace))
+        )
         for body in priority_class_objects():
             _unless_there(client.SchedulingV1Api().create_priority_class, body)
-        self.core.delete_collection_namespaced_pod(NAMESPACE, grace_period_seconds=0)
-        with suppress(ApiException):
-            self.core.delete_namespaced_secret(SECRET, NAMESPACE)
-        data = {name: base64.b64encode(value.encode()).decode() for name, value in self.s3.items()}
-        secret = client.V1Secret(metadata=meta(name=SECRET), data=data)
-        self.core.create_namespaced_secret(NAMESPACE, secret)
+        self.core.delete_collection_namespaced_pod(self.namespace, grace_period_seconds=0)
+        self._write_secret()
         if "HEADRACE_IMAGES" not in os.environ:
-            _load(self.core, self.folder)
+            load_images(self.core, self.folder)
+
+    def _write_secret(self) -> None:
+        with suppress(ApiException):
+            self.core.delete_namespaced_secret(SECRET, self.namespace)
+        data = {name: base64.b64encode(value.encode()).decode() for name, value in self.s3.items()}
+        secret = client.V1Secret(metadata=client.V1ObjectMeta(name=SECRET), data=data)
+        self.core.create_namespaced_secret(self.namespace, secret)
 
     def _start(self, name: str, *words: str) -> None:
         with (self.folder / f"{name}.log").open("ab") as log:
@@ -281,7 +262,7 @@ class ReleaseWorld:
         """Run the DAG once, as a trigger by hand does."""
         conf = {
             "dataset": "events",
-            "model": MODEL,
+            "model": self.model,
             "recipe": recipe,
             "as_of": AS_OF,
             "events_url": f"s3://{BUCKET}/shop/events.parquet",
@@ -335,13 +316,18 @@ class ReleaseWorld:
 
     @property
     def state(self) -> ModelState:
-        return open_state(self.state_dir, MODEL, ObjectStore(self.store_url))
+        return open_state(self.state_dir, self.model, ObjectStore(self.store_url))
+
+    @property
+    def router(self) -> str:
+        """Return host:port of the router."""
+        return f"127.0.0.1:{self.router_port}"
 
     def served_version(self) -> int:
         """Ask the router for a user's items by gRPC; return the version that answered, 0 for none."""
-        asked = predict_request(MODEL, {"history": [["item-0-01"]], "steps_ago": [[1]]})
-        options = [("grpc.default_authority", f"{MODEL}.headrace")]
-        with grpc.insecure_channel(f"127.0.0.1:{self.router_port}", options=options) as channel:
+        asked = predict_request(self.model, {"history": [["item-0-01"]], "steps_ago": [[1]]})
+        options = [("grpc.default_authority", f"{self.model}.headrace")]
+        with grpc.insecure_channel(self.router, options=options) as channel:
             call = channel.unary_unary(PREDICT)
             try:
                 answer = call(asked, timeout=20, metadata=[("x-user-id", "user-0001")])
@@ -367,15 +353,18 @@ class ReleaseWorld:
         )
 
     def pods(self) -> list[Any]:
-        return list(self.core.list_namespaced_pod(NAMESPACE, label_selector=_MANAGED).items)
+        listed = self.core.list_namespaced_pod(self.namespace, label_selector=_MANAGED)
+        return list(listed.items)
 
 
 class PodWatch:
     """Whose pods there were: a list twice a second, for a pod lives longer."""
 
-    def __init__(self, core: Any) -> None:
+    def __init__(self, core: Any, namespace: str) -> None:
         self._core = core
+        self._namespace = namespace
         self._seen: dict[str, TaskKey] = {}
+        self.accounts: dict[str, set[str]] = {}  # service account: tasks whose pods had it
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
 
@@ -394,10 +383,13 @@ class PodWatch:
     def _look(self) -> None:
         while not self._end.wait(0.5):
             with suppress(ApiException, OSError):
-                for pod in self._core.list_namespaced_pod(NAMESPACE, label_selector=_MANAGED).items:
+                listed = self._core.list_namespaced_pod(self._namespace, label_selector=_MANAGED)
+                for pod in listed.items:
                     key = TaskKey.of_pod({"metadata": {"annotations": pod.metadata.annotations}})
                     if key is not None:
                         self._seen[pod.metadata.uid] = key
+                        account = str(pod.spec.service_account_name)
+                        self.accounts.setdefault(account, set()).add(key.task_id)
 
 
 @contextmanager
@@ -425,24 +417,6 @@ def _address_for_pods(core: Any) -> str:
     """Return the node's address: this machine's own, for the cluster is one node on it."""
     (node,) = core.list_node().items
     return next(one.address for one in node.status.addresses if one.type == "InternalIP")
-
-
-def _load(core: Any, folder: Path) -> None:
-    """Load the images that the node does not have yet; there is no registry here."""
-    kit = the_kit()
-    assert kit is not None, "set HEADRACE_K8S_KIT or HEADRACE_IMAGES: see docs/runbooks/pods.md"
-    (node,) = core.list_node().items
-    there = {name for image in node.status.images or [] for name in image.names or []}
-    for name in images().values():
-        if name in there:
-            continue
-        archive = folder / "image.tar"
-        started = time.monotonic()
-        push = ["buildah", "push", "-q", name, f"docker-archive:{archive}:{name}"]
-        subprocess.run(push, check=True, capture_output=True)
-        subprocess.run([str(kit / "load-image"), str(archive)], check=True, capture_output=True)
-        archive.unlink()
-        print(f"{name} loaded in {time.monotonic() - started:.0f} s")
 
 
 def _answers(s3: Any) -> bool:

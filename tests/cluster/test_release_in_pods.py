@@ -19,11 +19,10 @@ from tasks.adapters.object_store import ObjectStore
 from tasks.contracts.artifacts import Address
 from tasks.contracts.stages import STAGE_FACTS, Stage
 from tests.cluster.airflow_parts import patiently
+from tests.cluster.built_images import demand_images
 from tests.cluster.release_world import (
-    MODEL,
     Released,
     ReleaseWorld,
-    demand_images,
     release_world,
 )
 
@@ -75,7 +74,7 @@ def assert_promoted_by_sealed_work(world: ReleaseWorld, run: Released, number: i
     assert stable is not None
     assert stable.release_number == number
     assert patiently(lambda: world.served_version() == number, 30, "the new model's answers")
-    verified = world.command("tasks.cli", "verify", str(number), "--model", MODEL)
+    verified = world.command("tasks.cli", "verify", str(number), "--model", world.model)
     assert verified.returncode == 0, verified.stdout
     print(verified.stdout)
 

@@ -201,6 +201,50 @@ def test_a_keeper_that_is_killed_costs_nobody_and_its_next_life_follows_again(
     world.agree(user, "stable")
 
 
+def test_a_keeper_that_starts_while_the_api_is_away_leaves_users_with_the_last_routes(
+    world: World,
+) -> None:
+    user = world.begin()
+    world.state.renew("second", 60)
+    router = world.routers[0]
+    router.keeper.kill()
+    router.keeper.wait()
+    world.fake.fault = lambda _method, _path: 503
+    log = world.folder / "one-keeper.log"
+    router.start_keeper()
+    eventually(lambda: "Envoy keeps its routes" in log.read_text(), 30)
+    time.sleep(1)  # ten turns
+    assert [router.ask(user).status_code for _ in range(20)] == [200] * 20
+    assert router.variant(user) == "candidate"
+    world.fake.fault = lambda _method, _path: None
+    eventually(router.ready, 30)
+    world.state.pause("second")
+    world.agree(user, "stable")
+
+
+def test_before_the_first_release_a_router_says_that_it_will_serve_the_model(
+    tmp_path: Path,
+) -> None:
+    fake = FakeConfigMaps()
+    with serving(fake) as url:
+        environment = os.environ | {
+            "KUBECONFIG": str(kubeconfig(tmp_path / "kubeconfig", url)),
+            "HEADRACE_ROLLOUT_STATE": "configmap://prod",
+            "HEADRACE_SLOT_HOST": "headrace-{model}-{colour}.localhost",
+            "HEADRACE_MODELS": "shop",
+        }
+        router = Router(tmp_path, "one", dict(environment))
+        try:
+            eventually(router.ready, 60)
+            answer = router.ask("user")
+        finally:
+            router.close()
+    assert (answer.status_code, answer.json()) == (
+        503,
+        {"error": "model shop has no release that serves"},
+    )
+
+
 def test_a_router_told_to_end_fails_no_request_and_lands_all_its_exposures(world: World) -> None:
     user = world.begin()
     world.state.renew("second", 60)

@@ -8,9 +8,8 @@ import pytest
 from headrace_airflow.pod_group import GROUP_LABEL, LAUNCHER, PodGroup, read_group
 from headrace_airflow.pod_news import PodState
 
-from tasks.contracts.code_digest import PACKAGE, source_of
 from tasks.contracts.errors import BadRequestError
-from tasks.contracts.image_tags import LAUNCHERS
+from tasks.contracts.image_tags import STARTED
 from tasks.contracts.stages import Image
 
 NOW = datetime(2026, 11, 26, 10, 0, 30, tzinfo=UTC)
@@ -100,7 +99,7 @@ def test_an_indexed_job_ends_with_its_first_failed_rank() -> None:
 
 
 def test_the_launcher_is_part_of_the_tag_of_its_image() -> None:
-    assert source_of(LAUNCHER[2]) == PACKAGE / LAUNCHERS[Image.TORCH]
+    assert STARTED[Image.TORCH] == (LAUNCHER[2],)
 
 
 # --- the group read as one pod -------------------------------------------------------------------

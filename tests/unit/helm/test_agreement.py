@@ -193,6 +193,8 @@ def test_envoy_and_keeper_take_their_flags() -> None:
     assert of_keeper.metrics_host == "0.0.0.0"
     assert of_keeper.metrics_port == keeper["ports"][0]["containerPort"]
     assert keeper["startupProbe"]["httpGet"]["path"] in HEALTH_PATHS
+    # What makes one keeper hang makes all hang: no probe may take the routers away (ADR 13).
+    assert keeper.keys().isdisjoint({"readinessProbe", "livenessProbe"})
 
 
 @pytest.mark.parametrize("case", CASES)

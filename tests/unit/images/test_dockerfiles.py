@@ -75,6 +75,34 @@ def test_tags_follow_the_code_and_differ() -> None:
     assert all(re.fullmatch(r"[0-9a-f]{16}", image_tag(image)) for image in IMAGES)
 
 
+@pytest.mark.parametrize(
+    ("file", "changed"),
+    (
+        pytest.param("rollout/keeper.py", {"rollout"}, id="the keeper"),
+        pytest.param("cli/envoy.py", {"rollout"}, id="what starts Envoy"),
+        pytest.param("serving/rest_server.py", {"tensorflow"}, id="the slots' server"),
+        pytest.param("training/launch.py", {"torch"}, id="what starts ranks"),
+        pytest.param("__main__.py", set(IMAGES) - {AIRFLOW}, id="what runs every stage"),
+    ),
+)
+def test_whatever_starts_in_an_image_is_part_of_its_tag(
+    tmp_path: Path, file: str, changed: set[str]
+) -> None:
+    for folder in ("tasks", "requirements", "dags", "plugins"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("*.pyc"))
+    with (tmp_path / "tasks" / file).open("a") as source:
+        source.write("# changed\n")
+    program = (
+        "from tasks.contracts.image_tags import image_tag\n"
+        f"print(*(image_tag(image) for image in {IMAGES!r}))"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    tags = dict(zip(IMAGES, out.stdout.split(), strict=True))
+    assert {image for image in IMAGES if tags[image] != image_tag(image)} == changed
+
+
 def test_a_tag_of_no_image_is_refused() -> None:
     with pytest.raises(BadRequestError, match=r"'airflow'\], found 'cuda'"):
         image_tag("cuda")

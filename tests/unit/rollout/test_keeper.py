@@ -13,7 +13,8 @@ from tasks.contracts.errors import BadRequestError
 from tasks.contracts.requests import PLANS
 from tasks.rollout.envoy import write_bootstrap
 from tasks.rollout.envoy_stats import SlotCounts, Statistics, VariantCounts, VariantName
-from tasks.rollout.keeper import Keeper, LeaseWatch
+from tasks.rollout.file_records import FileRecords
+from tasks.rollout.keeper import Keeper, LeaseWatch, demand_folders
 from tasks.rollout.phases import Decision, Phase
 from tasks.rollout.readiness import SlotProbes
 from tasks.rollout.record import Colour, StateRecord
@@ -136,6 +137,25 @@ def test_envoy_is_told_only_what_is_new(world: World) -> None:
     assert keeper.turn() is False
     stepping(world)
     assert keeper.turn() is True
+
+
+def test_a_keepers_next_life_leaves_the_routes_until_it_has_seen_all_records(world: World) -> None:
+    world.keeper().turn()
+    routes = world.folder / "router" / "routes.json"
+    before = routes.read_text()
+    unseen = ["shop"]
+    following = world.keeper()
+    following.unseen = lambda: unseen
+    following.records = FileRecords(state_dir=world.folder / "not seen yet")
+    assert following.turn() is False
+    assert routes.read_text() == before
+    assert following.turn() is False
+    assert world.said == ["keeper: Envoy keeps its routes until the records of ['shop'] are seen"]
+    unseen.clear()
+    following.records = None
+    stepping(world)
+    assert following.turn() is True
+    assert "r2" in routes.read_text()
 
 
 def test_a_lease_lives_as_long_as_it_says_and_not_longer(world: World) -> None:
@@ -417,6 +437,26 @@ def test_the_renewal_command_renews_and_refuses_others(
     assert renew([str(world.folder), "shop", "third", "30"]) == 4
     assert "found second" in capsys.readouterr().err
     assert renew([]) == 2
+
+
+def test_folders_that_a_keeper_can_make_are_made_and_others_are_named(tmp_path: Path) -> None:
+    demand_folders(tmp_path / "state/shop/slots/blue", tmp_path)
+    assert (tmp_path / "state/shop/slots/blue").is_dir()
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        BadRequestError, match=r"expected the folder .*/file/below .*, found .*Not a"
+    ):
+        demand_folders(tmp_path / "file/below")
+    with pytest.raises(BadRequestError, match=r"found /proc/none: No such file .*mount the volume"):
+        demand_folders(tmp_path, Path("/proc/none/state"))
+
+
+def test_a_folder_that_cannot_be_written_ends_a_keeper_with_a_sentence() -> None:
+    command = [sys.executable, "-m", "tasks.cli", "keeper", "--state-dir", "/proc"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 4
+    assert "headrace keeper: keeper: expected the folder /proc" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_what_another_router_said_of_a_slot_is_taken_back_after_a_while(world: World) -> None:

@@ -185,12 +185,25 @@ def test_two_watches_follow_a_change_within_two_seconds(
     watched: Callable[[], WatchedRecords], records: ConfigMapRecords
 ) -> None:
     both = watched(), watched()
-    assert [one.models() for one in both] == [[], []]
+    assert [one.models() for one in both] == [[MODEL], [MODEL]]  # seen, and without a release yet
+    assert [one.read(MODEL) for one in both] == [None, None]
     for text in ("a", "b"):
         records.update(MODEL, lambda _text, new=text: new)
         for one in both:
             eventually(lambda one=one, new=text: one.read(MODEL) == new.encode(), 2.0)
     assert both[0].models() == [MODEL]
+
+
+def test_without_an_answer_of_the_api_no_model_is_seen(
+    opened: Callable[..., ConfigMapRecords], fake: FakeConfigMaps, said: list[str]
+) -> None:
+    fake.fault = lambda _method, _path: 503
+    records = opened(names=(MODEL,), patience_seconds=0.0)
+    one = WatchedRecords(records=records, say=said.append, retry_seconds=0.1)
+    one.start()
+    eventually(lambda: said)
+    assert (one.models(), one.unseen()) == ([], [MODEL])
+    one.close()
 
 
 def test_a_look_of_the_keeper_asks_the_api_nothing(

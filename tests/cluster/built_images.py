@@ -1,0 +1,60 @@
+"""The images that `make images` builds of the code that lies here, and how a cluster gets them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.contracts.image_tags import image_tag
+from tasks.contracts.stages import Image
+from tests.cluster.kubernetes_world import load_archive, the_kit
+
+BUILT = "localhost/headrace/{image}:{tag}"
+STAGES = tuple(image.value for image in Image)
+
+
+def built_name(image: str) -> str:
+    """Return the name that `make images` gives an image."""
+    return BUILT.replace("{image}", image).replace("{tag}", image_tag(image))
+
+
+def demand_images(images: Collection[str] = STAGES) -> None:
+    """Skip where these images of this code are neither built here nor named."""
+    if "HEADRACE_IMAGES" in os.environ:
+        return
+    for image in images:
+        name = built_name(image)
+        try:
+            found = subprocess.run(
+                ["buildah", "inspect", "--type", "image", name], capture_output=True
+            ).returncode
+        except FileNotFoundError:
+            found = 1
+        if found != 0:
+            pytest.skip(
+                f"no image {name} here: run `make images IMAGES={image}` first, or set "
+                "HEADRACE_IMAGES to images of this code that the cluster can pull"
+            )
+
+
+def load_images(core: Any, folder: Path, images: Collection[str] = STAGES) -> None:
+    """Load those that the node does not have yet; there is no registry here."""
+    assert the_kit() is not None, "set HEADRACE_K8S_KIT or HEADRACE_IMAGES: docs/runbooks/pods.md"
+    (node,) = core.list_node().items
+    there = {name for image in node.status.images or [] for name in image.names or []}
+    for name in map(built_name, images):
+        if name in there:
+            continue
+        archive = folder / "image.tar"
+        started = time.monotonic()
+        push = ["buildah", "push", "-q", name, f"docker-archive:{archive}:{name}"]
+        subprocess.run(push, check=True, capture_output=True)
+        load_archive(archive)
+        archive.unlink()
+        print(f"{name} loaded in {time.monotonic() - started:.0f} s")

@@ -1,0 +1,352 @@
+"""The chart on a live cluster: install, `helm test`, rights, users at the Service, kills, upgrade, rollback.
+
+Short form unless HEADRACE_CHART=long (`make cluster-chart`), which sends 5,000 requests and more.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from kubernetes import client
+
+from tasks.contracts.requests import PLANS, TrafficPlan
+from tasks.rollout.assignment import bucket_of
+from tasks.rollout.exposure_files import read_exposures
+from tasks.rollout.exposures import rollout_folder
+from tasks.rollout.phases import Decision, Phase
+from tasks.rollout.record import Colour
+from tests.cluster.built_images import demand_images
+from tests.cluster.chart_world import (
+    DRAIN_SECONDS,
+    MODEL,
+    RELEASE,
+    ROOT,
+    USED_IMAGES,
+    ChartWorld,
+    eventually,
+    find_program,
+    ready,
+    restarts,
+    told,
+)
+from tests.cluster.shop_users import Got
+from tests.unit.helm.rendered import NAMESPACE
+from tests.unit.helm.rights import Ask
+from tests.unit.helm.test_rights import EVERYBODY, TABLE
+
+pytestmark = [pytest.mark.timeout(900)]
+LONG = os.environ.get("HEADRACE_CHART") == "long"
+RPS = 40.0 if LONG else 20.0
+FEWEST_REQUESTS = 5000 if LONG else 300
+AGREE_SECONDS = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Models:
+    folder: Path
+
+    @property
+    def good(self) -> Path:
+        return self.folder / "shop/model"
+
+    @property
+    def damaged(self) -> Path:
+        return self.folder / "damaged/model"
+
+    @property
+    def golden(self) -> Path:
+        return self.folder / "shop/golden.jsonl"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    folder = tmp_path_factory.mktemp("models")
+    command = [sys.executable, "-m", "tests.cluster.write_shop", str(folder)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    return Models(folder=folder)
+
+
+@pytest.fixture(scope="module")
+def world(cluster: None) -> Iterator[ChartWorld]:
+    demand_images(USED_IMAGES)
+    scratch = os.environ.get("HEADRACE_SCRATCH")
+    folder = Path(tempfile.mkdtemp(prefix="headrace-chart-", dir=scratch))
+    made = ChartWorld(
+        folder=folder, kubectl_path=find_program("kubectl"), helm_path=find_program("helm")
+    )
+    try:
+        made.prepare()
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture(scope="module")
+def notes(world: ChartWorld) -> str:
+    """What Helm says once the chart is installed and all of it is ready."""
+    return world.apply("install", world.values())
+
+
+@pytest.fixture(scope="module")
+def served(world: ChartWorld, notes: str, models: Models) -> ChartWorld:
+    """The world with a first release."""
+    world.state.promote(world.stage(models.good))
+    eventually(lambda: world.variants("somebody") == {"stable"}, AGREE_SECONDS, "stable's routes")
+    return world
+
+
+def test_an_install_is_ready_and_says_the_next_step(world: ChartWorld, notes: str) -> None:
+    assert f"helm test {RELEASE} --namespace {world.namespace}" in notes
+    assert world.settled(), world.state_of_pods()
+    assert [restarts(pod) for pod in world.routers()] == [0, 0]
+    for colour in Colour:
+        assert len(world.slot(colour)) == 2
+
+
+def test_before_the_first_release_helms_test_finds_none_and_passes(
+    world: ChartWorld, notes: str
+) -> None:
+    said = world.helm("test", RELEASE, "--logs", "--timeout", "120s")
+    assert f"{MODEL}: has no release yet: 503" in said
+
+
+def test_users_get_the_golden_answers_of_a_release_from_the_service(
+    served: ChartWorld, models: Models
+) -> None:
+    with served.users(RPS, models.golden) as got:
+        more(got, 100)
+    line = told("first release", got())
+    assert all(one.right and not one.again for one in got()), line
+    assert {one.protocol for one in got()} == {"rest", "grpc"}
+    assert {one.variant for one in got()} == {"stable"}
+    said = served.helm("test", RELEASE, "--logs", "--timeout", "120s")
+    assert f"{MODEL}: serves: 200" in said
+
+
+# Rights
+
+
+def test_the_api_grants_what_the_table_of_rights_says_and_nothing_else(
+    world: ChartWorld, notes: str
+) -> None:
+    """Every account, every row: what `kubectl auth can-i --as` asks, by the API's own review."""
+    wrong = [
+        f"{account}: {ask}: expected {account in may}"
+        for ask, may in TABLE.items()
+        for account in EVERYBODY
+        if granted(world, ask, account) is not (account in may)
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("ask", TABLE, ids=lambda ask: f"{ask.verb} {ask.resource} {ask.name}")
+def test_kubectl_says_so_too(world: ChartWorld, notes: str, ask: Ask) -> None:
+    """Each row by kubectl itself: one account that may, if any, and one that may not."""
+    may_not = next(one for one in EVERYBODY if one not in TABLE[ask])
+    for account in (*TABLE[ask][:1], may_not):
+        expected = "yes" if account in TABLE[ask] else "no"
+        assert can_i(world, ask, account) == expected, account
+
+
+def placed(world: ChartWorld, namespace: str) -> str:
+    """Return the live namespace in place of the table's."""
+    live = {NAMESPACE: world.namespace, "airflow": world.airflow_namespace}
+    return live.get(namespace, namespace)
+
+
+def granted(world: ChartWorld, ask: Ask, account: tuple[str, str]) -> bool:
+    namespace, name = placed(world, account[0]), account[1]
+    resource, _, part = ask.resource.partition("/")
+    asked = {
+        "verb": ask.verb,
+        "group": ask.group,
+        "resource": resource,
+        "subresource": part,
+        "name": ask.name,
+        "namespace": placed(world, ask.namespace),
+    }
+    groups = ["system:serviceaccounts", f"system:serviceaccounts:{namespace}"]
+    spec = {
+        "user": f"system:serviceaccount:{namespace}:{name}",
+        "groups": [*groups, "system:authenticated"],
+        "resourceAttributes": asked,
+    }
+    review = client.AuthorizationV1Api().create_subject_access_review({"spec": spec})
+    return bool(review.status.allowed)
+
+
+def can_i(world: ChartWorld, ask: Ask, account: tuple[str, str]) -> str:
+    resource, _, part = ask.resource.partition("/")
+    words = [ask.verb, resource + (f".{ask.group}" if ask.group else "")]
+    words[1] += f"/{ask.name}" if ask.name else ""
+    words += [f"--subresource={part}"] if part else []
+    place = placed(world, ask.namespace)
+    words += ["--namespace", place] if place else ["--all-namespaces"]
+    who = f"system:serviceaccount:{placed(world, account[0])}:{account[1]}"
+    command = [world.kubectl_path, "auth", "can-i", *words, "--as", who]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return done.stdout.strip().partition(" ")[0]
+
+
+# A candidate's steps
+
+
+@pytest.fixture
+def in_progress(served: ChartWorld) -> Iterator[ChartWorld]:
+    """The world; a release that the test left in progress is rolled back."""
+    yield served
+    left = served.state.peek().release_id
+    if left is not None:
+        served.state.roll_back(left)
+
+
+def begin(world: ChartWorld, release: str, step: int, plan: TrafficPlan) -> None:
+    if step > 1:
+        world.state.record_verdict(release, step - 1, Decision.PROCEED, numbers={})
+    world.state.begin_step(release, step, plan, per_try_timeout_ms=2000)
+
+
+def agree(world: ChartWorld, user: str, variant: str, seconds: float = AGREE_SECONDS) -> None:
+    found = f"both routers giving {user} to {variant}"
+    eventually(lambda: world.variants(user) == {variant}, seconds, found)
+
+
+def test_both_routers_follow_a_candidates_steps_and_its_promotion(
+    in_progress: ChartWorld, models: Models
+) -> None:
+    world = in_progress
+    before = world.state.peek().next_release_number
+    release = world.stage(models.good)
+    with world.users(RPS, models.golden) as got:
+        for step in (1, 2, 3):
+            user = meet_step(world, release, step, got)
+        world.state.record_verdict(release, 3, Decision.SHIP, numbers={})
+        rollout = str(world.state.peek().rollout)
+        world.state.promote(release)
+        agree(world, user, "stable")
+        more(got, 50)
+    line = told("steps and promotion", got())
+    assert all(one.right and not one.again for one in got()), line
+    stable = world.state.peek().stable
+    assert stable is not None
+    assert stable.release_number == before
+    folder = rollout_folder(world.state_dir, MODEL, rollout)
+    in_steps = sum(one.step != "" for one in got())
+    eventually(lambda: len(list(read_exposures(folder))) >= in_steps, 30, "all exposures landed")
+
+
+def meet_step(world: ChartWorld, release: str, step: int, got: Callable[[], list[Got]]) -> str:
+    """Begin a step: both routers agree, and users get what their buckets say; return one inside."""
+    begin(world, release, step, PLANS["replay"])
+    record = world.state.peek()
+    salt, share = str(record.salt), PLANS["replay"].steps[step - 1].share_basis_points
+    user = world.user_inside()
+    agree(world, user, "candidate")
+    mine = [one for one in more(got, 100) if one.step == f"{record.rollout}:{step}"]
+    assert any(one.variant == "candidate" for one in mine), f"nobody in step {step}"
+    for one in mine:
+        inside = bucket_of(salt, one.user) < share
+        assert one.variant == ("candidate" if inside else "stable"), one
+    return user
+
+
+def more(got: Callable[[], list[Got]], count: int) -> list[Got]:
+    """Wait for so many answers more and return them."""
+    before = len(got())
+    eventually(lambda: len(got()) >= before + count, 60, f"{count} more answers")
+    return got()[before:]
+
+
+def test_a_lease_that_nobody_renews_lapses_to_nobody_and_a_renewal_goes_on(
+    in_progress: ChartWorld, models: Models
+) -> None:
+    world = in_progress
+    release = world.stage(models.good)
+    begin(world, release, 1, replace(PLANS["replay"], lease_seconds=5))
+    user = world.user_inside()
+    agree(world, user, "candidate")
+    agree(world, user, "stable", 5 + AGREE_SECONDS)
+    assert world.state.peek().status.phase is Phase.PAUSED
+    assert world.state.history()[-1].who == "keeper"
+    world.state.renew(release, 60)
+    agree(world, user, "candidate")
+    kinds = [entry.kind for entry in world.state.history() if entry.release_id == release]
+    assert kinds.count("paused") == 1  # two keepers saw it
+
+
+def test_a_candidate_that_fails_is_cut_in_seconds_and_costs_no_user(
+    in_progress: ChartWorld, models: Models
+) -> None:
+    world = in_progress
+    release = world.stage(models.damaged)
+    with world.users(RPS, models.golden) as got:
+        begin(world, release, 1, PLANS["replay"])
+        begin(world, release, 2, PLANS["replay"])
+        seconds = eventually(lambda: world.state.peek().status.share == 0, 60, "a cut to 0 %")
+        entry = world.state.history()[-1]
+        more(got, 50)
+        assert {one.variant for one in more(got, 50)} == {"stable"}
+    line = told(f"a damaged candidate, cut after {seconds:.1f} s", got())
+    assert (entry.kind, entry.who) == ("cut", "keeper"), entry
+    assert any(one.variant == "candidate" for one in got()), line
+    assert all(one.right and not one.again for one in got()), line
+
+
+# What ends under load
+
+
+def test_killed_pods_and_keepers_cost_no_user(served: ChartWorld, models: Models) -> None:
+    served.settle()
+    with served.users(RPS, models.golden) as got:
+        router = served.routers()[0].metadata.name
+        served.kill_keeper(router)
+        more(got, 100)
+        assert router in [pod.metadata.name for pod in served.routers() if ready(pod)]
+
+        stable = served.state.peek().roles.stable
+        assert stable is not None
+        served.delete_pod(served.slot(stable)[0].metadata.name)
+        eventually(lambda: len(served.slot(stable)) == 2, 60, "another slot pod")
+        served.settle()
+
+        before_the_router = len(got())
+        served.delete_pod(router)
+        eventually(lambda: len(served.routers()) == 2, 60, "another router pod")
+        served.settle()
+        eventually(lambda: len(got()) >= FEWEST_REQUESTS, 600, "enough requests")
+    line = told("kills", got())
+    assert all(one.right for one in got()), line
+    # Only a router that was not asked to end leaves requests without an answer: clients ask again.
+    assert not any(one.again for one in got()[:before_the_router]), line
+
+
+def test_an_upgrade_and_a_rollback_cost_no_user_and_leave_the_record(
+    served: ChartWorld, models: Models
+) -> None:
+    served.settle()
+    before = served.records.read(MODEL)
+    pods = {pod.metadata.uid for pod in (*served.routers(), *served.slot(Colour.BLUE))}
+    changed = served.values(
+        router={"concurrency": 2},
+        serving={"drainSeconds": DRAIN_SECONDS + 1},
+        quota={"hard": {"pods": "50"}},
+    )
+    with served.users(RPS, models.golden) as got:
+        served.apply("upgrade", changed)
+        served.settle()
+        upgraded = {pod.metadata.uid for pod in (*served.routers(), *served.slot(Colour.BLUE))}
+        assert pods.isdisjoint(upgraded)
+        served.roll_back_chart()
+        served.settle()
+        eventually(lambda: len(got()) >= FEWEST_REQUESTS, 600, "enough requests")
+    line = told("upgrade and rollback", got())
+    assert all(one.right for one in got()), line
+    assert not any(one.again for one in got()), line
+    assert served.records.read(MODEL) == before
