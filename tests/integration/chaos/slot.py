@@ -16,6 +16,7 @@ from typing import cast
 
 HEALTHY_SECONDS = 0.014  # ten times that is just below the limit of one try
 SLOW_SECONDS = 10 * HEALTHY_SECONDS
+SLOWER_SECONDS = 0.4  # a good answer, long after the limit of one try
 LATE_SECONDS = 0.155  # after the limit of one try, before the answer of stable
 SPLIT_SECONDS = 0.001
 LEAK_BYTES = 48 * 1024 * 1024  # of each request, until something kills the process
@@ -30,11 +31,16 @@ class Ill(StrEnum):
     HANGS = "hangs"
     GARBAGE = "garbage"
     SLOW = "slow"
+    SLOWER = "slower than one try"
     LATE_ERRORS = "late errors"
     LEAKS = "leaks"
 
 
-SECONDS: dict[Ill | None, float] = {Ill.SLOW: SLOW_SECONDS, Ill.LATE_ERRORS: LATE_SECONDS}
+SECONDS: dict[Ill | None, float] = {
+    Ill.SLOW: SLOW_SECONDS,
+    Ill.SLOWER: SLOWER_SECONDS,
+    Ill.LATE_ERRORS: LATE_SECONDS,
+}
 STATUSES: dict[Ill | None, str] = {
     Ill.ERRORS: "500 Internal Server Error",
     Ill.UNAVAILABLE: "503 Service Unavailable",
