@@ -1,8 +1,9 @@
 """What the router adds to a request: the same requests to a slot directly and through the router.
 
 A third way is the peer: through an Envoy that only passes requests on, so that it shows what any
-proxy costs on this machine. The three take turns; a release is in a step of 25 %, so that buckets are computed, candidate
-routes are met and the keeper reads its statistics. The slots are Envoys that answer 1 KiB at once.
+proxy costs on this machine. The three take turns; a release is in a step of 25 %, so that buckets
+are computed, candidate routes are met and the keeper reads its statistics. The slots are Envoys
+that answer 1 KiB at once, the user is Debian's wrk: a client in Python adds a tail of its own.
 usage: python -m bench.router_cost [--turns 5] [--seconds 10] [--rps 500]
 """
 
