@@ -1,8 +1,9 @@
 """What the router adds to a request: the same requests to a slot directly and through the router.
 
 A third way is the peer: through an Envoy that only passes requests on, so that it shows what any
-proxy costs on this machine. The three take turns; a release is in a step of 25 %, so that buckets are computed, candidate
-routes are met and the keeper reads its statistics. The slots are Envoys that answer 1 KiB at once.
+proxy costs on this machine. The three take turns; a release is in a step of 25 %, so that buckets
+are computed, candidate routes are met and the keeper reads its statistics. The slots are Envoys
+that answer 1 KiB at once, the user is Debian's wrk: a client in Python adds a tail of its own.
 usage: python -m bench.router_cost [--turns 5] [--seconds 10] [--rps 500]
 """
 
@@ -11,8 +12,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
-import random
+import shutil
 import socket
 import statistics
 import subprocess
@@ -34,6 +36,7 @@ from tasks.rollout.state import open_state
 MODEL = "shop"
 BODY = b"x" * 1024
 WARM_SECONDS = 2.0
+SCRIPT = Path(__file__).with_suffix(".lua")
 
 
 def free_port() -> int:
@@ -51,26 +54,34 @@ class Times:
 
 def ask_for(port: int, rps: float, seconds: float, seed: int) -> Times:
     """Ask one after another, each when it is due, on one connection."""
-    draw = random.Random(seed)
-    took = []
-    with socket.create_connection(("127.0.0.1", port)) as connection:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        started = time.perf_counter()
-        number = round(rps * seconds)
-        for place in range(number):
-            due = started + place / rps
-            behind = time.perf_counter() >= due  # the one before took long: that counts here too
-            time.sleep(max(0.0, due - time.perf_counter()))
-            sent = due if behind else time.perf_counter()
-            _ask(connection, f"u{draw.randrange(20_000)}")
-            took.append(time.perf_counter() - sent)
-        spent = time.perf_counter() - started
-    took.sort()
+    number = round(rps * seconds)
+    with tempfile.TemporaryDirectory() as scratch:
+        answers = Path(scratch) / "answers"
+        wanted = {"RPS": rps, "REQUESTS": number, "SEED": seed, "FILE": answers}
+        flags = ("--threads", "1", "--connections", "1", "--timeout", "10s")
+        limit = ("--duration", f"{math.ceil(10 * seconds)}s")  # the script ends it
+        command = [find_wrk(), *flags, *limit, "--script", str(SCRIPT), f"http://127.0.0.1:{port}/"]
+        environment = {f"BENCH_{name}": str(value) for name, value in wanted.items()}
+        said = subprocess.run(
+            command, env=os.environ | environment, check=True, capture_output=True, text=True
+        ).stdout
+        if "errors" in said or not answers.exists():
+            raise ConnectionError(said)
+        *lines, rate = answers.read_text().splitlines()
+    took = sorted(map(float, lines))
     return Times(
         p50_ms=statistics.median(took) * 1000,
         p99_ms=took[int(0.99 * number)] * 1000,
-        rps=number / spent,
+        rps=float(rate.removeprefix("rps ")),
     )
+
+
+def find_wrk() -> str:
+    found = shutil.which("wrk")
+    if found is None:
+        message = "wrk: expected it on PATH, found none: `apt-get install wrk`"
+        raise FileNotFoundError(message)
+    return found
 
 
 def _ask(connection: socket.socket, user: str) -> None:

@@ -31,11 +31,14 @@ def bucket_of(salt: str, user_id: str) -> int:
     return _finalise(_fnv1a(user_id.encode(), start)) % NUM_BUCKETS
 
 
-# The same function for LuaJIT: `bit` works on signed 32-bit numbers, and a product of two 32-bit
-# numbers does not fit a double, so each product is made of two halves.
+# The same function for LuaJIT: `bit` works on signed 32-bit numbers and takes its arguments modulo
+# 2^32, exactly up to 2^51. FNV's prime is 2^24 + 403, so that its product stays below 2^41; a product
+# of two 32-bit numbers does not fit and is made of two halves. The salt stays the same for a rollout:
+# what it comes to is kept, or it would cost more than the user.
 LUA_BUCKET = """
 local bit = require("bit")
-local band, bxor, rshift, tobit = bit.band, bit.bxor, bit.rshift, bit.tobit
+local band, bxor, lshift, rshift, tobit = bit.band, bit.bxor, bit.lshift, bit.rshift, bit.tobit
+local byte = string.byte
 local function multiply(a, b)
   local low = band(a, 0xffff) * b
   local high = band(rshift(a, 16) * b, 0xffff) * 65536
@@ -43,7 +46,8 @@ local function multiply(a, b)
 end
 local function fnv1a(text, digest)
   for i = 1, #text do
-    digest = multiply(bxor(digest, string.byte(text, i)), 0x01000193)
+    digest = bxor(digest, byte(text, i))
+    digest = tobit(digest * 403 + lshift(digest, 24))
   end
   return digest
 end
@@ -54,8 +58,11 @@ local function finalise(digest)
   digest = multiply(digest, 0xc2b2ae35)
   return bxor(digest, rshift(digest, 16))
 end
+local salted, start
 local function bucket_of(salt, user)
-  local digest = finalise(fnv1a(user, finalise(fnv1a(salt, 0x811c9dc5))))
-  return (digest % 4294967296) % 10000
+  if salt ~= salted then
+    salted, start = salt, finalise(fnv1a(salt, 0x811c9dc5))
+  end
+  return (finalise(fnv1a(user, start)) % 4294967296) % 10000
 end
 """

@@ -25,12 +25,11 @@ TIME_BOUNDS_MS = (
 _TYPE = "type.googleapis.com/envoy"
 _LUA = f"""{LUA_BUCKET}
 function envoy_on_request(handle)
-  local route = handle:metadata()
-  local salt = route:get("salt")
-  local user = handle:headers():get("x-user-id")
+  local route, headers = handle:metadata(), handle:headers()
+  local salt, user = route:get("salt"), headers:get("x-user-id")
   if not salt or not user or user == "" then return end
   if os.time() >= route:get("expires_at") then return end
-  handle:headers():replace("{BUCKET_HEADER}", string.format("%d", bucket_of(salt, user)))
+  headers:replace("{BUCKET_HEADER}", tostring(bucket_of(salt, user)))
   handle:clearRouteCache()
 end
 """

@@ -1,7 +1,7 @@
-"""The comparator: asks both slots what a mirrored request asked, off the users' path.
+"""The comparator: asks both slots what a mirrored REST request asked, off the users' path.
 
 Envoy discards its answers, so it gives an empty one at once. What it cannot take is dropped and
-counted: users never wait for it, and slots are asked at a bounded pace.
+counted: users never wait for it, and slots are asked at a bounded pace. gRPC is not mirrored.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.integration.chaos.slot import Ill
-from tests.integration.chaos.world import Part
+from tests.integration.chaos.world import Part, Protocol
 
 MEMORY_BYTES = 400 * 1024 * 1024
 CGROUPS = Path("/sys/fs/cgroup/memory")
@@ -24,6 +24,7 @@ class Fault:
     name: str
     inject: Callable[[Part], None]
     limits_memory: bool = False
+    protocol: Protocol = "rest"
 
 
 def _told(ill: Ill) -> Callable[[Part], None]:
@@ -34,7 +35,7 @@ def _crash(part: Part) -> None:
     part.process.send_signal(signal.SIGKILL)
 
 
-FAULTS = (
+REST_FAULTS = (
     Fault(name="crashes", inject=_crash),
     Fault(name="answers 500", inject=_told(Ill.ERRORS)),
     Fault(name="answers 500 after the limit of one try", inject=_told(Ill.LATE_ERRORS)),
@@ -44,6 +45,21 @@ FAULTS = (
     Fault(name="10 x slower", inject=_told(Ill.SLOW)),
     Fault(name="killed by memory", inject=_told(Ill.LEAKS), limits_memory=True),
 )
+GRPC_FAULTS = tuple(
+    Fault(name=f"gRPC: {name}", inject=inject, limits_memory=limits_memory, protocol="grpc")
+    for name, inject, limits_memory in (
+        ("crashes", _crash, False),
+        ("answers UNAVAILABLE", _told(Ill.UNAVAILABLE), False),
+        ("answers INTERNAL", _told(Ill.ERRORS), False),
+        ("answers INTERNAL after the limit of one try", _told(Ill.LATE_ERRORS), False),
+        ("resets", _told(Ill.RESETS), False),
+        ("hangs", _told(Ill.HANGS), False),
+        ("protocol-invalid bytes", _told(Ill.GARBAGE), False),
+        ("10 x slower", _told(Ill.SLOW), False),
+        ("killed by memory", _told(Ill.LEAKS), True),
+    )
+)
+FAULTS = (*REST_FAULTS, *GRPC_FAULTS)
 
 
 @contextmanager

@@ -30,7 +30,7 @@ class Asked:
     due: float
     sent: float
     ended: float
-    code: int  # 0: no answer, or one that is not whole
+    code: int  # HTTP's, or gRPC's below zero; 0: no answer, or one that is not whole
     variant: str = ""
     step: str = ""
     slot: str = ""
@@ -60,7 +60,7 @@ class Users:
         sent = time.monotonic()
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
-                code, headers, body = await self._answer(user, size)
+                code, headers, body = await self.answer(user, size)
         except (OSError, ValueError, KeyError, asyncio.IncompleteReadError, TimeoutError):
             code, headers, body = 0, {}, {}
         asked = Asked(
@@ -76,7 +76,8 @@ class Users:
         )
         self.file.write(json.dumps(asdict(asked)) + "\n")
 
-    async def _answer(self, user: str, size: int) -> tuple[int, dict[str, str], dict[str, object]]:
+    async def answer(self, user: str, size: int) -> tuple[int, dict[str, str], dict[str, object]]:
+        """Return code, headers and body of one answer."""
         connection = self.free.pop() if self.free else await self._connect()
         head = (
             f"POST /v1/models/{self.model}:predict HTTP/1.1\r\nhost: {self.model}.headrace\r\n"
@@ -133,10 +134,10 @@ async def keep_asking(users: Users, rps: float, seed: int) -> None:
     await asyncio.gather(*asking)
 
 
-def main() -> None:
+def main(users: type[Users] = Users) -> None:
     port, model, rps, seed, path = sys.argv[1:]
     with Path(path).open("a") as file:
-        asyncio.run(keep_asking(Users(int(port), model, file), float(rps), int(seed)))
+        asyncio.run(keep_asking(users(int(port), model, file), float(rps), int(seed)))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from tests.integration.chaos.keeper_kills import kill_keepers
 from tests.integration.chaos.lapses import lapse_often
 from tests.integration.chaos.tables import as_tables, troubles
 from tests.integration.chaos.trials import fault_piece, healthy_piece
-from tests.integration.chaos.world import World, world
+from tests.integration.chaos.world import Protocol, World, world
 
 Piece = dict[str, Any]
 TRIALS_OF_A_PIECE = 10
@@ -94,10 +94,12 @@ def _draw(pieces: Pieces, part: str) -> random.Random:
 
 
 @contextmanager
-def fresh_world(pieces: Pieces, lease_seconds: int | None = None) -> Iterator[World]:
+def fresh_world(
+    pieces: Pieces, lease_seconds: int | None = None, protocol: Protocol = "rest"
+) -> Iterator[World]:
     """Give a world of its own; its folder stays where something went wrong."""
     folder = Path(tempfile.mkdtemp(prefix="world-", dir=pieces.path.parent))
-    with world(folder, lease_seconds=lease_seconds) as made:
+    with world(folder, lease_seconds=lease_seconds, protocol=protocol) as made:
         yield made
     shutil.rmtree(folder)
 
@@ -107,7 +109,7 @@ def _faults(pieces: Pieces, name: str) -> Callable[[int], None]:
 
     def make(trials: int) -> None:
         for size in in_pieces(pieces.count(name), trials, TRIALS_OF_A_PIECE):
-            with fresh_world(pieces) as made:
+            with fresh_world(pieces, protocol=fault.protocol) as made:
                 piece = fault_piece(made, fault, size, _draw(pieces, name))
                 pieces.add(name, size, piece)
 

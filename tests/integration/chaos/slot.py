@@ -16,6 +16,7 @@ from typing import cast
 
 HEALTHY_SECONDS = 0.014  # ten times that is just below the limit of one try
 SLOW_SECONDS = 10 * HEALTHY_SECONDS
+SLOWER_SECONDS = 0.4  # a good answer, long after the limit of one try
 LATE_SECONDS = 0.155  # after the limit of one try, before the answer of stable
 SPLIT_SECONDS = 0.001
 LEAK_BYTES = 48 * 1024 * 1024  # of each request, until something kills the process
@@ -25,17 +26,24 @@ class Ill(StrEnum):
     """What a slot can be told on its standard input."""
 
     ERRORS = "errors"
+    UNAVAILABLE = "unavailable"
     RESETS = "resets"
     HANGS = "hangs"
     GARBAGE = "garbage"
     SLOW = "slow"
+    SLOWER = "slower than one try"
     LATE_ERRORS = "late errors"
     LEAKS = "leaks"
 
 
-SECONDS: dict[Ill | None, float] = {Ill.SLOW: SLOW_SECONDS, Ill.LATE_ERRORS: LATE_SECONDS}
+SECONDS: dict[Ill | None, float] = {
+    Ill.SLOW: SLOW_SECONDS,
+    Ill.SLOWER: SLOWER_SECONDS,
+    Ill.LATE_ERRORS: LATE_SECONDS,
+}
 STATUSES: dict[Ill | None, str] = {
     Ill.ERRORS: "500 Internal Server Error",
+    Ill.UNAVAILABLE: "503 Service Unavailable",
     Ill.LATE_ERRORS: "500 Internal Server Error",
 }
 
@@ -64,15 +72,9 @@ class Slot(asyncio.Protocol):
     def meet(self, length: int) -> None:
         ill = Slot.ill
         if ill is Ill.LEAKS:
-            try:
-                Slot.leaked.append(bytearray(b"x") * LEAK_BYTES)
-            except MemoryError:
-                os.abort()  # as a server ends whose allocation is refused
+            leak()
         if ill is Ill.RESETS:
-            linger = struct.pack("ii", 1, 0)
-            connection = self.transport.get_extra_info("socket")
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-            self.transport.abort()
+            reset(self.transport)
         elif ill is Ill.GARBAGE:
             self.transport.write(b"this is not HTTP\r\n\r\n")
         elif ill is not Ill.HANGS:
@@ -91,6 +93,21 @@ class Slot(asyncio.Protocol):
     def _write(self, body: bytes) -> None:
         if not self.transport.is_closing():
             self.transport.write(body)
+
+
+def leak() -> None:
+    """Keep more memory."""
+    try:
+        Slot.leaked.append(bytearray(b"x") * LEAK_BYTES)
+    except MemoryError:
+        os.abort()  # as a server ends whose allocation is refused
+
+
+def reset(transport: asyncio.Transport) -> None:
+    """End a connection with RST."""
+    linger = struct.pack("ii", 1, 0)
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    transport.abort()
 
 
 def _content_length(head: bytes) -> int:

@@ -34,9 +34,10 @@ def demand_answers(met: Met | None, at_least: int) -> None:
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_a_candidate_that_harms_is_out_in_seconds_and_costs_no_user(
-    router: World, fault: Fault
+    tmp_path: Path, fault: Fault
 ) -> None:
-    seen = fault_piece(router, fault, 2, random.Random(1))
+    with world(tmp_path, protocol=fault.protocol) as router:
+        seen = fault_piece(router, fault, 2, random.Random(1))
     demand_answers(seen.met, 1000)
     assert len(seen.cuts) == 2
     for cut in seen.cuts:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from tasks.adapters.object_store import ObjectStore
 from tasks.contracts.requests import PLANS, TrafficPlan
@@ -22,11 +23,13 @@ from tasks.rollout.state import ModelState, open_state
 from tests.integration.chaos.load import Asked, read_asked
 from tests.ports import free_port
 
+Protocol = Literal["rest", "grpc"]
 MODEL = "shop"
 PLAN = PLANS["replay"]  # 5, 25, 50 %
 PER_TRY_TIMEOUT_MS = 150.0  # three times the p95 that the plan accepts, as `shift_traffic` says
 RPS = 200.0
 LOOK_SECONDS = 0.01
+LOADS: dict[Protocol, str] = {"rest": "load", "grpc": "grpc_load"}
 STARTS_WITHIN_SECONDS = 120  # on a machine that others use as well
 
 
@@ -91,6 +94,7 @@ class World:
     keeper: Part
     state: ModelState
     plan: TrafficPlan = PLAN
+    protocol: Protocol = "rest"
     _releases: int = 1
 
     @property
@@ -148,7 +152,7 @@ class World:
         path = self.folder / f"asked-{time.monotonic_ns()}.jsonl"
         arguments = (str(self.port), MODEL, str(rps), str(seed), str(path))
         part = Part(
-            command=python("tests.integration.chaos.load", *arguments),
+            command=python(f"tests.integration.chaos.{LOADS[self.protocol]}", *arguments),
             log=self.folder / "load.log",
         )
         part.start()
@@ -163,13 +167,22 @@ class World:
                 raise RuntimeError(message)
 
 
+def _slot(colour: Colour, rest: int, grpc: int, protocol: Protocol) -> list[str]:
+    if protocol == "rest":
+        return python("tests.integration.chaos.slot", colour.value, str(rest))
+    return python("tests.integration.chaos.grpc_slot", colour.value, str(rest), str(grpc))
+
+
 @contextmanager
-def world(folder: Path, *, lease_seconds: int | None = None) -> Iterator[World]:
-    """Start everything; end everything."""
+def world(
+    folder: Path, *, lease_seconds: int | None = None, protocol: Protocol = "rest"
+) -> Iterator[World]:
+    """Start everything; end everything. Users and slots speak one protocol."""
     state_dir = folder / "state"
     (state_dir / MODEL).mkdir(parents=True)
     ports = {colour: free_port() for colour in Colour}
-    slots_record = {c.value: {"rest": port, "grpc": free_port()} for c, port in ports.items()}
+    grpc_ports = {colour: free_port() for colour in Colour}
+    slots_record = {c.value: {"rest": ports[c], "grpc": grpc_ports[c]} for c in Colour}
     (state_dir / MODEL / "slots.json").write_text(
         json.dumps({"format": "slots/1", "model": MODEL, "slots": slots_record})
     )
@@ -177,7 +190,7 @@ def world(folder: Path, *, lease_seconds: int | None = None) -> Iterator[World]:
     write_bootstrap(files, port=port, admin_port=free_port(), host="127.0.0.1")
     slots = {
         colour: Part(
-            command=python("tests.integration.chaos.slot", colour.value, str(ports[colour])),
+            command=_slot(colour, ports[colour], grpc_ports[colour], protocol),
             log=folder / f"{colour}.log",
         )
         for colour in (Colour.BLUE, Colour.GREEN)
@@ -194,6 +207,7 @@ def world(folder: Path, *, lease_seconds: int | None = None) -> Iterator[World]:
         keeper=keeper,
         state=open_state(state_dir, MODEL, ObjectStore(f"file://{folder}/store")),
         plan=plan,
+        protocol=protocol,
     )
     with ExitStack() as stack:
         for part in (*slots.values(), envoy, keeper):
