@@ -1,11 +1,12 @@
-"""NDCG@10 and HR@10 of a recipe on MovieLens-1M by the split of the papers, all items ranked.
+"""NDCG@10 and HR@10 of a recipe on MovieLens-1M or Amazon Beauty by the split of the papers, all items ranked.
 
-Each user's last item is the test, the one before it chooses the epoch, everything else is trained on
-(no rating is left out; what a user has seen is not ranked). Peer in the same run: the windowed Markov
-chain, fitted on everything but the last item. Nothing is chosen on the test. What is counted or solved
-for (popularity, Markov chains, EASE, item-kNN) has no epoch to choose and is fitted like the peer; with
-`--select` it is fitted without the item before the last and measured there, which is how its settings are chosen.
-usage: HEADRACE_DATA=folder python -m bench.published_split [--recipe wide_transformer] [--seed 1] [--select]
+Each user's last item is the test, the one before it chooses the epoch and a blend's weights, everything else is
+trained on (no rating is left out; what a user has seen is not ranked). Peer in the same run: the windowed Markov
+chain, fitted on everything but the last item; a blend's Markov part is fitted anew like it once the weights are
+chosen. Nothing is chosen on the test. What is counted or solved for (popularity, Markov chains, EASE, item-kNN)
+has no epoch to choose and is fitted like the peer; with `--select` it is fitted without the item before the last
+and measured there, which is how its settings are chosen.
+usage: HEADRACE_DATA=folder python -m bench.published_split [--data beauty] [--recipe NAME] [--seed 1] [--select]
 """
 
 from __future__ import annotations
@@ -17,30 +18,49 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from tasks.models.blend import PARTS, BlendedRecommender
 from tasks.models.interactions import EventRows, Interactions
-from tasks.models.sequence_model import SequenceModel
+from tasks.models.item_neighbours import ItemNeighbours
 from tasks.training.device import device_name, training_device
-from tasks.training.fit import Fit
-from tasks.training.make_model import COUNTED, fit_settings, make_counted, untrained_network
+from tasks.training.fit import train_shares
+from tasks.training.make_model import COUNTED, Made, Workshop, make_counted, make_model
 from tasks.training.metrics import Ranking, evaluate
 from tasks.training.recipes import Recipe, recipe_named
 
 TRAIN, SELECT, TEST = 0, 1, 3
 SAID_SECONDS = 5.0
 MARKOV_NEIGHBOURS = 256  # of the published chain
-WHOLE_HISTORY = 600  # items; nobody but a few has more
+WHOLE_HISTORY = {"ml-1m": 600, "beauty": 204}  # items; nobody but a few has more
+MARKOV_HISTORY = {"ml-1m": 600, "beauty": 50}  # items; the decay leaves 2e-5 of what is older
+FILES = {"ml-1m": "ml-1m/ml-1m.txt.gz", "beauty": "amazon-2014-5core/Beauty.txt.gz"}
 
 
 def movie_lens(folder: Path) -> Interactions:
     """Return ml-1m.txt.gz, one `user item` a line in order, split as papers do."""
-    with gzip.open(folder / "ml-1m" / "ml-1m.txt.gz") as lines:
+    with gzip.open(folder / FILES["ml-1m"]) as lines:
         rows = np.loadtxt(lines, dtype=np.int64)
-    rows = rows[np.argsort(rows[:, 0], kind="stable")]
+    return split(rows[np.argsort(rows[:, 0], kind="stable")])
+
+
+def beauty(folder: Path) -> Interactions:
+    """Return Beauty.txt.gz, one `user item item ..` a line in order, split as papers do."""
+    with gzip.open(folder / FILES["beauty"], "rt") as lines:
+        histories = [np.array(line.split(), dtype=np.int64) for line in lines]
+    pairs = [
+        np.column_stack([np.full(len(row) - 1, row[0]), row[1:]])
+        for row in sorted(histories, key=lambda row: int(row[0]))
+    ]
+    return split(np.concatenate(pairs))
+
+
+def split(rows: np.ndarray[Any, Any]) -> Interactions:
+    """Return rows [R, 2] of user and item, sorted by user and in order within one."""
     users, user = np.unique(rows[:, 0], return_inverse=True)
     items, item = np.unique(rows[:, 1], return_inverse=True)
     place = np.arange(len(user)) - np.searchsorted(user, user)
@@ -73,9 +93,9 @@ def with_select(interactions: Interactions) -> Interactions:
     )
 
 
-def published_markov() -> Recipe:
+def published_markov(last_items: int) -> Recipe:
     recipe = recipe_named("markov", baskets=False)
-    settings = replace(recipe.markov, neighbours=MARKOV_NEIGHBOURS, last_items=WHOLE_HISTORY)
+    settings = replace(recipe.markov, neighbours=MARKOV_NEIGHBOURS, last_items=last_items)
     return replace(recipe, markov=settings)
 
 
@@ -88,59 +108,86 @@ def told(name: str, ranking: Ranking, seconds: float) -> str:
     )
 
 
-def counted(recipe: Recipe, interactions: Interactions, period: int) -> Ranking:
+def counted(recipe: Recipe, interactions: Interactions, period: int, length: int) -> Ranking:
     """Return the metrics on `period` of a model fitted on all items before it."""
     known = with_select(interactions) if period == TEST else interactions
     made = make_counted(recipe.architecture, known, recipe)
-    return evaluate(made.model, interactions, interactions.examples(period), WHOLE_HISTORY)
+    return evaluate(made.model, interactions, interactions.examples(period), length)
 
 
 def trained(recipe: Recipe, interactions: Interactions, seed: int) -> tuple[nn.Module, str]:
-    """Return the network of the chosen epoch, and how it was chosen in words."""
+    """Return the network of the chosen epoch or the blend with it, and how it was chosen in words."""
     device = training_device()
     torch.use_deterministic_algorithms(True)
-    model = untrained_network(recipe, interactions.num_items, seed).model
-    assert isinstance(model, SequenceModel)
-    how = fit_settings(recipe, seed)
-    fit = Fit(model, interactions, interactions.examples(SELECT), how, device=device)
     said_at = time.monotonic()
 
     def say(sentence: str, fraction: float | None) -> None:
         nonlocal said_at
-        if time.monotonic() - said_at > SAID_SECONDS:
+        if time.monotonic() - said_at > SAID_SECONDS or "NDCG" in sentence:
             said_at = time.monotonic()
             print(f"{fraction or 0.0:4.0%} {sentence}", flush=True)
 
     with tempfile.TemporaryDirectory() as checkpoints:
-        curve = fit.run(Path(checkpoints), say)
+        shop = Workshop(
+            interactions=interactions,
+            recipe=recipe,
+            seed=seed,
+            checkpoints=Path(checkpoints),
+            progress=say,
+        )
+        made, curve = make_model(shop, blend_parts(recipe, interactions))
     best = max(range(len(curve)), key=lambda place: curve[place].select_ndcg10)
-    return model, (
+    how = (
         f"{device_name(device)}, seed {seed}; epoch {best + 1} of {len(curve)} chosen by "
         f"NDCG@10 {curve[best].select_ndcg10:.4f} on the item before the last; "
     )
+    if isinstance(made.model, BlendedRecommender):
+        how += (
+            f"weights {dict(zip(PARTS, made.model.weights.tolist(), strict=True))} chosen there; "
+        )
+        refit(made.model, recipe, with_select(interactions))
+    return made.model, how
+
+
+def blend_parts(recipe: Recipe, interactions: Interactions) -> dict[str, Made]:
+    """Return the counted parts of a blend; nothing for other recipes."""
+    if recipe.architecture != "blend":
+        return {}
+    return {"markov": make_counted("markov", interactions, recipe)}
+
+
+def refit(model: BlendedRecommender, recipe: Recipe, known: Interactions) -> None:
+    """Count the Markov part and the popularity again on `known`; network and weights stay."""
+    markov = blend_parts(recipe, known)["markov"].model
+    assert isinstance(markov, ItemNeighbours)
+    model.markov = markov
+    model.popularity.copy_(train_shares(known))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", choices=sorted(FILES), default="ml-1m")
     parser.add_argument("--recipe", default="wide_transformer")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--select", action="store_true")
     options = parser.parse_args()
     folder = os.environ.get("HEADRACE_DATA")
-    if not folder:
-        parser.error("HEADRACE_DATA: expected a folder with ml-1m/ml-1m.txt.gz, found nothing")
+    if not folder or not (Path(folder) / FILES[options.data]).is_file():
+        parser.error(f"HEADRACE_DATA: expected a folder with {FILES[options.data]}, found {folder}")
     recipe = recipe_named(options.recipe, baskets=False)
     if options.select and recipe.architecture not in COUNTED:
         parser.error(f"--select: expected a recipe of {sorted(COUNTED)}, found {options.recipe}")
-    interactions = movie_lens(Path(folder))
+    torch.set_num_threads(recipe.threads)
+    interactions = {"ml-1m": movie_lens, "beauty": beauty}[options.data](Path(folder))
+    length = WHOLE_HISTORY[options.data]
     period = SELECT if options.select else TEST
     start = time.monotonic()
-    peer = counted(published_markov(), interactions, period)
+    peer = counted(published_markov(MARKOV_HISTORY[options.data]), interactions, period, length)
     print(told("windowed Markov", peer, time.monotonic() - start), flush=True)
 
     start, chosen = time.monotonic(), ""
     if recipe.architecture in COUNTED:
-        ranking = counted(recipe, interactions, period)
+        ranking = counted(recipe, interactions, period, length)
     else:
         model, chosen = trained(recipe, interactions, options.seed)
         ranking = evaluate(model, interactions, interactions.examples(TEST), recipe.max_length)

@@ -84,6 +84,7 @@ RECIPES: MappingProxyType[str, str] = MappingProxyType(
         "transformer": "Causal Transformer with sampled softmax",
         "wide_transformer": "Wide causal Transformer, cosine schedule; wants a GPU",
         "blended_transformer": "Transformer, personal frequency and Markov in one graph",
+        "blended_short_transformer": "Transformer over ten steps and Markov; where histories are short",
     }
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -255,6 +255,26 @@ def blended_transformer(*, baskets: bool) -> Recipe:
     )
 
 
+def blended_short_transformer(*, baskets: bool) -> Recipe:
+    """Blend of a Transformer over the last ten steps with Markov: few interactions per user and item."""
+    settings = TransformerSettings(
+        steps=10,
+        dropout=0.3,
+        max_epochs=9,
+        patience=9,  # the schedule is run to its end; the best epoch is kept
+        batch_windows=128,
+        negatives=512,
+        schedule="cosine",
+    )
+    return Recipe(
+        name="blended_short_transformer",
+        architecture="blend",
+        max_length=_length(baskets) if baskets else 50,
+        markov=replace(_markov(baskets), neighbours=256),
+        transformer=settings,
+    )
+
+
 def _length(baskets: bool) -> int:
     return 384 if baskets else 100
 
@@ -309,6 +329,7 @@ RECIPES: MappingProxyType[str, Callable[..., Recipe]] = MappingProxyType(
             transformer,
             wide_transformer,
             blended_transformer,
+            blended_short_transformer,
         )
     }
 )
