@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tasks.adapters.chain import addresses_in, mentions
+from tasks.adapters.config_map_records import named_records
 from tasks.adapters.object_store import ObjectStore
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.requests import parse_utc
+from tasks.rollout.file_records import FileRecords
 from tasks.rollout.ledger import LedgerEntry, entry_path, read_ledger
-from tasks.rollout.state import ModelState, models_with_state, open_state
+from tasks.rollout.state import ModelState, open_state
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tasks.cli.home import Home
     from tasks.contracts.artifacts import Address
+    from tasks.contracts.record_store import RecordStore
+
+
+def records_of(home: Home) -> RecordStore:
+    """Return where the state records lie: as HEADRACE_ROLLOUT_STATE says, else files of the home."""
+    return named_records(os.environ) or FileRecords(state_dir=home.state)
+
+
+def opened(home: Home, model: str) -> ModelState:
+    """Return the state of a model, whether it has a record or not."""
+    store = ObjectStore(home.store_url)
+    return open_state(home.state, model, store, records=records_of(home))
 
 
 def state_of(home: Home, model: str) -> ModelState:
     """Return the state of a model that exists; an unknown model is refused."""
-    state = open_state(home.state, model, ObjectStore(home.store_url))
-    if not state.path.exists():
-        known = ", ".join(models_with_state(home.state)) or "none"
+    state = opened(home, model)
+    if state.records.read(model) is None:
+        known = ", ".join(state.records.models()) or "none"
         message = f"model {model}: expected one that was released, found none; known: {known}"
         raise BadRequestError(message)
     return state
@@ -32,7 +47,7 @@ def state_of(home: Home, model: str) -> ModelState:
 
 def known_state(home: Home, model: str) -> ModelState:
     """Return the state of a model that has a ledger, even where its state record is lost."""
-    state = open_state(home.state, model, ObjectStore(home.store_url))
+    state = opened(home, model)
     return state if readable_entries(state) else state_of(home, model)
 
 
@@ -90,9 +105,9 @@ def ledger_mentions(home: Home) -> tuple[set[Address], set[str]]:
     release_ids: set[str] = set()
     objects = ObjectStore(home.store_url)
     entries = []
-    for model in models_with_state(home.state):
-        state = open_state(home.state, model, objects)
-        addresses |= addresses_in(state.path.read_bytes())
+    for model in records_of(home).models():
+        state = opened(home, model)
+        addresses |= addresses_in(state.records.read(model) or b"")
         entries += state.history()
     for path in objects.list("ledger"):
         text = objects.read(path)

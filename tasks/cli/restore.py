@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from tasks.adapters.object_store import ObjectStore
 from tasks.cli.home import Home
+from tasks.cli.ledgers import opened
 from tasks.contracts.exit_codes import ExitCode
 from tasks.rollout.restore import record_from_ledger, restore
-from tasks.rollout.state import open_state
 
 if TYPE_CHECKING:
     import argparse
@@ -24,7 +24,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     if options.print:
         print(record.to_text(), end="")
         return int(ExitCode.DONE)
-    restore(open_state(home.state, options.model, store), record)
+    restore(opened(home, options.model), record)
     console.say(
         f"{record.model}: restored from {record.sequence} entries of its ledger: "
         f"{record.status.phase}, {record.status.phase.meaning}"

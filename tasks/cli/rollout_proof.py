@@ -34,11 +34,10 @@ def state_and_ledger_problems(
     store: ArtifactStore, state: ModelState, entries: Sequence[LedgerEntry]
 ) -> list[str]:
     """Return what is wrong with a model's state record, its ledger, or between the two."""
-    where = str(state.path)
-    try:
-        text = state.path.read_bytes()
-    except FileNotFoundError:
-        return [f"{where}: expected the state record of {state.model}, found no file"]
+    where = state.records.where(state.model)
+    text = state.records.read(state.model)
+    if text is None:
+        return [f"{where}: expected the state record of {state.model}, found none"]
     problems = record_problems(text, where) + stray_ledger_objects(store, state.model)
     try:
         record = StateRecord.parse(text, where)
