@@ -232,8 +232,12 @@ class ChartWorld:
 
     @property
     def state(self) -> ModelState:
-        store = ObjectStore(f"file://{self.folder}/store")
+        store = ObjectStore(self.store_url)
         return open_state(self.state_dir, MODEL, store, records=self.records)
+
+    @property
+    def store_url(self) -> str:
+        return f"file://{self.folder}/store"
 
     def stage(self, saved_model: Path) -> str:
         """Load a release into a free slot, as `stage_bundle` does, and return its id."""

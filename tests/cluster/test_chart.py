@@ -16,6 +16,9 @@ from pathlib import Path
 import pytest
 from kubernetes import client
 
+from tasks.adapters.artifact_store import ArtifactStore
+from tasks.adapters.object_store import ObjectStore
+from tasks.cli.rollout_proof import state_and_ledger_problems
 from tasks.contracts.requests import PLANS, TrafficPlan
 from tasks.rollout.assignment import bucket_of
 from tasks.rollout.exposure_files import read_exposures
@@ -237,6 +240,8 @@ def test_both_routers_follow_a_candidates_steps_and_its_promotion(
     stable = world.state.peek().stable
     assert stable is not None
     assert stable.release_number == before
+    ledger = ArtifactStore(ObjectStore(world.store_url), cache=world.folder / "seen")
+    assert state_and_ledger_problems(ledger, world.state, world.state.history()) == []
     folder = rollout_folder(world.state_dir, MODEL, rollout)
     in_steps = sum(one.step != "" for one in got())
     eventually(lambda: len(list(read_exposures(folder))) >= in_steps, 30, "all exposures landed")
