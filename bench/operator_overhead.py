@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from tests.cluster.kubernetes_world import World
 
 STOCK_POLL_SECONDS = "2"
 RESAMPLES = 10_000
+PAGE = 100  # task instances, the most that the API gives at once
 INTERVALS = ("task start to first line", "last line to green")
 
 
@@ -72,11 +74,20 @@ class Chains(World):
             "HEADRACE_START_SECONDS": "120",
         }
 
+    def task_instances(self, run: TaskRun) -> list[Any]:
+        """Return the task instances of a run, asked for page by page."""
+        found: list[Any] = []
+        while True:
+            where = f"{run.path}/taskInstances?limit={PAGE}&offset={len(found)}"
+            answer = self.airflow.call("GET", where)
+            found += answer["task_instances"]
+            if len(found) >= answer["total_entries"]:
+                return found
+
     def seconds(self, mode: str, run: TaskRun) -> dict[str, dict[str, list[float]]]:
         """Wait for a chain's end; return seconds by interval and operator."""
         patiently(lambda: run.run_state in {"success", "failed"}, 3600, f"the end of {mode}")
-        found = self.airflow.call("GET", f"{run.path}/taskInstances?limit=200")
-        tasks = {one["task_id"]: one for one in found["task_instances"]}
+        tasks = {one["task_id"]: one for one in self.task_instances(run)}
         taken: dict[str, dict[str, list[float]]] = {
             name: {"ours": [], "stock": []} for name in INTERVALS
         }
