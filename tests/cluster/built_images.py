@@ -19,9 +19,14 @@ BUILT = "localhost/headrace/{image}:{tag}"
 STAGES = tuple(image.value for image in Image)
 
 
-def built_name(image: str) -> str:
-    """Return the name that `make images` gives an image."""
-    return BUILT.replace("{image}", image).replace("{tag}", image_tag(image))
+def image_names() -> str:
+    """Return what Airflow gets as HEADRACE_IMAGES: this environment's, or what is built here."""
+    return os.environ.get("HEADRACE_IMAGES", BUILT)
+
+
+def image_name(image: str) -> str:
+    """Return the name of an image of this code."""
+    return image_names().replace("{image}", image).replace("{tag}", image_tag(image))
 
 
 def demand_images(images: Collection[str] = STAGES) -> None:
@@ -29,7 +34,7 @@ def demand_images(images: Collection[str] = STAGES) -> None:
     if "HEADRACE_IMAGES" in os.environ:
         return
     for image in images:
-        name = built_name(image)
+        name = image_name(image)
         try:
             found = subprocess.run(
                 ["buildah", "inspect", "--type", "image", name], capture_output=True
@@ -44,11 +49,13 @@ def demand_images(images: Collection[str] = STAGES) -> None:
 
 
 def load_images(core: Any, folder: Path, images: Collection[str] = STAGES) -> None:
-    """Load those that the node does not have yet; there is no registry here."""
+    """Load those that the node does not have yet and cannot pull."""
+    if "HEADRACE_IMAGES" in os.environ:
+        return
     assert the_kit() is not None, "set HEADRACE_K8S_KIT or HEADRACE_IMAGES: docs/runbooks/pods.md"
     (node,) = core.list_node().items
     there = {name for image in node.status.images or [] for name in image.names or []}
-    for name in map(built_name, images):
+    for name in map(image_name, images):
         if name in there:
             continue
         archive = folder / "image.tar"

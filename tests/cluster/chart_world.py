@@ -35,7 +35,7 @@ from tasks.rollout.state import ModelState, open_state
 from tasks.serving.slot_folder import Slot, publish
 from tasks.serving.version_states import VersionId
 from tasks.stages.stage_bundle import LOAD_SECONDS, Staged, wait_until_loaded
-from tests.cluster.built_images import BUILT, built_name, load_images
+from tests.cluster.built_images import image_name, image_names, load_images
 from tests.cluster.shop_users import Got, read_got
 from tests.unit.helm.rendered import CHART, ONE_NODE
 
@@ -120,7 +120,8 @@ class ChartWorld:
         small = {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}}
         values = {
             "images": {
-                "stages": BUILT,
+                "stages": image_names(),
+                "pullPolicy": "IfNotPresent",
                 "rollout": _image("rollout"),
                 "serving": _image("tensorflow"),
             },
@@ -332,7 +333,7 @@ def restarts(pod: Any) -> int:
 
 
 def _image(name: str) -> dict[str, str]:
-    repository, _, tag = built_name(name).rpartition(":")
+    repository, _, tag = image_name(name).rpartition(":")
     return {"repository": repository, "tag": tag}
 
 

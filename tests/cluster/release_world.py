@@ -38,7 +38,7 @@ from tasks.rollout.state import ModelState, open_state
 from tasks.serving import protos
 from tasks.serving.client import predict_request
 from tests.cluster.airflow_parts import ENDED, ROOT, Airflow, patiently
-from tests.cluster.built_images import BUILT, load_images
+from tests.cluster.built_images import image_names, load_images
 from tests.integration.kills.small_shop import AS_OF, write_shop
 from tests.ports import free_port
 
@@ -122,7 +122,7 @@ class ReleaseWorld:
             "HEADRACE_STORE": self.store_url,
             "HEADRACE_STATE": str(self.state_dir),
             "HEADRACE_NAMESPACE": self.namespace,
-            "HEADRACE_IMAGES": os.environ.get("HEADRACE_IMAGES", BUILT),
+            "HEADRACE_IMAGES": image_names(),
             "HEADRACE_POD_TEMPLATE": str(self.folder / "pod.yaml"),
             "HEADRACE_COMPUTE": str(self.folder / "compute.json"),
             "HEADRACE_POLL_SECONDS": "1",
@@ -170,8 +170,7 @@ class ReleaseWorld:
             _unless_there(client.SchedulingV1Api().create_priority_class, body)
         self.core.delete_collection_namespaced_pod(self.namespace, grace_period_seconds=0)
         self._write_secret()
-        if "HEADRACE_IMAGES" not in os.environ:
-            load_images(self.core, self.folder)
+        load_images(self.core, self.folder)
 
     def _write_secret(self) -> None:
         with suppress(ApiException):
