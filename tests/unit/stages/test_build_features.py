@@ -34,8 +34,8 @@ def events_file(folder: Path) -> Path:
 
 
 @pytest.fixture
-def validated(tmp_path: Path) -> Path:
-    release = ReleaseRequest(
+def release(tmp_path: Path) -> ReleaseRequest:
+    return ReleaseRequest(
         release_id="r1",
         model="recommender-events",
         dataset="events",
@@ -45,13 +45,17 @@ def validated(tmp_path: Path) -> Path:
         plan=plan_named("replay"),
         events_url=str(events_file(tmp_path)),
     )
+
+
+@pytest.fixture
+def validated(tmp_path: Path, release: ReleaseRequest) -> Path:
     context = context_of(tmp_path, "validated", {}, release)
     ingest_events.run(context)
     return context.out
 
 
 def context_of(
-    folder: Path, name: str, inputs: dict[str, StageInput], release: ReleaseRequest | None = None
+    folder: Path, name: str, inputs: dict[str, StageInput], release: ReleaseRequest
 ) -> StageContext:
     out, work = folder / name, folder / f"{name}-work"
     out.mkdir()
@@ -71,8 +75,8 @@ def reading(validated: Path) -> dict[str, StageInput]:
     return {"events": StageInput(address="validated_events/x", manifest=manifest, path=validated)}
 
 
-def test_features_are_made_of_landed_events(tmp_path, validated):
-    context = context_of(tmp_path, "features", reading(validated))
+def test_features_are_made_of_landed_events(tmp_path, validated, release):
+    context = context_of(tmp_path, "features", reading(validated), release)
     assert build_features.configure(context) == {"min_count": 2, "max_items": 200_000}
     outcome = build_features.run(context)
     assert outcome.sentence == "3 items, 3 users, 90 interactions in 90 steps"
@@ -99,9 +103,9 @@ def test_features_are_made_of_landed_events(tmp_path, validated):
     assert users.column("user_id").to_pylist() == known.user_ids.tolist()
 
 
-def test_two_runs_write_the_same_bytes(tmp_path, validated):
+def test_two_runs_write_the_same_bytes(tmp_path, validated, release):
     for name in ("one", "two"):
-        build_features.run(context_of(tmp_path, name, reading(validated)))
+        build_features.run(context_of(tmp_path, name, reading(validated), release))
     names = sorted(path.name for path in (tmp_path / "one").iterdir())
     assert names == ["interactions.npz", "items.parquet", "profile.json", "users.parquet"]
     for name in names:
