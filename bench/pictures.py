@@ -1,16 +1,20 @@
 """A classifier of Fashion-MNIST by a recipe: accuracy on the set's own test pictures, asked once, at the end.
 
 Files are found as a release finds them ($HEADRACE_DATA, or Debian's dataset-fashion-mnist); every choice is
-made on the select period, which is part of the training pictures. A killed run goes on from FOLDER.
-usage: python -m bench.pictures RECIPE FOLDER [--seed 1]
+made on the select period, which is part of the training pictures: `--select` asks no test, `--set` changes settings
+of the fit, or `widths`. A killed run goes on from FOLDER.
+usage: python -m bench.pictures RECIPE FOLDER [--seed 1] [--select] [--set NAME=VALUE ..]
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import tempfile
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +34,7 @@ from tasks.training.make_classifier import (
     parameters_of,
 )
 from tasks.training.picture_fit import predicted
-from tasks.training.picture_recipes import picture_recipe_named
+from tasks.training.picture_recipes import PictureRecipe, picture_recipe_named
 
 
 def fashion_mnist() -> Pictures:
@@ -51,13 +55,27 @@ def accuracy(made: Classifier, pictures: Pictures, period: Period) -> str:
     return f"{right.mean:.4f} ({right.lower:.4f} to {right.upper:.4f}) on {len(rows)} pictures"
 
 
+def with_settings(recipe: PictureRecipe, changes: Sequence[str]) -> PictureRecipe:
+    """Return the recipe with `name=value` of its fit changed, or its `widths`; values are JSON."""
+    for change in changes:
+        name, _, text = change.partition("=")
+        value = json.loads(text)
+        if name == "widths":
+            recipe = replace(recipe, widths=tuple(value))
+        elif recipe.fit is not None:
+            recipe = replace(recipe, fit=replace(recipe.fit, **{name: value}))
+    return recipe
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recipe")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--select", action="store_true")
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE")
     options = parser.parse_args()
-    recipe = picture_recipe_named(options.recipe)
+    recipe = with_settings(picture_recipe_named(options.recipe), options.set)
     torch.set_num_threads(recipe.threads)
     torch.use_deterministic_algorithms(True)
     pictures = fashion_mnist()
@@ -81,7 +99,7 @@ def main() -> None:
     print(f"  {seconds:.0f} s, {cpu:.0f} s of CPU, on {device_name(training_device())}")
     print(f"  resumed from: {made.resumed_from or 'nothing'}")
     print(f"  select {accuracy(made, pictures, Period.SELECT)}")
-    for name, one in {recipe.name: made, **baselines}.items():
+    for name, one in {} if options.select else {recipe.name: made, **baselines}.items():
         print(f"  test   {accuracy(one, pictures, Period.GATE)}  {name}")
 
 

@@ -5,19 +5,23 @@ trained on (no rating is left out; what a user has seen is not ranked). Peer in 
 chain, fitted on everything but the last item, and once more on what networks train on (everything but the last
 two). A blend is measured both ways too: as chosen, and with its Markov part counted again with the item before
 the last, network and weights untouched. Nothing is chosen on the test. What is counted or solved for (popularity, Markov chains, EASE, item-kNN)
-has no epoch to choose and is fitted like the peer; with `--select` it is fitted without the item before the last
-and measured there, which is how its settings are chosen.
+has no epoch to choose and is fitted like the peer. With `--select` everything is measured on the item before the
+last and nothing on the test, which is how settings are chosen; `--set` changes settings of the network. A killed
+run goes on from FOLDER, and one that ended with `--select` can be asked for its test.
 usage: HEADRACE_DATA=folder python -m bench.published_split [--data beauty] [--recipe NAME] [--seed 1] [--select]
+       [--set NAME=VALUE ..] [--checkpoints FOLDER]
 """
 
 from __future__ import annotations
 
 import argparse
 import gzip
+import json
 import os
 import tempfile
 import time
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +99,23 @@ def with_select(interactions: Interactions) -> Interactions:
     )
 
 
+def with_settings(recipe: Recipe, changes: Sequence[str]) -> Recipe:
+    """Return the recipe with `name=value` of its network's settings changed; values are JSON, or plain words."""
+    kind = "gru" if recipe.architecture == "gru" else "transformer"
+    settings = getattr(recipe, kind)
+    for change in changes:
+        name, _, text = change.partition("=")
+        if name not in {field.name for field in fields(settings)}:
+            message = f"--set: expected a setting of {type(settings).__name__}, found {name!r}"
+            raise SystemExit(message)
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        settings = replace(settings, **{name: value})
+    return replace(recipe, **{kind: settings})
+
+
 def published_markov(last_items: int) -> Recipe:
     recipe = recipe_named("markov", baskets=False)
     settings = replace(recipe.markov, neighbours=MARKOV_NEIGHBOURS, last_items=last_items)
@@ -117,8 +138,13 @@ def counted(recipe: Recipe, interactions: Interactions, period: int, length: int
     return evaluate(made.model, interactions, interactions.examples(period), length)
 
 
-def trained(recipe: Recipe, interactions: Interactions, seed: int) -> tuple[nn.Module, str]:
-    """Return the network of the chosen epoch (of a blend, with its other parts) and how it was chosen in words."""
+def trained(
+    recipe: Recipe, interactions: Interactions, seed: int, checkpoints: Path
+) -> tuple[nn.Module, str]:
+    """Return the network of the chosen epoch (of a blend, with its other parts) and how it was chosen in words.
+
+    A blend's other parts are counted on what the network was trained on.
+    """
     device = training_device()
     torch.use_deterministic_algorithms(True)
     said_at = time.monotonic()
@@ -129,15 +155,10 @@ def trained(recipe: Recipe, interactions: Interactions, seed: int) -> tuple[nn.M
             said_at = time.monotonic()
             print(f"{fraction or 0.0:4.0%} {sentence}", flush=True)
 
-    with tempfile.TemporaryDirectory() as checkpoints:
-        shop = Workshop(
-            interactions=interactions,
-            recipe=recipe,
-            seed=seed,
-            checkpoints=Path(checkpoints),
-            progress=say,
-        )
-        made, curve = make_model(shop, blend_parts(recipe, interactions))
+    shop = Workshop(
+        interactions=interactions, recipe=recipe, seed=seed, checkpoints=checkpoints, progress=say
+    )
+    made, curve = make_model(shop, blend_parts(recipe, interactions))
     best = max(range(len(curve)), key=lambda place: curve[place].select_ndcg10)
     how = (
         f"{device_name(device)}, seed {seed}; epoch {best + 1} of {len(curve)} chosen by "
@@ -147,7 +168,6 @@ def trained(recipe: Recipe, interactions: Interactions, seed: int) -> tuple[nn.M
         how += (
             f"weights {dict(zip(PARTS, made.model.weights.tolist(), strict=True))} chosen there; "
         )
-        refit(made.model, recipe, with_select(interactions))
     return made.model, how
 
 
@@ -172,13 +192,13 @@ def main() -> None:
     parser.add_argument("--recipe", default="wide_transformer")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--select", action="store_true")
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--checkpoints", type=Path)
     options = parser.parse_args()
     folder = os.environ.get("HEADRACE_DATA")
     if not folder or not (Path(folder) / FILES[options.data]).is_file():
         parser.error(f"HEADRACE_DATA: expected a folder with {FILES[options.data]}, found {folder}")
-    recipe = recipe_named(options.recipe, baskets=False)
-    if options.select and recipe.architecture not in COUNTED:
-        parser.error(f"--select: expected a recipe of {sorted(COUNTED)}, found {options.recipe}")
+    recipe = with_settings(recipe_named(options.recipe, baskets=False), options.set)
     torch.set_num_threads(recipe.threads)
     interactions = {"ml-1m": movie_lens, "beauty": beauty}[options.data](Path(folder))
     length = WHOLE_HISTORY[options.data]
@@ -197,9 +217,11 @@ def main() -> None:
     if recipe.architecture in COUNTED:
         ranking = counted(recipe, interactions, period, length)
     else:
-        model, chosen = trained(recipe, interactions, options.seed)
-        ranking = evaluate(model, interactions, interactions.examples(TEST), recipe.max_length)
-        if isinstance(model, BlendedRecommender):
+        with tempfile.TemporaryDirectory() as scratch:
+            checkpoints = options.checkpoints or Path(scratch)
+            model, chosen = trained(recipe, interactions, options.seed, checkpoints)
+        ranking = evaluate(model, interactions, interactions.examples(period), recipe.max_length)
+        if isinstance(model, BlendedRecommender) and not options.select:
             print(told(WITHOUT_SELECT, ranking, time.monotonic() - start), flush=True)
             refit(model, recipe, with_select(interactions))
             ranking = evaluate(model, interactions, interactions.examples(TEST), recipe.max_length)

@@ -82,9 +82,10 @@ RECIPES: MappingProxyType[str, str] = MappingProxyType(
         "ials": "Factors of users and items by implicit alternating least squares",
         "gru": "Recurrent network (GRU4Rec) with sampled softmax",
         "transformer": "Causal Transformer with sampled softmax",
-        "wide_transformer": "Wide causal Transformer, cosine schedule; wants a GPU",
+        "wide_transformer": "Wide causal Transformer, gated blocks, full softmax; wants a GPU",
         "blended_transformer": "Transformer, personal frequency and Markov in one graph",
-        "blended_short_transformer": "Transformer over ten steps and Markov; where histories are short",
+        "short_transformer": "Causal Transformer over twenty steps, cosines; where histories are short",
+        "blended_short_transformer": "The short Transformer and Markov; where histories are short",
     }
 )
 

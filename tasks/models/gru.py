@@ -16,9 +16,19 @@ class Gru(SequenceModel):
     """States are those of the last recurrent layer, brought back to the width of the table."""
 
     def __init__(
-        self, num_items: int, *, steps: int, width: int, hidden: int, layers: int, dropout: float
+        self,
+        num_items: int,
+        *,
+        steps: int,
+        width: int,
+        hidden: int,
+        layers: int,
+        dropout: float,
+        temperature: float | None = None,
     ) -> None:
-        super().__init__(num_items, steps=steps, width=width, dropout=dropout)
+        super().__init__(
+            num_items, steps=steps, width=width, dropout=dropout, temperature=temperature
+        )
         between = dropout if layers > 1 else 0.0
         self.recurrent = nn.GRU(width, hidden, layers, batch_first=True, dropout=between)
         self.out = nn.Linear(hidden, width)

@@ -13,16 +13,29 @@ from torch import Tensor, nn
 
 from tasks.models.scores import padding_penalty
 
+SMALL = 1e-12  # under a root, so that a zero row has a gradient
+
 
 class SequenceModel(nn.Module, ABC):
-    """Scores are products of the last step's state with the item table, plus a bias per item."""
+    """Scores are products of the last step's state with the item table, plus a bias per item.
+
+    With a `temperature` they are cosines divided by it, plus the bias (Zhai et al., HSTU, 2024).
+    """
 
     penalty: Tensor
     ages: Tensor
 
-    def __init__(self, num_items: int, *, steps: int, width: int, dropout: float) -> None:
+    def __init__(
+        self,
+        num_items: int,
+        *,
+        steps: int,
+        width: int,
+        dropout: float,
+        temperature: float | None = None,
+    ) -> None:
         super().__init__()
-        self.steps = steps
+        self.steps, self.temperature = steps, temperature
         self.items = nn.Embedding(num_items + 1, width)
         self.bias = nn.Parameter(torch.zeros(num_items + 1))
         self.dropout = nn.Dropout(dropout)
@@ -45,7 +58,20 @@ class SequenceModel(nn.Module, ABC):
         """Return the user's state float32 [B, D]."""
         return self.states(items, steps_ago)[:, -1]
 
+    def scored(self, states: Tensor) -> Tensor:
+        """Return `states` [.., D] as they are multiplied with `scoring_table`."""
+        return states if self.temperature is None else _normed(states) / self.temperature
+
+    def scoring_table(self) -> Tensor:
+        """Return [I + 1, D], what states are multiplied with."""
+        return self.items.weight if self.temperature is None else _normed(self.items.weight)
+
     def forward(self, items: Tensor, steps_ago: Tensor) -> Tensor:
         """Return scores float32 [B, I + 1] from items and steps_ago, int64 [B, L]."""
-        state = self.embed(items, steps_ago)
-        return state @ self.items.weight.t() + (self.bias + self.penalty).unsqueeze(0)
+        state = self.scored(self.embed(items, steps_ago))
+        return state @ self.scoring_table().t() + (self.bias + self.penalty).unsqueeze(0)
+
+
+def _normed(rows: Tensor) -> Tensor:
+    """Return `rows` [.., D] with length 1 each."""
+    return rows * torch.rsqrt((rows * rows).sum(dim=-1, keepdim=True) + SMALL)

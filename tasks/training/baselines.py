@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from implicit.cpu.als import AlternatingLeastSquares
 from threadpoolctl import threadpool_limits
 
 from tasks.models.co_occurrence import (
@@ -91,6 +90,8 @@ def fit_item_knn(
 
 def fit_ials(interactions: Interactions, settings: IalsSettings) -> tuple[Ials, Arguments]:
     """Return iALS by the library `implicit`, its factors whitened, and the arguments to build it."""
+    from implicit.cpu.als import AlternatingLeastSquares  # noqa: PLC0415  where only networks are trained it may lack
+
     arguments = {
         "num_items": interactions.num_items,
         "width": settings.width,

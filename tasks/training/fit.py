@@ -27,7 +27,7 @@ from tasks.training.checkpoints import (
     save_checkpoint,
 )
 from tasks.training.device import training_device
-from tasks.training.losses import sampled_softmax
+from tasks.training.losses import Loss, gbce, gbce_power, sampled_softmax, softmax
 from tasks.training.metrics import evaluate
 from tasks.training.random_states import random_states, restore_random_states, seed_all
 from tasks.training.windows import Windows, training_windows
@@ -54,6 +54,9 @@ class FitSettings:
     seed: int
     threads: int = 2
     schedule: Schedule = "constant"
+    loss: Loss = "sampled_softmax"
+    calibration: float = 0.75  # gBCE's t
+    bf16: bool = False  # the network's products in bfloat16; weights, loss and sums in float32
 
     def rate_of(self, epoch: int) -> float:
         """Return the learning rate of epoch 1, 2, ..; `cosine` warms up, then falls to nearly nothing.
@@ -129,7 +132,7 @@ class Batch:
     used: torch.Tensor  # [S] of the B x steps places, those that predict something
     rows: torch.Tensor  # [P] which of `used`
     targets: torch.Tensor  # [P]
-    negatives: torch.Tensor  # [N] of all pairs
+    negatives: torch.Tensor  # [N] of all pairs; [0] for the full softmax
 
 
 def train_shares(interactions: Interactions) -> torch.Tensor:
@@ -143,22 +146,29 @@ def train_shares(interactions: Interactions) -> torch.Tensor:
 class Objective(nn.Module):
     """The loss of a batch as a module, so that DistributedDataParallel can wrap it."""
 
-    def __init__(self, model: SequenceModel, log_q: torch.Tensor) -> None:
+    def __init__(
+        self, model: SequenceModel, log_q: torch.Tensor, settings: FitSettings, num_items: int
+    ) -> None:
         super().__init__()
-        self.model, self.log_q = model, log_q
+        self.model, self.log_q, self.settings = model, log_q, settings
+        self.power = gbce_power(settings.negatives, num_items, settings.calibration)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Return the mean loss of the batch's pairs, a scalar."""
-        states = self.model.states(batch.items, batch.steps_ago).flatten(0, 1)
-        return sampled_softmax(
-            states=states[batch.used],
-            rows=batch.rows,
-            targets=batch.targets,
-            negatives=batch.negatives,
-            table=self.model.items.weight,
-            bias=self.model.bias,
-            log_q=self.log_q,
-        )
+        with torch.autocast(batch.items.device.type, torch.bfloat16, self.settings.bf16):
+            states = self.model.states(batch.items, batch.steps_ago).flatten(0, 1)[batch.used]
+        pairs = {
+            "states": self.model.scored(states.float()),
+            "rows": batch.rows,
+            "targets": batch.targets,
+            "table": self.model.scoring_table(),
+            "bias": self.model.bias,
+        }
+        if self.settings.loss == "softmax":
+            return softmax(**pairs)
+        if self.settings.loss == "gbce":
+            return gbce(**pairs, negatives=batch.negatives, power=self.power)
+        return sampled_softmax(**pairs, negatives=batch.negatives, log_q=self.log_q)
 
 
 class Fit:
@@ -189,11 +199,11 @@ class Fit:
         self.checkpoint_seconds, self.monotonic = checkpoint_seconds, monotonic
         self.windows: Windows = training_windows(interactions, model.steps, settings.max_length)
         shares = train_shares(interactions)
-        self.draw = shares.sqrt() / shares.sqrt().sum()
+        self.draw = _drawn(shares, settings.loss)
         self.log_q = torch.log(self.draw.clamp(min=1e-12)).to(self.device)
         with torch.no_grad():
             model.bias.copy_(torch.log(shares.clamp(min=1e-7)))
-        self.objective: nn.Module = Objective(model, self.log_q)
+        self.objective: nn.Module = Objective(model, self.log_q, settings, interactions.num_items)
         if ranks.size > 1:
             self.objective = DistributedDataParallel(self.objective, forward_sync_buffers=False)
         self.optimizer = torch.optim.AdamW(
@@ -290,17 +300,20 @@ class Fit:
         window = np.repeat(np.arange(len(rows)), [len(span) for span in spans])
         places = window * self.model.steps + windows.pair_place[pairs]
         used, rows_of_pairs = np.unique(places, return_inverse=True)
-        negatives = torch.multinomial(
-            self.draw, self.settings.negatives, replacement=True, generator=generator
-        )
         return Batch(
             items=self._moved(windows.items[rows]),
             steps_ago=self._moved(windows.steps_ago[rows]),
             used=self._moved(used),
             rows=self._moved(rows_of_pairs),
             targets=self._moved(windows.pair_item[pairs]),
-            negatives=negatives.to(self.device),
+            negatives=self._negatives(generator).to(self.device),
         )
+
+    def _negatives(self, generator: torch.Generator) -> torch.Tensor:
+        if self.settings.loss == "softmax":
+            return torch.zeros(0, dtype=torch.int64)
+        wanted = self.settings.negatives
+        return torch.multinomial(self.draw, wanted, replacement=True, generator=generator)
 
     def _settle_buckets(self) -> None:
         """Let DistributedDataParallel choose its buckets of gradients before the first batch that counts.
@@ -364,6 +377,15 @@ class Fit:
                 f"{len(other)} tensors, such as {other[0]}: remove it to begin anew"
             )
             raise BadRequestError(message)
+
+
+def _drawn(shares: torch.Tensor, loss: Loss) -> torch.Tensor:
+    """Return [I + 1]: how probable each item is as a negative."""
+    if loss == "gbce":
+        even = torch.ones_like(shares)
+        even[0] = 0
+        return even / even.sum()
+    return shares.sqrt() / shares.sqrt().sum()
 
 
 def _shape(tensor: torch.Tensor | None) -> str:

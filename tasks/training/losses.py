@@ -1,9 +1,18 @@
-"""Sampled softmax with the logQ correction (Bengio and Senecal, 2008)."""
+"""Losses over P pairs of a state and the item that came next.
+
+Sampled softmax with the logQ correction (Bengio and Senecal, 2008), the full softmax, and generalised binary
+cross-entropy, gBCE (Petrov and Macdonald, gSASRec, 2023).
+"""
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
+from torch.nn import functional
+
+Loss = Literal["sampled_softmax", "softmax", "gbce"]
 
 
 def sampled_softmax(
@@ -25,3 +34,43 @@ def sampled_softmax(
     others = torch.logsumexp(negative, dim=1)  # once per state, however many targets it has
     positive = (states[rows] * table[targets]).sum(dim=1) + (bias - log_q)[targets]
     return (torch.logaddexp(others[rows], positive) - positive).mean()
+
+
+def softmax(
+    *, states: Tensor, rows: Tensor, targets: Tensor, table: Tensor, bias: Tensor
+) -> Tensor:
+    """Return the mean of -log p(target), p over the items 1 .. I, a scalar; shapes as above."""
+    scores = states @ table[1:].t() + bias[1:]  # [S, I]
+    whole = torch.logsumexp(scores, dim=1)
+    return (whole[rows] - scores[rows, targets - 1]).mean()
+
+
+def gbce_power(negatives: int, num_items: int, calibration: float) -> float:
+    """Return gBCE's beta, the power of a positive's probability.
+
+    `calibration` is t of the paper: 0 is plain binary cross-entropy, 1 gives the probabilities of the full one.
+    """
+    rate = min(1.0, negatives / max(num_items - 1, 1))  # alpha, the share of items that are drawn
+    return rate * (calibration * (1 - 1 / rate) + 1 / rate)
+
+
+def gbce(
+    *,
+    states: Tensor,
+    rows: Tensor,
+    targets: Tensor,
+    negatives: Tensor,
+    table: Tensor,
+    bias: Tensor,
+    power: float,
+) -> Tensor:
+    """Return the mean over P pairs of gBCE, a scalar; `negatives` [N] are drawn evenly from all items.
+
+    A target among its own negatives is left out, as the paper draws them from the other items. Shapes as above.
+    """
+    scores = states @ table[negatives].t() + bias[negatives]  # [S, N]
+    others = functional.softplus(scores)  # -log(1 - sigmoid)
+    own = negatives.unsqueeze(0) == targets.unsqueeze(1)  # [P, N]
+    negative = others.sum(dim=1)[rows] - (others[rows] * own).sum(dim=1)
+    positive = (states[rows] * table[targets]).sum(dim=1) + bias[targets]
+    return (power * functional.softplus(-positive) + negative).mean()

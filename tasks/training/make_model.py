@@ -133,6 +133,9 @@ def fit_settings(recipe: Recipe, seed: int) -> FitSettings:
         seed=seed,
         threads=recipe.threads,
         schedule=settings.schedule,
+        loss=settings.loss,
+        calibration=settings.calibration,
+        bf16=settings.bf16,
     )
 
 
@@ -145,6 +148,7 @@ def untrained_network(recipe: Recipe, num_items: int, seed: int) -> Made:
         "width": shape.width,
         "layers": shape.layers,
         "dropout": shape.dropout,
+        "temperature": shape.temperature,
     }
     if recipe.architecture == "gru":
         architecture = "gru"
@@ -152,6 +156,7 @@ def untrained_network(recipe: Recipe, num_items: int, seed: int) -> Made:
     else:
         architecture = "transformer"
         arguments["heads"] = recipe.transformer.heads
+        arguments["block"] = recipe.transformer.block
     torch.manual_seed(seed)
     model = build_model(architecture, arguments)
     return Made(architecture=architecture, arguments=arguments, model=model)

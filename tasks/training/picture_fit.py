@@ -41,6 +41,7 @@ class PictureFitSettings:
     weight_decay: float
     label_smoothing: float
     max_shift: int  # pixels: each training picture is moved by up to so many, and mirrored or not
+    cutout: int = 0  # pixels: side of the square that is blanked in each training picture
     ema_decay: float  # of the average over steps that is kept as the model
     seed: int
     threads: int = 1
@@ -71,6 +72,16 @@ def augmented(images: Tensor, max_shift: int, generator: torch.Generator) -> Ten
     rows = down[:, None] + torch.arange(height)
     columns = right[:, None] + torch.arange(width)
     return wide[torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def cut_out(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
+    """Return images [B, H, W], in each a square of `side` around any pixel 0 (DeVries and Taylor, Cutout, 2017)."""
+    count, height, width = images.shape
+    top = torch.randint(0, height, (count, 1, 1), generator=generator) - side // 2
+    left = torch.randint(0, width, (count, 1, 1), generator=generator) - side // 2
+    rows, columns = torch.arange(height).view(1, -1, 1), torch.arange(width).view(1, 1, -1)
+    inside = (rows >= top) & (rows < top + side) & (columns >= left) & (columns < left + side)
+    return images.masked_fill(inside, 0.0)
 
 
 def predicted(
@@ -178,6 +189,8 @@ class PictureFit:
 
     def _step(self, rows: Tensor, generator: torch.Generator) -> float:
         images = augmented(self.images[rows], self.settings.max_shift, generator)
+        if self.settings.cutout:
+            images = cut_out(images, self.settings.cutout, generator)
         logits = self.model(images.to(self.device, non_blocking=True))
         loss = functional.cross_entropy(
             logits,

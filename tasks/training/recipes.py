@@ -9,7 +9,9 @@ from typing import Literal
 
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import Json
+from tasks.models.transformer import BlockKind
 from tasks.training.fit import Schedule
+from tasks.training.losses import Loss
 
 Architecture = Literal[
     "popularity",
@@ -89,6 +91,10 @@ class NetworkSettings:
     negatives: int = 256
     weight_decay: float = 0.01
     schedule: Schedule = "constant"
+    loss: Loss = "sampled_softmax"
+    calibration: float = 0.75  # gBCE's t
+    temperature: float | None = None  # scores are cosines divided by it, or, without, products
+    bf16: bool = False  # the network's products in bfloat16; weights, loss and sums in float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +102,23 @@ class TransformerSettings(NetworkSettings):
     """The causal Transformer and its training."""
 
     heads: int = 2
+    block: BlockKind = "pre_norm"
+
+
+SHORT = TransformerSettings(  # of short histories and rare items; chosen on Beauty's select items
+    steps=20,
+    width=128,
+    block="ligr",
+    dropout=0.4,
+    max_epochs=30,
+    patience=30,  # the schedule is run to its end; the best epoch is kept
+    batch_windows=256,
+    learning_rate=2e-3,
+    weight_decay=0.0,
+    schedule="cosine",
+    loss="softmax",
+    temperature=0.05,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,7 +244,7 @@ def gru(*, baskets: bool) -> Recipe:
 
 
 def wide_transformer(*, baskets: bool) -> Recipe:
-    """Wide Transformer under a cosine schedule: a GPU's work, minutes there and hours on a CPU."""
+    """Wide Transformer of gated blocks by the full softmax: a GPU's work, minutes there and hours on a CPU."""
     steps = 50 if baskets else 200
     return Recipe(
         name="wide_transformer",
@@ -232,14 +255,16 @@ def wide_transformer(*, baskets: bool) -> Recipe:
             steps=steps,
             width=256,
             heads=4,
+            block="ligr",
             dropout=0.4,
-            max_epochs=90,
-            patience=90,  # the schedule is run to its end; the best epoch is kept
+            max_epochs=60,
+            patience=60,  # the schedule is run to its end; the best epoch is kept
             batch_windows=128,
             learning_rate=1e-3,
-            negatives=3_000,
             weight_decay=0.0,
             schedule="cosine",
+            loss="softmax",
+            bf16=True,
         ),
     )
 
@@ -255,23 +280,25 @@ def blended_transformer(*, baskets: bool) -> Recipe:
     )
 
 
-def blended_short_transformer(*, baskets: bool) -> Recipe:
-    """Blend of a Transformer over the last ten steps with Markov: few interactions per user and item."""
-    settings = TransformerSettings(
-        steps=10,
-        dropout=0.3,
-        max_epochs=9,
-        patience=9,  # the schedule is run to its end; the best epoch is kept
-        batch_windows=128,
-        negatives=512,
-        schedule="cosine",
+def short_transformer(*, baskets: bool) -> Recipe:
+    """Score by a Transformer over the last twenty steps, cosines and full softmax: short histories, rare items."""
+    return Recipe(
+        name="short_transformer",
+        architecture="transformer",
+        max_length=_length(baskets),
+        markov=_markov(baskets),
+        transformer=SHORT,
     )
+
+
+def blended_short_transformer(*, baskets: bool) -> Recipe:
+    """Blend of `short_transformer` with Markov."""
     return Recipe(
         name="blended_short_transformer",
         architecture="blend",
-        max_length=_length(baskets) if baskets else 50,
+        max_length=_length(baskets),
         markov=replace(_markov(baskets), neighbours=256),
-        transformer=settings,
+        transformer=SHORT,
     )
 
 
@@ -329,6 +356,7 @@ RECIPES: MappingProxyType[str, Callable[..., Recipe]] = MappingProxyType(
             transformer,
             wide_transformer,
             blended_transformer,
+            short_transformer,
             blended_short_transformer,
         )
     }

@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from bench.published_split import SELECT, TEST, beauty, blend_parts, refit, with_select
+from bench.published_split import (
+    SELECT,
+    TEST,
+    beauty,
+    blend_parts,
+    refit,
+    with_select,
+    with_settings,
+)
 from tasks.models.blend import BlendedRecommender
 from tasks.models.interactions import Interactions
 from tasks.training.make_model import Workshop, make_model
@@ -72,3 +80,18 @@ def test_a_blend_is_counted_again_with_the_choosing_items_and_learns_nothing_mor
         assert torch.equal(value, network[name])
     taken = np.bincount(three_users.items[three_users.period != TEST], minlength=6)
     assert model.popularity.numpy() == pytest.approx(taken / taken.sum())
+
+
+def test_settings_of_the_network_are_changed_by_name():
+    changed = with_settings(
+        tiny_recipe(), ["block=hstu", "temperature=0.1", "bf16=true"]
+    ).transformer
+
+    assert (changed.block, changed.temperature, changed.bf16, changed.width) == (
+        "hstu",
+        0.1,
+        True,
+        8,
+    )
+    with pytest.raises(SystemExit, match="expected a setting of TransformerSettings, found 'blok'"):
+        with_settings(tiny_recipe(), ["blok=hstu"])

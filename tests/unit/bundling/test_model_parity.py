@@ -13,6 +13,7 @@ from tasks.bundling.aten_export import export_module
 from tasks.bundling.torch_to_tf import lower_graph
 from tasks.compression.compress import CompressedModel, compress
 from tasks.models.registry import BUILDERS, build_model
+from tasks.models.transformer import BLOCKS
 
 ITEMS, STEPS = 300, 6
 SIZES = ((3, 7), (1, 1), (5, 12))  # exported at the first, checked at all
@@ -25,6 +26,10 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "ials": {"width": 8, "last_items": 5, "iterations": 4},
     "gru": {**NETWORK, "hidden": 12},
     "transformer": {**NETWORK, "heads": 2},
+    **{
+        f"transformer {block}": {**NETWORK, "heads": 2, "block": block, "temperature": 0.1}
+        for block in BLOCKS
+    },
     "blend": {"markov": NEIGHBOURS, "transformer": {**NETWORK, "heads": 2}},
 }
 
@@ -45,7 +50,8 @@ def asked(batch: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
 def filled(architecture: str) -> CompressedModel:
     """Return the model in int8 with weights drawn, signs and ties among them."""
     torch.manual_seed(4)
-    model = build_model(architecture, {"num_items": ITEMS, **ARGUMENTS[architecture]})
+    kind, _, _ = architecture.partition(" ")
+    model = build_model(kind, {"num_items": ITEMS, **ARGUMENTS[architecture]})
     for name, tensor in model.state_dict().items():
         if name.endswith("neighbours"):
             tensor.copy_(torch.randint(0, ITEMS + 1, tensor.shape))
@@ -55,7 +61,7 @@ def filled(architecture: str) -> CompressedModel:
 
 
 def test_every_architecture_is_tried():
-    assert set(ARGUMENTS) | CLASSIFIERS == set(BUILDERS)
+    assert {name.partition(" ")[0] for name in ARGUMENTS} | CLASSIFIERS == set(BUILDERS)
 
 
 @pytest.mark.parametrize("architecture", sorted(ARGUMENTS))

@@ -5,13 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tasks.models.transformer import Transformer
+from tasks.models.transformer import BLOCKS, Transformer
 
 
-@pytest.fixture
-def network() -> Transformer:
+@pytest.fixture(params=[(block, score) for block in BLOCKS for score in (None, 0.05)], ids=str)
+def network(request: pytest.FixtureRequest) -> Transformer:
+    block, temperature = request.param
     torch.manual_seed(0)
-    return Transformer(9, steps=4, width=8, layers=2, heads=2, dropout=0.5).eval()
+    return Transformer(
+        9, steps=4, width=8, layers=2, heads=2, dropout=0.5, block=block, temperature=temperature
+    ).eval()
 
 
 def test_the_order_of_items_within_a_basket_carries_nothing(network):
@@ -58,3 +61,25 @@ def test_an_empty_history_gets_finite_scores_and_never_padding(network):
 
     assert torch.isfinite(scores).all()
     assert int(scores.argmin()) == 0
+
+
+def test_scores_with_a_temperature_are_cosines_over_it():
+    torch.manual_seed(0)
+    one = Transformer(9, steps=4, width=8, layers=1, heads=2, dropout=0.0, temperature=0.1).eval()
+    items, ago = torch.tensor([[3, 4]]), torch.tensor([[2, 1]])
+    state = one.embed(items, ago)
+
+    cosines = torch.cosine_similarity(state, one.items.weight, dim=1)
+
+    assert torch.allclose(one(items, ago)[0, 1:], 10 * cosines[1:], atol=1e-4)
+
+
+def test_the_age_of_a_step_counts_in_a_transduction_unit():
+    torch.manual_seed(0)
+    one = Transformer(9, steps=4, width=8, layers=1, heads=2, dropout=0.0, block="hstu").eval()
+    items, ago = torch.tensor([[3, 4, 5]]), torch.tensor([[3, 2, 1]])
+    before = one(items, ago)
+
+    torch.nn.init.normal_(one.blocks[0].ages.weight)
+
+    assert not torch.allclose(before, one(items, ago), atol=1e-4)

@@ -53,6 +53,32 @@ def test_the_network_learns_the_certain_next_basket(small_shop, tmp_path):
     assert max(point.select_ndcg10 for point in curve) > 0.9
 
 
+@pytest.mark.parametrize(
+    "changes",
+    ({"loss": "softmax"}, {"loss": "gbce"}, {"loss": "softmax", "bf16": True}),
+    ids=["softmax", "gbce", "bf16"],
+)
+def test_it_learns_by_every_loss_and_in_bfloat16(small_shop, tmp_path, changes):
+    fit = a_fit(small_shop, replace(SETTINGS, max_epochs=12, patience=12, **changes))
+
+    curve = fit.run(tmp_path, quiet)
+
+    assert max(point.select_ndcg10 for point in curve) > 0.9
+    assert {tensor.dtype for tensor in fit.model.parameters()} == {torch.float32}
+
+
+def test_bfloat16_is_used_where_it_is_asked_for(small_shop, tmp_path):
+    curves = [
+        a_fit(small_shop, replace(SETTINGS, bf16=bf16, max_epochs=1)).run(
+            tmp_path / str(bf16), quiet
+        )
+        for bf16 in (False, True)
+    ]
+
+    assert curves[0][0].loss != curves[1][0].loss
+    assert curves[0][0].loss == pytest.approx(curves[1][0].loss, rel=0.05)
+
+
 class Killed(RuntimeError):
     """Stands for SIGKILL: nothing of the process is left but its files."""
 

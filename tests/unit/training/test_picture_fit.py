@@ -10,7 +10,7 @@ import torch
 from tasks.contracts.columns import Period
 from tasks.models.picture_net import PictureNet
 from tasks.models.pictures import Pictures
-from tasks.training.picture_fit import PictureFit, PictureFitSettings, augmented
+from tasks.training.picture_fit import PictureFit, PictureFitSettings, augmented, cut_out
 
 SIDE = 8
 SETTINGS = PictureFitSettings(
@@ -55,6 +55,17 @@ def test_rows_and_columns_are_told_apart_on_pictures_that_were_not_trained_on(
     assert [point.epoch for point in curve] == [1, 2, 3, 4]
     assert curve[-1].loss < curve[0].loss
     assert curve[-1].select_accuracy > 0.9
+
+
+def test_a_square_of_each_picture_is_blanked_somewhere_else_and_reaches_over_its_edges() -> None:
+    images = torch.ones(200, 8, 8)
+
+    found = cut_out(images, 3, torch.Generator().manual_seed(1))
+
+    blanked = (found == 0).sum(dim=(1, 2))
+    assert set(blanked.tolist()) == {4, 6, 9}  # a corner, an edge, inside
+    assert len(torch.unique(found, dim=0)) > 50
+    assert (images == 1).all()
 
 
 class KilledError(Exception):
