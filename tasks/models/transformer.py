@@ -23,12 +23,17 @@ VISIBLE = MASKED / 2  # what is added to a logit that counts is above this
 BlockKind = Literal["pre_norm", "ligr", "hstu"]
 
 
-def attended(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-    """Return softmax(q k / sqrt(D) + mask) v [B, H, S, D / H], by one fused kernel where there is one."""
-    if query.is_cuda:
-        return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-    logits = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1]) + mask
-    return torch.softmax(logits, dim=-1) @ value
+def by_heads(mixed: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
+    """Return the parts of [B, S, P x D], each [B, H, S, D / H]."""
+    batch, steps, width = mixed.shape
+    mixed = mixed.view(batch, steps, parts, heads, width // parts // heads)
+    return mixed.permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def joined(seen: Tensor) -> Tensor:
+    """Return [B, S, D] of [B, H, S, D / H]."""
+    batch, heads, steps, size = seen.shape
+    return seen.transpose(1, 2).reshape(batch, steps, heads * size)
 
 
 class Block(nn.Module):
@@ -46,14 +51,12 @@ class Block(nn.Module):
         self.down = nn.Linear(2 * width, width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Return [B, S, D]; `mask` [B, 1, S, S] is added to the attention's logits."""
-        batch, steps, width = x.shape
-        size = width // self.heads
-        mixed = self.mix(self.attention_norm(x)).view(batch, steps, 3, self.heads, size)
-        query, key, value = mixed.permute(2, 0, 3, 1, 4).unbind(0)
-        seen = attended(query, key, value, mask).transpose(1, 2)
-        x = x + self.dropout(self.out(seen.reshape(batch, steps, width)))
+    def forward(self, x: Tensor, mask: Tensor, asked: int) -> Tensor:
+        """Return the last `asked` steps [B, A, D] of x [B, S, D]; `mask` [B, 1, S, S] is added to the logits."""
+        query, key, value = by_heads(self.mix(self.attention_norm(x)), 3, self.heads)
+        query, mask = query[:, :, -asked:], mask[:, :, -asked:]
+        seen = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        x = x[:, -asked:] + self.dropout(self.out(joined(seen)))
         return x + self.dropout(self.down(functional.gelu(self.up(self.feed_norm(x)))))
 
 
@@ -74,13 +77,13 @@ class GatedBlock(nn.Module):
         self.feed_gate = nn.Linear(width, width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Return [B, S, D]; `mask` [B, 1, S, S] is added to the attention's logits."""
-        batch, steps, width = x.shape
-        mixed = self.mix(self.attention_norm(x)).view(batch, steps, 3, self.heads, -1)
-        query, key, value = mixed.permute(2, 0, 3, 1, 4).unbind(0)
-        seen = attended(query, key, value, mask).transpose(1, 2).reshape(batch, steps, width)
-        x = x + self.dropout(self.out(seen)) * torch.sigmoid(self.attention_gate(x))
+    def forward(self, x: Tensor, mask: Tensor, asked: int) -> Tensor:
+        """Return the last `asked` steps [B, A, D] of x [B, S, D]; `mask` [B, 1, S, S] is added to the logits."""
+        query, key, value = by_heads(self.mix(self.attention_norm(x)), 3, self.heads)
+        query, mask = query[:, :, -asked:], mask[:, :, -asked:]
+        seen = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        x = x[:, -asked:]
+        x = x + self.dropout(self.out(joined(seen))) * torch.sigmoid(self.attention_gate(x))
         up, gate = self.up(self.feed_norm(x)).chunk(2, dim=-1)
         fed = self.down(functional.silu(gate) * up)
         return x + self.dropout(fed) * torch.sigmoid(self.feed_gate(x))
@@ -105,18 +108,15 @@ class TransductionUnit(nn.Module):
         self.register_buffer("distance", between)
         nn.init.zeros_(self.ages.weight)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Return [B, S, D]; where `mask` [B, 1, S, S] is far below 0, a step is not looked at."""
-        batch, steps, width = x.shape
-        mixed = functional.silu(self.mix(self.norm(x))).view(batch, steps, 4, self.heads, -1)
-        gate, query, key, value = mixed.permute(2, 0, 3, 1, 4).unbind(0)
-        ages = self.ages(self.distance).permute(2, 0, 1).unsqueeze(0)  # [1, H, S, S]
+    def forward(self, x: Tensor, mask: Tensor, asked: int) -> Tensor:
+        """Return the last `asked` steps [B, A, D]; where `mask` [B, 1, S, S] is far below 0, no step is looked at."""
+        gate, query, key, value = by_heads(functional.silu(self.mix(self.norm(x))), 4, self.heads)
+        gate, query, mask = gate[:, :, -asked:], query[:, :, -asked:], mask[:, :, -asked:]
+        ages = self.ages(self.distance[-asked:]).permute(2, 0, 1).unsqueeze(0)  # [1, H, A, S]
         logits = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1]) + ages
         visible = (mask > VISIBLE).to(x.dtype)
-        seen = (functional.silu(logits) * visible / steps) @ value
-        seen = self.seen_norm(seen.transpose(1, 2).reshape(batch, steps, width))
-        gate = gate.transpose(1, 2).reshape(batch, steps, width)
-        return x + self.out(self.dropout(seen * gate))
+        seen = (functional.silu(logits) * visible / x.shape[1]) @ value
+        return x[:, -asked:] + self.out(self.dropout(self.seen_norm(joined(seen)) * joined(gate)))
 
 
 BLOCKS: Mapping[BlockKind, type[Block | GatedBlock | TransductionUnit]] = MappingProxyType(
@@ -157,11 +157,18 @@ class Transformer(SequenceModel):
 
     def states(self, items: Tensor, steps_ago: Tensor) -> Tensor:
         """Return [B, S, D]: the state after each of the last S steps, right-aligned."""
+        return self._states(items, steps_ago, self.steps)
+
+    def embed(self, items: Tensor, steps_ago: Tensor) -> Tensor:
+        """Return the user's state float32 [B, D]; the last block computes no other."""
+        return self._states(items, steps_ago, 1)[:, -1]
+
+    def _states(self, items: Tensor, steps_ago: Tensor, asked: int) -> Tensor:
         summed, counts = self.inputs(items, steps_ago)
         x = summed + self.places.weight
         empty = (counts < 0.5).to(torch.float32).view(items.shape[0], 1, 1, self.steps)
         mask = self.causal + empty * MASKED
         x = self.dropout(x)
-        for block in self.blocks:
-            x = block(x, mask)
+        for place, block in enumerate(self.blocks, start=1):
+            x = block(x, mask, asked if place == len(self.blocks) else self.steps)
         return self.norm(x)
