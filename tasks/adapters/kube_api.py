@@ -23,6 +23,8 @@ CONNECT_SECONDS, ANSWER_SECONDS = 2.0, 5.0
 MAX_ANSWER_BYTES = 4 * 1024 * 1024  # an object is 1 MiB at most
 UNAUTHORIZED, GONE = 401, 410  # a token may have just been replaced; a list may be too old
 _TRANSIENT = frozenset({UNAUTHORIZED, 408, 429, 500, 502, 503, 504})
+# What the package raises for YAML that is no kubeconfig, and for files that it names and are not there.
+NOT_A_CONFIGURATION = (OSError, TypeError, LookupError, AttributeError, ValueError)
 # Notice within seconds that the other side of a quiet watch is gone without a word.
 _KEEP_ALIVE = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -139,11 +141,11 @@ def find_server(environment: Mapping[str, str]) -> Configuration:
             load_kube_config(config_file=named, client_configuration=server, persist_config=False)
         else:
             load_incluster_config(client_configuration=server)
-    except (ConfigException, OSError, yaml.YAMLError) as error:
+    except (ConfigException, yaml.YAMLError, *NOT_A_CONFIGURATION) as error:
         found = f"KUBECONFIG {Path(named)}" if named else "no KUBECONFIG and no pod's own account"
         message = (
             f"Kubernetes API: HEADRACE_ROLLOUT_STATE=configmap://... needs a cluster, found {found}: "
-            f"{bounded(str(error), 300)}; set KUBECONFIG, or automountServiceAccountToken for this pod"
+            f"{bounded(' '.join(str(error).split()), 300)}; set KUBECONFIG, or automountServiceAccountToken for this pod"
         )
         raise BadRequestError(message) from error
     return server
