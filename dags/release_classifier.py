@@ -1,27 +1,24 @@
-"""Make and judge a classifier of product pictures: by the stages and gates of every release.
+"""Release a classifier of product pictures: by the stages, gates and traffic steps of every release.
 
-`request` pins who is champion and what was asked; `ingest_events` reads labelled pictures in place
-of events, and so on to `evaluate_model`, each with its gate behind it. A refused gate ends the run.
-Sealed work is re-used: a second run with nothing changed answers in seconds.
+`request` pins who is champion and what was asked, `ingest_events` reads labelled pictures in place
+of events, and so on to `promote_release`. Every arrow is one stage that seals one artifact, and
+almost every one has a gate behind it. A refused gate never reaches promotion.
 
-* The run ends with the evaluation's gate: slots and the replay ask for histories so far, not for
-  pictures, so that a bundle which passed is not staged here.
-* Recipes: `majority_class` (the opponent of later ones), `class_means`, `residual_picture_net` in
-  torch, `keras_two_convolutions` in Keras 3 (exported natively, with the compression `none`).
+* Users of a step are pictures that were kept for it: each is shown to the candidate or to stable,
+  and the outcome is whether its class was named.
+* Recipes: `majority_class` (a first release, the opponent of later ones), `class_means`,
+  `residual_picture_net` in torch, `keras_two_convolutions` in Keras 3 (exported natively, with the
+  compression `none`).
+* Start one by hand with Trigger, or `headrace release --dataset fashion-mnist`.
 """
 
 from __future__ import annotations
 
-from datetime import timedelta
-
-from airflow.sdk import DAG, chain
+from airflow.sdk import DAG
 from headrace_airflow.deployment import the_deployment
-from headrace_airflow.release_form import form_of_run, pinned_champion, release_form
-from headrace_airflow.stage_operator import run_stage
+from headrace_airflow.release_form import release_form
+from headrace_airflow.release_graph import RETRIES, release_graph
 from tasks.contracts.catalogues import Material
-from tasks.contracts.stages import Stage
-
-RETRIES = {"retries": 2, "retry_delay": timedelta(seconds=15)}
 
 with DAG(
     "release_classifier",
@@ -33,19 +30,4 @@ with DAG(
     default_args=RETRIES,
     tags=["headrace"],
 ):
-    request = run_stage(Stage.REQUEST_RELEASE, settings_from=form_of_run)
-    pictures = run_stage(Stage.INGEST_EVENTS, release=request)
-    features = run_stage(Stage.BUILD_FEATURES, release=request, reads={"events": pictures})
-    model = run_stage(Stage.TRAIN_MODEL, release=request, reads={"features": features})
-    small = run_stage(
-        Stage.COMPRESS_MODEL, release=request, reads={"model": model, "features": features}
-    )
-    bundle = run_stage(Stage.BUNDLE_MODEL, release=request, reads={"model": small})
-    evaluation = run_stage(
-        Stage.EVALUATE_MODEL,
-        release=request,
-        reads={"bundle": bundle, "features": features},
-        reads_from=pinned_champion,
-    )
-    made = (pictures, features, model, small, bundle, evaluation)
-    chain(request.task, *[task for one in made for task in (one.task, one.last)])
+    release_graph()

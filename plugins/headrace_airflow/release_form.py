@@ -8,8 +8,14 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import Param
 
 from headrace_airflow.compute_choice import DEFAULT_COMPUTE, ComputeTable, compute_schema
-from tasks.contracts.catalogues import COMPRESSIONS, Material, datasets_of, recipes_of
-from tasks.contracts.requests import MODEL_NAME, PLANS
+from tasks.contracts.catalogues import (
+    COMPRESSIONS,
+    DEFAULT_RECIPES,
+    Material,
+    datasets_of,
+    recipes_of,
+)
+from tasks.contracts.requests import DEFAULT_PLANS, MODEL_NAME, PLANS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,12 +26,6 @@ if TYPE_CHECKING:
 _URL = r"^(/|[a-z][a-z0-9+]*://).+"
 _UTC = r"^\d{4}-\d\d-\d\dT\d\d:\d\d.*(Z|\+00:00)$"  # Airflow does not check `format`
 _OPTIONAL_TEXT = ["null", "string"]
-
-
-DEFAULT_RECIPES = {
-    Material.EVENTS: "blended_transformer",
-    Material.PICTURES: "residual_picture_net",
-}
 
 
 def release_form(
@@ -43,7 +43,7 @@ def _fields(compute: ComputeTable, material: Material) -> dict[str, Param]:
         "dataset": _choice(next(iter(sets)), sets, material.value.capitalize()),
         "recipe": _choice(DEFAULT_RECIPES[material], recipes_of(material), "Model recipe"),
         "compression": _choice("int8", COMPRESSIONS, "Compression recipe"),
-        "plan": _choice("replay", _plan_lines(), "Traffic plan"),
+        "plan": _choice(DEFAULT_PLANS[material], _plan_lines(), "Traffic plan"),
         "approval": Param(
             False, type="boolean", title="Approval", description="A person decides before promotion"
         ),

@@ -27,7 +27,7 @@ class Epoch:
 
     epoch: int
     loss: float
-    select_ndcg10: float
+    score: float  # on the select period
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +50,11 @@ class ShadowSeen:
     score_differences: Mapping[str, float]  # quantile -> candidate minus stable
 
 
-def learning_curve(epochs: Sequence[Epoch], path: Path) -> None:
-    """Draw loss and select-period NDCG@10 by epoch."""
-    best = max(epochs, key=lambda point: point.select_ndcg10)
+def learning_curve(epochs: Sequence[Epoch], path: Path, metric: str = "NDCG@10") -> None:
+    """Draw loss and the select period's metric by epoch."""
+    best = max(epochs, key=lambda point: point.score)
     figure, axes = _figure(
-        f"Learning curve: best NDCG@10 {best.select_ndcg10:.4f} after epoch {best.epoch}"
+        f"Learning curve: best {metric} {best.score:.4f} after epoch {best.epoch}"
     )
     numbers = [point.epoch for point in epochs]
     axes.plot(numbers, [point.loss for point in epochs], color=BASELINE, marker="o", label="loss")
@@ -62,15 +62,17 @@ def learning_curve(epochs: Sequence[Epoch], path: Path) -> None:
     axes.set_ylabel("training loss", color=BASELINE)
     axes.xaxis.get_major_locator().set_params(integer=True)
     other = axes.twinx()
-    scores = [point.select_ndcg10 for point in epochs]
-    other.plot(numbers, scores, color=COLOURS["candidate"], marker="o", label="NDCG@10")
-    other.set_ylabel("NDCG@10 on the select period", color=COLOURS["candidate"])
+    scores = [point.score for point in epochs]
+    other.plot(numbers, scores, color=COLOURS["candidate"], marker="o", label=metric)
+    other.set_ylabel(f"{metric} on the select period", color=COLOURS["candidate"])
     _quiet(other)
     _save(figure, path)
 
 
-def ndcg_against_baselines(users: Mapping[str, Any], path: Path) -> None:
-    """Draw the mean NDCG@10 over the same users of each model, with 95 % intervals.
+def against_baselines(
+    users: Mapping[str, Any], path: Path, metric: str = "NDCG@10", who: str = "users"
+) -> None:
+    """Draw the metric's mean over the same users (or pictures) of each model, with 95 % intervals.
 
     `users` maps a model's name to an array [users]; NaN where the model was not asked.
     """
@@ -78,7 +80,7 @@ def ndcg_against_baselines(users: Mapping[str, Any], path: Path) -> None:
         ((name, *_mean_and_reach(values)) for name, values in users.items()),
         key=lambda row: row[1],
     )
-    figure, axes = _figure("NDCG@10 on the gate period, same users, 95 % intervals")
+    figure, axes = _figure(f"{metric} on the gate period, same {who}, 95 % intervals")
     for place, (name, mean, reach) in enumerate(rows):
         colour = COLOURS.get(name, BASELINE)
         axes.errorbar(
@@ -97,7 +99,7 @@ def ndcg_against_baselines(users: Mapping[str, Any], path: Path) -> None:
     right = max(mean + reach for _, mean, reach in rows)
     left = min(mean - reach for _, mean, reach in rows)
     axes.set_xlim(left - 0.1 * (right - left + 1e-9), right + 0.35 * (right - left + 1e-9))
-    axes.set_xlabel("NDCG@10")
+    axes.set_xlabel(metric)
     _save(figure, path)
 
 

@@ -23,7 +23,29 @@ if TYPE_CHECKING:
     from tasks.adapters.artifact_store import ArtifactStore
     from tasks.contracts.artifacts import Address, Manifest
 
-NDCG = "ndcg_"
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A figure by which models are compared, and where artifacts have it."""
+
+    name: str
+    column: str  # prefix in an evaluation's rows
+    score: str  # of an epoch, on the select period
+    file: str  # its plot
+    who: str  # what a row is
+
+
+# What a model is measured by: of recommenders, and of classifiers of pictures.
+METRICS = (
+    Metric(name="NDCG@10", column="ndcg_", score="select_ndcg10", file="ndcg10.png", who="users"),
+    Metric(
+        name="accuracy",
+        column="right_",
+        score="select_accuracy",
+        file="accuracy.png",
+        who="pictures",
+    ),
+)
 SUMMARIES: Mapping[ArtifactKind, str] = {
     ArtifactKind.TRAINED_MODEL: "report.json",
     ArtifactKind.COMPRESSED_MODEL: "compression.json",
@@ -136,12 +158,13 @@ def _points(store: ArtifactStore, manifest: Manifest, step: int) -> list[Point]:
         numbers = list(numbers_in(record, kind))[:MAX_POINTS_A_FILE]
         points += [Point(name=label, value=value, step=step) for label, value in numbers]
     if manifest.kind is ArtifactKind.TRAINED_MODEL:
+        metric, epochs = _epochs(folder)
         points += [
             point
-            for epoch in _epochs(folder)
+            for epoch in epochs
             for point in (
                 Point(name="train/loss", value=epoch.loss, step=epoch.epoch),
-                Point(name="train/select_ndcg10", value=epoch.select_ndcg10, step=epoch.epoch),
+                Point(name=f"train/{metric.score}", value=epoch.score, step=epoch.epoch),
             )
         ]
     return points
@@ -158,16 +181,15 @@ def numbers_in(value: Json, name: str) -> Iterator[tuple[str, float]]:
             yield from numbers_in(inner, f"{name}/{key}")
 
 
-def _epochs(folder: Path) -> list[mirror_plots.Epoch]:
+def _epochs(folder: Path) -> tuple[Metric, list[mirror_plots.Epoch]]:
     path = folder / "curve.json"
-    if not path.exists():
-        return []
-    rows: Any = parse_object(path.read_bytes(), str(path)).get("epochs", [])
-    return [
+    rows: Any = []
+    if path.exists():
+        rows = parse_object(path.read_bytes(), str(path)).get("epochs", [])
+    metric = next((one for one in METRICS if rows and one.score in rows[0]), METRICS[0])
+    return metric, [
         mirror_plots.Epoch(
-            epoch=int(row["epoch"]),
-            loss=float(row["loss"]),
-            select_ndcg10=float(row["select_ndcg10"]),
+            epoch=int(row["epoch"]), loss=float(row["loss"]), score=float(row[metric.score])
         )
         for row in rows
     ]
@@ -192,13 +214,18 @@ def _plots(
 
 
 def _plots_of(payload: Path, kind: ArtifactKind, folder: Path) -> Iterator[Path]:
-    if kind is ArtifactKind.TRAINED_MODEL and (epochs := _epochs(payload)):
-        mirror_plots.learning_curve(epochs, folder / "learning_curve.png")
-        yield folder / "learning_curve.png"
+    if kind is ArtifactKind.TRAINED_MODEL:
+        metric, epochs = _epochs(payload)
+        if epochs:
+            mirror_plots.learning_curve(epochs, folder / "learning_curve.png", metric.name)
+            yield folder / "learning_curve.png"
     if kind is ArtifactKind.EVALUATION:
         table = pq.read_table(payload / "rows.parquet")
-        names = [name for name in table.column_names if name.startswith(NDCG)]
-        columns = {name.removeprefix(NDCG): table[name].to_numpy() for name in names}
-        known = {name: v for name, v in columns.items() if mirror_plots.has_numbers(v)}
-        mirror_plots.ndcg_against_baselines(known, folder / "ndcg10.png")
-        yield folder / "ndcg10.png"
+        for metric in METRICS:
+            names = [name for name in table.column_names if name.startswith(metric.column)]
+            columns = {name.removeprefix(metric.column): table[name].to_numpy() for name in names}
+            known = {name: v for name, v in columns.items() if mirror_plots.has_numbers(v)}
+            if known:
+                path = folder / metric.file
+                mirror_plots.against_baselines(known, path, metric.name, metric.who)
+                yield path

@@ -15,6 +15,7 @@ from tasks.cli.ledgers import ledger_mentions
 from tasks.cli.stack import airflow_of, running
 from tasks.cli.stores import open_store
 from tasks.contracts.artifacts import MANIFEST_NAME, Address, Manifest
+from tasks.contracts.catalogues import RELEASE_DAGS
 from tasks.contracts.errors import BadRequestError, CorruptArtifactError
 from tasks.contracts.exit_codes import ExitCode
 from tasks.contracts.stages import ArtifactKind
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from tasks.adapters.object_store import Stored
     from tasks.cli.console import Console
 
-RELEASE_DAG = "release_recommender"
 SECONDS_PER_HOUR = 3600.0
 WORK = "work"
 LOOK_AGAIN_SECONDS = 5.0
@@ -146,7 +146,10 @@ def _demand_idle(home: Home) -> None:
     What runs elsewhere is protected by the grace time: see `to_remove` and `mark_used`.
     """
     report = running(home)
-    runs = [] if report is None else airflow_of(home, report).running(RELEASE_DAG)
+    airflow = None if report is None else airflow_of(home, report)
+    runs = [
+        run for dag in RELEASE_DAGS.values() if airflow is not None for run in airflow.running(dag)
+    ]
     if runs:
         message = f"gc: expected no release to run, found {', '.join(runs)}; try again when it ends"
         raise BadRequestError(message)

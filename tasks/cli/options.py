@@ -6,7 +6,7 @@ import argparse
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from tasks.contracts.catalogues import COMPRESSIONS, RECIPES, Material, datasets_of
+from tasks.contracts.catalogues import COMPRESSIONS, DATASETS, PICTURE_RECIPES, RECIPES
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.requests import MODEL_NAME, PLANS, parse_utc
 
@@ -94,12 +94,12 @@ def _demo(commands: _Commands[argparse.ArgumentParser]) -> None:
 def _release(commands: _Commands[argparse.ArgumentParser]) -> None:
     release = _command(commands, "release", "make, gate, canary and promote one release")
     add = release.add_argument
-    sets = sorted(datasets_of(Material.EVENTS))
-    add("--dataset", choices=sets, default="complete-journey", help="events to read")
+    add("--dataset", choices=sorted(DATASETS), default="complete-journey", help="what to read")
     add("--model", type=_model, help="who is released (default: from the data set)")
-    add("--recipe", choices=sorted(RECIPES), default="blended_transformer", help="what to train")
+    recipes = sorted({*RECIPES, *PICTURE_RECIPES})
+    add("--recipe", choices=recipes, help="what to train (default: by the data set)")
     add("--compression", choices=sorted(COMPRESSIONS), default="int8", help="default: int8")
-    add("--plan", choices=sorted(PLANS), default="replay", help="traffic plan (default: replay)")
+    add("--plan", choices=sorted(PLANS), help="traffic plan (default: a replay, by the data set)")
     add("--bake-seconds", type=_positive, help="longest bake of a step (default: the plan's)")
     add("--seed", type=_seed, default=1, help="seed of the training (default: 1)")
     add("--as-of", type=_utc, help="events after this UTC time are in the future")

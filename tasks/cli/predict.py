@@ -60,6 +60,12 @@ def run(options: argparse.Namespace, console: Console) -> int:
     store = open_store(home)
     bundle = Address.parse(stable.bundle)
     features = features_of(store, bundle)
+    if not (features / "interactions.npz").exists():
+        message = (
+            f"{options.model}: expected a recommender, found a classifier of pictures; "
+            "POST its pictures to the router (docs/runbooks/release.md)"
+        )
+        raise BadRequestError(message)
     max_length = int(str(read_payload(store, bundle, "bundle.json")["max_length"]))
     history = history_of(features, options.user, max_length)
     answer = ask(router, options.model, options.user, history)

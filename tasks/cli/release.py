@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from tasks.cli.home import Home
 from tasks.cli.release_flow import Form, release_with_opponent
 from tasks.cli.stack import start
-from tasks.contracts.catalogues import DATASETS
+from tasks.contracts.catalogues import DATASETS, DEFAULT_RECIPES, recipes_of
 from tasks.contracts.errors import BadRequestError
+from tasks.contracts.requests import DEFAULT_PLANS
 
 if TYPE_CHECKING:
     import argparse
@@ -36,12 +37,20 @@ def form_of(options: argparse.Namespace) -> Form:
             f"--dataset events, found --dataset {options.dataset}"
         )
         raise BadRequestError(message)
+    material = DATASETS[options.dataset].material
+    recipe = options.recipe or DEFAULT_RECIPES[material]
+    if recipe not in recipes_of(material):
+        message = (
+            f"--recipe: expected one of {', '.join(sorted(recipes_of(material)))} for --dataset "
+            f"{options.dataset}, found {recipe}"
+        )
+        raise BadRequestError(message)
     return Form(
         model=options.model or DATASETS[options.dataset].default_model,
         dataset=options.dataset,
-        recipe=options.recipe,
+        recipe=recipe,
         compression=options.compression,
-        plan=options.plan,
+        plan=options.plan or DEFAULT_PLANS[material],
         bake_seconds=options.bake_seconds,
         seed=options.seed,
         approval=options.approval,

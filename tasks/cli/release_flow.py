@@ -16,7 +16,13 @@ from tasks.cli.ledgers import opened
 from tasks.cli.screens import screen_for
 from tasks.cli.stack import airflow_of, the_running
 from tasks.cli.stores import open_store
-from tasks.contracts.catalogues import DATASETS, FIRST_RELEASE_RECIPE
+from tasks.contracts.catalogues import (
+    DATASETS,
+    FIRST_RELEASE_RECIPES,
+    RELEASE_DAGS,
+    Material,
+    datasets_of,
+)
 from tasks.contracts.errors import BadRequestError, HeadraceError
 from tasks.contracts.state_file import locked
 
@@ -27,8 +33,6 @@ if TYPE_CHECKING:
     from tasks.cli.console import Console
     from tasks.contracts.json_types import Json
 
-RELEASE_DAG = "release_recommender"
-DEFAULT_DATASET = "complete-journey"  # of the trigger form
 DAG_SECONDS = 60.0
 POLL_SECONDS = 0.5
 
@@ -54,17 +58,27 @@ class Form:
         """Return the form as Airflow takes it."""
         return asdict(self)
 
+    @property
+    def dag(self) -> str:
+        """Return the DAG that releases this data set."""
+        return RELEASE_DAGS[DATASETS[self.dataset].material]
+
+    @property
+    def first_recipe(self) -> str:
+        """Return what is released where nobody serves yet."""
+        return FIRST_RELEASE_RECIPES[DATASETS[self.dataset].material]
+
     def first(self) -> Form:
         """Return the release that gives this one an opponent."""
-        return replace(self, recipe=FIRST_RELEASE_RECIPE, approval=False)
+        return replace(self, recipe=self.first_recipe, approval=False)
 
 
 def release_with_opponent(home: Home, form: Form, console: Console, *, first: bool) -> Ending:
-    """Release `form`; where nobody serves yet, popularity first, unless `first` says not to."""
-    needs_opponent = not first and form.recipe != FIRST_RELEASE_RECIPE
+    """Release `form`; where nobody serves yet, the simplest first, unless `first` says not to."""
+    needs_opponent = not first and form.recipe != form.first_recipe
     if needs_opponent and opened(home, form.model).champion() is None:
         console.say(
-            f"{form.model} has no champion: {FIRST_RELEASE_RECIPE} is released first, so that "
+            f"{form.model} has no champion: {form.first_recipe} is released first, so that "
             f"{form.recipe} has an opponent"
         )
         ending = release_one(home, form.first(), console)
@@ -77,16 +91,16 @@ def release_one(home: Home, form: Form, console: Console) -> Ending:
     """Trigger one release, show it until it ends, print its table and its verdict."""
     report = the_running(home)
     airflow = airflow_of(home, report)
-    await_dag(airflow, RELEASE_DAG)
-    airflow.unpause(RELEASE_DAG)
+    await_dag(airflow, form.dag)
+    airflow.unpause(form.dag)
     started = time.monotonic()
     run = trigger_alone(home, airflow, form)
     title = f"release {run}: {form.recipe} on {form.dataset} for {form.model}"
-    console.say(f"{title}\n  {airflow.base_url}/dags/{RELEASE_DAG}/runs/{run}")
+    console.say(f"{title}\n  {airflow.base_url}/dags/{form.dag}/runs/{run}")
     with screen_for(console, "") as screen:
         view = Follower(
             airflow=airflow,
-            dag=RELEASE_DAG,
+            dag=form.dag,
             run=run,
             traffic_words=lambda: traffic_words(home, form.model, run),
         ).follow(screen)
@@ -121,20 +135,20 @@ def trigger_alone(home: Home, airflow: Airflow, form: Form) -> str:
     with locked(folder / "trigger.lock"):
         run = run_id(form)
         opened(home, form.model, ObjectStore(home.store_url)).demand_free(run)
-        for other in airflow.runs(RELEASE_DAG):
-            if model_of(other.conf) == form.model:
+        for other in airflow.runs(form.dag):
+            if model_of(other.conf, DATASETS[form.dataset].material) == form.model:
                 message = (
                     f"{form.model}: another release is refused, one release of a model at a time: "
                     f"{other.words} has not ended; wait for it, or end it in Airflow: "
-                    f"{airflow.base_url}/dags/{RELEASE_DAG}/runs/{other.run_id}"
+                    f"{airflow.base_url}/dags/{form.dag}/runs/{other.run_id}"
                 )
                 raise BadRequestError(message)
-        return airflow.trigger(RELEASE_DAG, form.to_json(), run)
+        return airflow.trigger(form.dag, form.to_json(), run)
 
 
-def model_of(conf: Mapping[str, Json]) -> str:
-    """Return the model that a run of the release DAG is about; what a form leaves out is default."""
-    dataset = str(conf.get("dataset") or DEFAULT_DATASET)
+def model_of(conf: Mapping[str, Json], material: Material = Material.EVENTS) -> str:
+    """Return the model that a run of a release DAG is about; what a form leaves out is default."""
+    dataset = str(conf.get("dataset") or next(iter(datasets_of(material))))
     named = conf.get("model")
     return str(named) if named or dataset not in DATASETS else DATASETS[dataset].default_model
 

@@ -112,6 +112,19 @@ COMPRESSIONS: MappingProxyType[str, str] = MappingProxyType(
     }
 )
 
+RELEASE_DAGS: MappingProxyType[Material, str] = MappingProxyType(
+    {Material.EVENTS: "release_recommender", Material.PICTURES: "release_classifier"}
+)
+HIT = "hit@10"
+# What 1 stands for in the outcome of a user's request.
+OUTCOMES: MappingProxyType[Material, str] = MappingProxyType(
+    {Material.EVENTS: HIT, Material.PICTURES: "right class"}
+)
+# What is trained where nobody says otherwise.
+DEFAULT_RECIPES: MappingProxyType[Material, str] = MappingProxyType(
+    {Material.EVENTS: "blended_transformer", Material.PICTURES: "residual_picture_net"}
+)
+
 FIRST_RELEASE_RECIPE = FIRST_RELEASE_RECIPES[Material.EVENTS]
 
 

@@ -68,7 +68,7 @@ class TrafficPlan:
     name: str
     steps: tuple[TrafficStep, ...]
     hypothesis: Hypothesis = "noninferiority"
-    margin: float = 0.02  # absolute, of the outcome's mean per user (hit@10)
+    margin: float = 0.02  # absolute, of the outcome's mean per user (hit@10, right class)
     error_rate: float = 0.05  # one-sided, spent over the plan's looks
     max_error_ratio: float = 0.01  # share of failed candidate requests
     max_latency_ratio: float = 3.0  # candidate's p95 over stable's
@@ -116,6 +116,14 @@ PLANS: MappingProxyType[str, TrafficPlan] = MappingProxyType(
                     _step(50, "ship", 600, 50, 0.65),
                 ),
             ),
+            TrafficPlan(  # each picture is asked once: a small share of few needs a longer first step
+                name="replay-pictures",
+                steps=(
+                    _step(5, "guardrails", 300, 20, 0.4),
+                    _step(25, "guardrails", 300, 20, 0.15),
+                    _step(50, "ship", 600, 50, 0.45),
+                ),
+            ),
             TrafficPlan(
                 name="day",
                 steps=(
@@ -140,6 +148,11 @@ PLANS: MappingProxyType[str, TrafficPlan] = MappingProxyType(
             ),
         )
     }
+)
+
+
+DEFAULT_PLANS: MappingProxyType[Material, str] = MappingProxyType(
+    {Material.EVENTS: "replay", Material.PICTURES: "replay-pictures"}
 )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
+from tasks.contracts.catalogues import HIT
 from tasks.contracts.gate_reports import Figure, Series
 from tasks.contracts.json_types import Json
 from tasks.gates.bounds import StepBounds
@@ -176,7 +177,7 @@ def _outcome(verdict: dict[str, Json], wanted: StepBounds) -> Measurement:
         name="outcome",
         value=number(record, "p"),
         maximum=level if level is not None else -1.0,
-        expected=f"hit@10 {words} by a margin of {wanted.margin:g}, p at most {in_words(level)}",
+        expected=f"{verdict.get('outcome', HIT)} {words} by a margin of {wanted.margin:g}, p at most {in_words(level)}",
         where=f"({found})",
         why="Inconclusive keeps the champion: nobody is harmed by the model that serves.",
     )
@@ -215,7 +216,7 @@ def _shown(
         )
     effect = verdict.get("effect")
     if isinstance(effect, dict):
-        figures.append(_effect(effect))
+        figures.append(_effect(effect, str(verdict.get("outcome", HIT))))
     return Suite(
         batches=(),
         figures=tuple(figures),
@@ -229,9 +230,9 @@ def _shown(
     )
 
 
-def _effect(effect: Mapping[str, Json]) -> Figure:
+def _effect(effect: Mapping[str, Json], outcome: str) -> Figure:
     return Figure(
-        title="hit@10 per user, candidate minus stable",
+        title=f"{outcome} per user, candidate minus stable",
         shape="intervals",
         labels=("difference",),
         series=(

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tasks.contracts.catalogues import HIT
 from tasks.contracts.json_types import pretty_json
 from tasks.rollout.harm import MAX_SLOW_SHARE
 from tasks.rollout.observation import CutSeen, HotfixSeen, StepObservation, share_of_users
@@ -35,7 +36,7 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True)
 class Effect:
-    """The test of the outcome: candidate minus stable, mean hit@10 per user."""
+    """The test of the outcome: candidate minus stable, means per user."""
 
     candidate_mean: float
     stable_mean: float
@@ -84,6 +85,7 @@ class StepVerdict:
                     "stable": asdict(seen.stable),
                 },
                 "sentences": list(self.sentences),
+                **({} if seen.outcome == HIT else {"outcome": seen.outcome}),
             }
         )
 
@@ -253,7 +255,7 @@ def _outcome(seen: StepObservation, effect: Effect) -> Check:
     return Check(
         name=seen.plan.hypothesis,
         expected=(
-            f"hit@10 per user more than {effect.tested_bound:+.3f} above stable's "
+            f"{seen.outcome} per user more than {effect.tested_bound:+.3f} above stable's "
             f"(one-sided, error rate {effect.level:g}, one look)"
         ),
         found=(

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any, cast
 
+from tasks.contracts.catalogues import HIT
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import check_format, parse_object, pretty_json
 from tasks.contracts.requests import TrafficPlan, parse_utc, plan_from_record
@@ -87,6 +88,7 @@ class StepObservation:
     requests_without_outcome: int
     cut: CutSeen | None = None
     hotfix: HotfixSeen | None = None  # the last one
+    outcome: str = HIT
 
     def to_text(self) -> str:
         """Return `observation.json` as text."""
@@ -132,6 +134,7 @@ class StepFacts:
     candidate_colour: str
     per_try_timeout_ms: float
     plan: TrafficPlan
+    outcome: str = HIT
 
     @property
     def share(self) -> int:
@@ -184,6 +187,7 @@ def observe(
         stable_outcome=_outcome(by_variant[Variant.STABLE], hits),
         requests_without_outcome=len(seen.keys() - hits.keys()),
         hotfix=hotfix,
+        outcome=facts.outcome,
     )
 
 

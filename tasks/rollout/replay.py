@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import httpx
 
@@ -32,12 +31,13 @@ from tasks.rollout.exposures import (
     user_key,
 )
 from tasks.rollout.phases import Phase
+from tasks.rollout.picture_requests import PictureReplay
 from tasks.rollout.record import StateRecord
 from tasks.rollout.replay_requests import ReplayRequests
 from tasks.rollout.state import models_with_state, open_state
+from tasks.rollout.step_requests import StepRequests, format_of
 
 REQUESTS_FILE = "requests.npz"
-TOP_K = 10
 CHUNK = 64  # requests between two looks at the state
 TURN_SECONDS = 0.2
 LANDING_SECONDS = 10.0  # exposures that a stopped Envoy lost are not waited for longer
@@ -55,9 +55,10 @@ class Answer:
     ms: float
 
 
-def items_of(body: Any) -> list[str]:
-    """Return the recommended items in the JSON answer of `:predict` to one row."""
-    return [str(item) for item in body["outputs"]["items"][0]]
+def load_requests(path: Path) -> StepRequests:
+    """Return the requests of a rollout, of shoppers or of pictures."""
+    of_pictures = format_of(path) == PictureReplay.FORMAT
+    return PictureReplay.load(path) if of_pictures else ReplayRequests.load(path)
 
 
 @dataclass(kw_only=True)
@@ -66,7 +67,7 @@ class RolloutReplay:
 
     record: StateRecord
     folder: Path
-    requests: ReplayRequests
+    requests: StepRequests
     done: set[int] = field(default_factory=set)
     variants: Counter[str] = field(default_factory=Counter)
     users: dict[str, set[str]] = field(default_factory=dict)
@@ -76,9 +77,7 @@ class RolloutReplay:
     @classmethod
     def open(cls, record: StateRecord, folder: Path) -> RolloutReplay:
         """Load the requests and what an earlier process asked of them."""
-        replay = cls(
-            record=record, folder=folder, requests=ReplayRequests.load(folder / REQUESTS_FILE)
-        )
+        replay = cls(record=record, folder=folder, requests=load_requests(folder / REQUESTS_FILE))
         for line in read_lines(folder / "outcomes.jsonl"):
             request = int(str(line["request_id"]).rsplit("-", 1)[-1])
             replay.done.add(request)
@@ -222,11 +221,10 @@ class Shoppers:
         if answer.headers.get("x-headrace-step") != replay.mark:
             return None
         failed = answer.status_code != httpx.codes.OK
-        items = [] if failed else items_of(answer.json())[:TOP_K]
         return Answer(
             request=request,
             variant=answer.headers["x-headrace-variant"],
-            hit=not replay.requests.targets_of(request).isdisjoint(items),
+            hit=not failed and replay.requests.is_hit(request, answer.json()),
             failed=failed,
             ms=(time.monotonic() - started) * 1000,
         )

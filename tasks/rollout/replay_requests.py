@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tasks.contracts.columns import Period
-from tasks.contracts.errors import BadRequestError
 from tasks.models.interactions import Examples, Int32s, Int64s, Interactions, Strings, history_batch
+from tasks.rollout.step_requests import StepRequests, step_ends
 
+TOP_K = 10
 MAX_HISTORY = 400  # items sent; a served model takes the latest ones that it can use
 MAX_REQUESTS = 20_000  # of one rollout
-_FORMAT = "replay_requests/1"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReplayRequests:
+class ReplayRequests(StepRequests):
     """E requests: who asks with which history, and what this user really chose next."""
+
+    FORMAT: ClassVar[str] = "replay_requests/1"
 
     item_ids: Strings  # [I]: index i + 1 is item_ids[i]
     user_ids: Strings  # [U]
@@ -31,16 +32,10 @@ class ReplayRequests:
     steps_ago: Int32s  # [E, L]
     target_offsets: Int64s  # [E + 1]
     targets: Int32s  # [T]
-    step_ends: Int64s  # [steps] request after the last one of each step
 
     def __len__(self) -> int:
         """Return E."""
         return len(self.user)
-
-    def of_step(self, step: int) -> range:
-        """Return the requests of a step, 1 being the first."""
-        start = 0 if step == 1 else int(self.step_ends[step - 2])
-        return range(start, int(self.step_ends[step - 1]))
 
     def user_of(self, request: int) -> str:
         """Return the id of the user who asks."""
@@ -59,32 +54,15 @@ class ReplayRequests:
         rows = slice(self.target_offsets[request], self.target_offsets[request + 1])
         return {str(self.item_ids[item - 1]) for item in self.targets[rows]}
 
-    def save(self, path: Path) -> None:
-        """Write an npz in one step."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        arrays = {item.name: np.asarray(getattr(self, item.name)) for item in fields(self)}
-        scratch = path.with_suffix(".writing.npz")
-        np.savez(scratch, allow_pickle=False, format=np.asarray(_FORMAT), **arrays)
-        scratch.replace(path)
-
-    @classmethod
-    def load(cls, path: Path) -> ReplayRequests:
-        """Read what `save` wrote."""
-        with np.load(path, allow_pickle=False) as arrays:
-            if str(arrays["format"]) != _FORMAT:
-                message = f"{path.name}: expected format {_FORMAT}, found {arrays['format']}"
-                raise BadRequestError(message)
-            values: dict[str, Any] = {item.name: arrays[item.name] for item in fields(cls)}
-        return cls(**values)
+    def is_hit(self, request: int, body: Any) -> bool:
+        """Say whether one of the first ten items is what the user chose next."""
+        items = [str(item) for item in body["outputs"]["items"][0]]
+        return not self.targets_of(request).isdisjoint(items[:TOP_K])
 
 
 def plan_replay(interactions: Interactions, shares: Sequence[float]) -> ReplayRequests:
-    """Return the canary period's requests; each step gets its share, one after the other in time.
-
-    Steps have disjoint parts, so no outcome is used twice.
-    """
+    """Return the canary period's requests; each step gets its share, one after the other in time."""
     examples = _in_order_of_time(interactions, _at_most(interactions, MAX_REQUESTS))
-    ends = np.floor(np.cumsum(np.asarray(shares, dtype=float)) * len(examples) + 1e-9)
     history, steps_ago = history_batch(interactions, examples, MAX_HISTORY)
     return ReplayRequests(
         item_ids=interactions.item_ids,
@@ -94,7 +72,7 @@ def plan_replay(interactions: Interactions, shares: Sequence[float]) -> ReplayRe
         steps_ago=steps_ago.astype(np.int32),
         target_offsets=examples.target_offsets,
         targets=examples.targets,
-        step_ends=ends.astype(np.int64),
+        step_ends=step_ends(shares, len(examples)),
     )
 
 

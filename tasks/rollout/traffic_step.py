@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
+from tasks.contracts.catalogues import HIT
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import check_format, parse_object, pretty_json
 from tasks.contracts.requests import TrafficPlan, plan_from_record
@@ -37,6 +38,7 @@ class TrafficStepBegun:
     sequence: int
     started_at: str  # ISO 8601 UTC, from the ledger
     plan: TrafficPlan
+    outcome: str = HIT
 
     def to_text(self) -> str:
         """Return `step.json` as text."""
@@ -65,10 +67,13 @@ class TrafficStepBegun:
             candidate_colour=self.candidate_colour,
             per_try_timeout_ms=self.per_try_timeout_ms,
             plan=self.plan,
+            outcome=self.outcome,
         )
 
 
-def step_begun(record: StateRecord, entry: LedgerEntry, plan: TrafficPlan) -> TrafficStepBegun:
+def step_begun(
+    record: StateRecord, entry: LedgerEntry, plan: TrafficPlan, outcome: str = HIT
+) -> TrafficStepBegun:
     """Describe a step from the state record and the ledger entry with which it began."""
     candidate, stable = record.candidate, record.stable
     roles = record.roles
@@ -95,6 +100,7 @@ def step_begun(record: StateRecord, entry: LedgerEntry, plan: TrafficPlan) -> Tr
         sequence=entry.sequence,
         started_at=entry.at,
         plan=plan,
+        outcome=outcome,
     )
 
 

@@ -6,7 +6,7 @@ import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Any, Self, TypeAlias, cast
 
 import grpc
 
@@ -16,6 +16,7 @@ from tasks.serving.tensors import DataType
 from tasks.serving.version_states import State, VersionId, VersionState
 
 Rows: TypeAlias = Sequence[Sequence[str]] | Sequence[Sequence[int]] | Sequence[Sequence[float]]
+Pictures: TypeAlias = Sequence[Sequence[Sequence[int]]]  # [B, H, W], 0 to 255
 POLL_SECONDS = 0.1
 _FIELDS: Mapping[int, tuple[str, str]] = {
     DataType.FLOAT: ("float_val", "f"),
@@ -23,6 +24,16 @@ _FIELDS: Mapping[int, tuple[str, str]] = {
     DataType.INT32: ("int_val", "i"),
     DataType.INT64: ("int64_val", "q"),
 }
+
+
+def pictures(images: Pictures) -> Any:
+    """Return a TensorProto uint8 [B, H, W] of grey pictures, 0 to 255."""
+    shape = (len(images), len(images[0]), len(images[0][0]))
+    content = bytes(value for image in images for row in image for value in row)
+    tensor = protos.TensorProto(dtype=DataType.UINT8, tensor_content=content)
+    for size in shape:
+        tensor.tensor_shape.dim.add(size=size)
+    return tensor
 
 
 def matrix(rows: Rows) -> Any:
@@ -53,17 +64,27 @@ def flat_values(tensor: Any) -> list[Any]:
 
 
 def predict_request(
-    name: str, inputs: Mapping[str, Rows], *, version: int | None = None, signature: str = ""
+    name: str,
+    inputs: Mapping[str, Rows | Pictures],
+    *,
+    version: int | None = None,
+    signature: str = "",
 ) -> bytes:
-    """Return PredictRequest bytes."""
+    """Return PredictRequest bytes; three axes are pictures."""
     request = protos.predict.PredictRequest()
     request.model_spec.name = name
     request.model_spec.signature_name = signature
     if version is not None:
         request.model_spec.version.value = version
     for alias, rows in inputs.items():
-        request.inputs[alias].CopyFrom(matrix(rows))
+        request.inputs[alias].CopyFrom(_tensor(rows))
     return bytes(request.SerializeToString())
+
+
+def _tensor(values: Rows | Pictures) -> Any:
+    if values and values[0] and not isinstance(values[0][0], str | int | float):
+        return pictures(cast("Pictures", values))
+    return matrix(cast("Rows", values))
 
 
 class ServingClient:

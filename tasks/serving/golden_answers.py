@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tasks.contracts.errors import CorruptArtifactError
 
@@ -28,9 +29,9 @@ class GoldenRequest:
     """What one user's client sends, and the compressed model's answer to it."""
 
     user: str
-    history: tuple[str, ...]
-    steps_ago: tuple[int, ...]
+    inputs: Mapping[str, Any]  # one row of each: a history and its steps ago, or a picture
     answer: Ranked
+    ranked: str = "items"  # the output that names what is ranked; `classes` of a classifier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,10 +49,11 @@ def read_golden(folder: Path) -> Iterator[GoldenRequest]:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             record = json.loads(line)
+            inputs, ranked = _inputs_of(record)
             yield GoldenRequest(
                 user=str(record["user"]),
-                history=tuple(map(str, record["history"])),
-                steps_ago=tuple(map(int, record["steps_ago"])),
+                inputs=inputs,
+                ranked=ranked,
                 answer=Ranked(
                     items=tuple(map(str, record["items"])),
                     scores=tuple(map(float, record["scores"])),
@@ -59,10 +61,18 @@ def read_golden(folder: Path) -> Iterator[GoldenRequest]:
             )
         except (ValueError, KeyError, TypeError) as error:
             message = (
-                f"{path.name} line {number}: expected a golden request with user, history, "
-                f"steps_ago, items, scores, found {line[:80]!r} ({error!r})"
+                f"{path.name} line {number}: expected a golden request with user, items, scores and "
+                f"either history and steps_ago or images, found {line[:80]!r} ({error!r})"
             )
             raise CorruptArtifactError(message) from error
+
+
+def _inputs_of(record: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    if "images" in record:
+        image = [[int(value) for value in row] for row in record["images"]]
+        return {"images": [image]}, "classes"
+    history = [str(item) for item in record["history"]]
+    return {"history": [history], "steps_ago": [[int(ago) for ago in record["steps_ago"]]]}, "items"
 
 
 def compare(served: Ranked, promised: Ranked) -> Comparison:

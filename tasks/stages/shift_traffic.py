@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from tasks.adapters.object_store import ObjectStore
+from tasks.contracts.catalogues import OUTCOMES, Material
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import Json, parse_object
 from tasks.contracts.requests import ReleaseRequest
 from tasks.contracts.stage_io import Outcome, StageContext, StageInput
 from tasks.contracts.stages import ArtifactKind
 from tasks.models.interactions import Interactions
+from tasks.models.pictures import Pictures
 from tasks.rollout.exposures import rollout_folder
+from tasks.rollout.picture_requests import plan_picture_replay
 from tasks.rollout.replay import REQUESTS_FILE
 from tasks.rollout.replay_requests import plan_replay
 from tasks.rollout.state import ModelState, open_state
+from tasks.rollout.step_requests import StepRequests
 from tasks.rollout.traffic_step import per_try_timeout_ms, step_begun
 
 READS: Mapping[str, ArtifactKind] = MappingProxyType(
@@ -57,7 +61,7 @@ def run(context: StageContext) -> Outcome:
         _prepare_replay(context, release, state)
     timeout_ms = per_try_timeout_ms(release.plan, _stable_p99_ms(context.inputs))
     entry = state.begin_step(release.release_id, step, release.plan, per_try_timeout_ms=timeout_ms)
-    begun = step_begun(state.peek(), entry, release.plan)
+    begun = step_begun(state.peek(), entry, release.plan, OUTCOMES[release.material])
     (context.out / "step.json").write_text(begun.to_text(), encoding="utf-8")
     sentence = (
         f"{release.model}: step {step} of {begun.steps}: {begun.percent:g} % of users meet "
@@ -88,8 +92,16 @@ def _prepare_replay(context: StageContext, release: ReleaseRequest, state: Model
     folder = rollout_folder(context.the_state_dir(), release.model, rollout)
     if (folder / REQUESTS_FILE).exists():
         return
-    interactions = Interactions.load(context.inputs["features"].path / "interactions.npz")
-    plan_replay(interactions, shares).save(folder / REQUESTS_FILE)
+    _planned(context, release, shares).save(folder / REQUESTS_FILE)
+
+
+def _planned(
+    context: StageContext, release: ReleaseRequest, shares: Sequence[float]
+) -> StepRequests:
+    features = context.inputs["features"].path
+    if release.material is Material.PICTURES:
+        return plan_picture_replay(Pictures.load(features), shares)
+    return plan_replay(Interactions.load(features / "interactions.npz"), shares)
 
 
 def _stable_p99_ms(inputs: Mapping[str, StageInput]) -> float | None:

@@ -21,7 +21,7 @@ from tasks.contracts.slot_hosts import slots_text
 from tasks.contracts.stage_io import Outcome, SayProgress, StageContext
 from tasks.contracts.stages import ArtifactKind
 from tasks.rollout.state import ModelState, open_state
-from tasks.serving.client import Rows, ServingClient, flat_values, predict_request
+from tasks.serving.client import ServingClient, flat_values, predict_request
 from tasks.serving.golden_answers import GoldenRequest, Ranked, read_golden
 from tasks.serving.infra_check import InfraCheck, Latency, check_answers, measure_side_by_side
 from tasks.serving.slot_folder import Slot, keep_only, parse_slots, publish, read_slots, withdraw
@@ -221,11 +221,7 @@ class _Speakers:
         )
 
     def _grpc_bytes(self, request: GoldenRequest) -> bytes:
-        inputs: dict[str, Rows] = {
-            "history": [request.history],
-            "steps_ago": [request.steps_ago],
-        }
-        return predict_request(self.version.name, inputs, version=self.version.version)
+        return predict_request(self.version.name, request.inputs, version=self.version.version)
 
     def send_grpc(self, request: GoldenRequest) -> object:
         return self.grpc.predict_bytes(self._grpc_bytes(request))
@@ -237,24 +233,26 @@ class _Speakers:
             raise HeadraceError(message)
         outputs = answer.outputs
         return Ranked(
-            items=tuple(flat_values(outputs["items"])), scores=tuple(flat_values(outputs["scores"]))
+            items=tuple(flat_values(outputs[request.ranked])),
+            scores=tuple(flat_values(outputs["scores"])),
         )
 
-    def _rest_bytes(self, request: GoldenRequest) -> bytes:
-        inputs = {"history": [list(request.history)], "steps_ago": [list(request.steps_ago)]}
-        return json.dumps({"inputs": inputs}).encode()
-
     def send_rest(self, request: GoldenRequest) -> object:
-        body = self._rest_bytes(request)
+        body = _rest_bytes(request)
         return self.rest.predict_bytes(self.version.name, body, version=self.version.version)
 
     def ask_rest(self, request: GoldenRequest) -> Ranked:
-        body = self._rest_bytes(request)
+        body = _rest_bytes(request)
         name, version = self.version.name, self.version.version
         outputs: Any = json.loads(self.rest.predict_bytes(name, body, version=version))["outputs"]
         return Ranked(
-            items=tuple(outputs["items"][0]), scores=tuple(map(_float32, outputs["scores"][0]))
+            items=tuple(outputs[request.ranked][0]),
+            scores=tuple(map(_float32, outputs["scores"][0])),
         )
+
+
+def _rest_bytes(request: GoldenRequest) -> bytes:
+    return json.dumps({"inputs": request.inputs}).encode()
 
 
 def _float32(number: float) -> float:

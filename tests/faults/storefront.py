@@ -79,6 +79,9 @@ class Storefront:
 
     line: Line
     port: int = field(default_factory=free_port)
+    settling: dict[str, Any] = field(
+        default_factory=lambda: {"history": [["none"]], "steps_ago": [[1]]}
+    )
     slots: dict[Colour, FaultySlot] = field(default_factory=dict)
     _servers: list[RunningServer] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
@@ -152,7 +155,7 @@ class Storefront:
 
         def serves() -> bool:
             try:
-                answer = self._ask({"history": [["none"]], "steps_ago": [[1]]}, "settling")
+                answer = self._ask(self.settling, "settling")
             except httpx.TransportError:
                 return False
             return answer.status_code == 200 and answer.headers.get("x-headrace-step") == wanted
@@ -171,9 +174,8 @@ class Storefront:
         """Say whether users get, through the router, what this bundle promises."""
         golden = list(read_golden(bundle))[:users]
         for request in golden:
-            inputs = {"history": [list(request.history)], "steps_ago": [list(request.steps_ago)]}
-            answer = self._ask(inputs, request.user)
-            found = answer.json()["outputs"]["items"][0]
+            answer = self._ask(request.inputs, request.user)
+            found = answer.json()["outputs"][request.ranked][0]
             if answer.status_code != 200 or tuple(found[:5]) != request.answer.items[:5]:
                 return False
         return True

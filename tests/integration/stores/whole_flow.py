@@ -196,13 +196,16 @@ def wait_until_answers(url: str) -> None:
 
 
 @contextmanager
-def a_line(folder: Path, url: str = "") -> Iterator[tuple[ToldLine, Storefront]]:
+def a_line(
+    folder: Path, url: str = "", **environment: str
+) -> Iterator[tuple[ToldLine, Storefront]]:
     """Yield an empty line with everything that its stages speak to."""
     with mlflow_server(folder / "mlflow") as mlflow:
         (folder / "logs").mkdir()
         told: Mapping[str, str] = {
             MLFLOW: mlflow,
             "HEADRACE_LOG_FILE": str(folder / "logs" / "headrace.jsonl"),
+            **environment,
         }
         line = ToldLine(folder=folder, url=url, environment=told)
         front = Storefront(line=line)

@@ -5,17 +5,7 @@ from typing import Any
 import pytest
 
 from tasks.contracts.catalogues import Material, datasets_of, recipes_of
-from tasks.contracts.stages import STAGE_FACTS, Stage
-
-STAGES = [
-    Stage.REQUEST_RELEASE,
-    Stage.INGEST_EVENTS,
-    Stage.BUILD_FEATURES,
-    Stage.TRAIN_MODEL,
-    Stage.COMPRESS_MODEL,
-    Stage.BUNDLE_MODEL,
-    Stage.EVALUATE_MODEL,
-]
+from tasks.contracts.requests import DEFAULT_PLANS
 
 
 @pytest.fixture
@@ -23,27 +13,21 @@ def classifier(dags: dict[str, Any]) -> Any:
     return dags["release_classifier"]
 
 
-def test_a_classifier_goes_through_the_stages_of_every_release_up_to_its_evaluation(
-    classifier: Any,
+def test_a_classifier_goes_through_every_task_of_a_recommender(
+    classifier: Any, dags: dict[str, Any]
 ) -> None:
-    ordered = [task.call.stage for task in classifier.topological_sort()]
-    assert [stage for stage in ordered if stage is not Stage.GATE_ARTIFACT] == STAGES
-
-
-def test_whatever_a_gated_stage_makes_waits_for_its_gate(classifier: Any) -> None:
-    for stage in STAGES[1:]:
-        assert STAGE_FACTS[stage].gated
-        (gate,) = classifier.get_task(stage.value).downstream_task_ids
-        assert classifier.get_task(gate).call.reads == {"artifact": (stage.value,)}
-
-
-def test_every_input_is_read_with_the_report_of_its_gate(classifier: Any) -> None:
+    recommender = dags["release_recommender"]
+    assert set(classifier.task_ids) == set(recommender.task_ids)
     for task in classifier.tasks:
-        if task.call.stage is not Stage.GATE_ARTIFACT:
-            assert set(task.call.gates) == set(task.call.reads), task.task_id
+        other = recommender.get_task(task.task_id)
+        assert task.downstream_task_ids == other.downstream_task_ids
+        assert task.trigger_rule == other.trigger_rule
+        if hasattr(task, "call"):
+            assert task.call == other.call
 
 
 def test_its_form_offers_pictures_and_their_recipes(classifier: Any) -> None:
     form = {name: classifier.params.get_param(name).schema for name in ("dataset", "recipe")}
     assert form["dataset"]["enum"] == list(datasets_of(Material.PICTURES))
     assert form["recipe"]["enum"] == list(recipes_of(Material.PICTURES))
+    assert classifier.params["plan"] == DEFAULT_PLANS[Material.PICTURES]

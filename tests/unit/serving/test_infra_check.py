@@ -8,7 +8,7 @@ from tasks.serving.infra_check import check_answers, measure_side_by_side, perce
 ANSWER = Ranked(items=("a", "b"), scores=(2.0, 1.0))
 WRONG = Ranked(items=("b", "a"), scores=(2.0, 1.0))
 GOLDEN = [
-    GoldenRequest(user=f"u{number}", history=("a",), steps_ago=(1,), answer=ANSWER)
+    GoldenRequest(user=f"u{number}", inputs={"history": [["a"]], "steps_ago": [[1]]}, answer=ANSWER)
     for number in range(4)
 ]
 
