@@ -52,7 +52,7 @@ def test_the_better_classifier_is_promoted_by_what_it_named_rightly(flow) -> Non
     line, front, _, second = flow
     record = line.now()
 
-    assert record.status.phase is Phase.PROMOTED
+    assert record.status.phase is Phase.SERVING
     assert record.stable is not None
     assert record.stable.release_id == SECOND
     assert front.answers_of(second.path(ArtifactKind.SERVING_BUNDLE))
