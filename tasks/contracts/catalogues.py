@@ -82,6 +82,7 @@ RECIPES: MappingProxyType[str, str] = MappingProxyType(
         "ials": "Factors of users and items by implicit alternating least squares",
         "gru": "Recurrent network (GRU4Rec) with sampled softmax",
         "transformer": "Causal Transformer with sampled softmax",
+        "profiled_transformer": "Causal Transformer with shares of the user's profile as input",
         "wide_transformer": "Wide causal Transformer, cosine schedule; wants a GPU",
         "blended_transformer": "Transformer, personal frequency and Markov in one graph",
         "blended_short_transformer": "Transformer over ten steps and Markov; where histories are short",

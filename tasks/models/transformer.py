@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from tasks.models.sequence_model import SequenceModel
+from tasks.models.user_profile import ProfileInputs
 
 MASKED = -1e9
 
@@ -40,12 +43,24 @@ class Block(nn.Module):
 
 
 class Transformer(SequenceModel):
-    """States are those of causal blocks over the steps and their places."""
+    """States are those of causal blocks over the steps and their places.
+
+    `profile` (labels and prior_events, as `make_model.profile_arguments` has them) adds what the steps so far make
+    of the user.
+    """
 
     causal: Tensor
 
     def __init__(
-        self, num_items: int, *, steps: int, width: int, layers: int, heads: int, dropout: float
+        self,
+        num_items: int,
+        *,
+        steps: int,
+        width: int,
+        layers: int,
+        heads: int,
+        dropout: float,
+        profile: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(num_items, steps=steps, width=width, dropout=dropout)
         self.places = nn.Embedding(steps, width)
@@ -56,11 +71,14 @@ class Transformer(SequenceModel):
         self.register_buffer("causal", later.view(1, 1, steps, steps))
         nn.init.normal_(self.items.weight, std=1 / math.sqrt(width))
         nn.init.normal_(self.places.weight, std=0.02)
+        self.profile = None if profile is None else ProfileInputs(num_items, **profile, width=width)
 
     def states(self, items: Tensor, steps_ago: Tensor) -> Tensor:
         """Return [B, S, D]: the state after each of the last S steps, right-aligned."""
         summed, counts = self.inputs(items, steps_ago)
         x = summed + self.places.weight
+        if self.profile is not None:
+            x = x + self.profile(items, self.places_of(items, steps_ago))
         empty = (counts < 0.5).to(torch.float32).view(items.shape[0], 1, 1, self.steps)
         mask = self.causal + empty * MASKED
         x = self.dropout(x)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -66,3 +68,47 @@ def _by_days(known: Tensor, days_ago: Tensor) -> tuple[Tensor, Tensor]:
     )
     undated = (known.any(dim=1) & ~dated.any(dim=1)).unsqueeze(1)
     return since, torch.where(undated, torch.full_like(counts, -1), counts)
+
+
+class ProfileInputs(nn.Module):
+    """The shares of a profile, after each step of a window, as an input of a network [B, S, D].
+
+    They are the shares of `UserProfile`, over the steps of the window, less those of all users: a cold user adds
+    nothing. The layer begins at zero, so that training starts from the network without profiles.
+    """
+
+    def __init__(
+        self, num_items: int, labels: Mapping[str, int], prior_events: float, width: int
+    ) -> None:
+        super().__init__()
+        self.attributes, self.prior_events = tuple(labels), prior_events
+        for name, count in labels.items():
+            self.register_buffer(f"{name}_codes", torch.zeros(num_items + 1, dtype=torch.int16))
+            self.register_buffer(f"{name}_shares", torch.zeros(count + 1))
+        self.mix = nn.Linear(sum(labels.values()), width, bias=False)
+        nn.init.zeros_(self.mix.weight)
+
+    def define(self, definition: ProfileDefinition) -> None:
+        """Take labels and shares of a definition with the same attributes."""
+        for name in self.attributes:
+            attribute = definition.attributes[name]
+            self.get_buffer(f"{name}_codes").copy_(torch.from_numpy(attribute.codes.copy()))
+            self.get_buffer(f"{name}_shares").copy_(torch.from_numpy(attribute.shares.copy()))
+
+    def shares(self, name: str, items: Tensor, inside: Tensor) -> Tensor:
+        """Return the shares of each label [B, S, A] after each step; `inside` [B, S, L] places items."""
+        codes, prior = self.get_buffer(f"{name}_codes"), self.get_buffer(f"{name}_shares")
+        labels = torch.arange(1, len(prior), device=items.device)
+        labelled = (codes[items].to(torch.int64).unsqueeze(2) == labels).to(torch.float32)
+        counts = (inside @ labelled).cumsum(dim=1)
+        events = inside.sum(dim=2, keepdim=True).cumsum(dim=1)
+        return (counts + self.prior_events * prior[1:]) / (events + self.prior_events)
+
+    def forward(self, items: Tensor, inside: Tensor) -> Tensor:
+        """Return [B, S, D] from items int64 [B, L] and their places float32 [B, S, L]."""
+        own = [
+            self.shares(name, items, inside) - self.get_buffer(f"{name}_shares")[1:]
+            for name in self.attributes
+        ]
+        mixed: Tensor = self.mix(torch.cat(own, dim=2))
+        return mixed

@@ -96,6 +96,7 @@ class TransformerSettings(NetworkSettings):
     """The causal Transformer and its training."""
 
     heads: int = 2
+    profile: bool = False  # whether shares of the user's profile are an input
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,6 +196,17 @@ def transformer(*, baskets: bool) -> Recipe:
         max_length=_length(baskets),
         markov=_markov(baskets),
         transformer=_transformer(baskets),
+    )
+
+
+def profiled_transformer(*, baskets: bool) -> Recipe:
+    """Causal Transformer that is also given the user's profile: shares of categories, brands, prices."""
+    return Recipe(
+        name="profiled_transformer",
+        architecture="transformer",
+        max_length=_length(baskets),
+        markov=_markov(baskets),
+        transformer=replace(_transformer(baskets), profile=True),
     )
 
 
@@ -327,6 +339,7 @@ RECIPES: MappingProxyType[str, Callable[..., Recipe]] = MappingProxyType(
             ials,
             gru,
             transformer,
+            profiled_transformer,
             wide_transformer,
             blended_transformer,
             blended_short_transformer,

@@ -23,7 +23,8 @@ from tasks.models.profile_definition import (
     request_moments,
     shares_in_train,
 )
-from tasks.models.user_profile import UserProfile
+from tasks.models.transformer import Transformer
+from tasks.models.user_profile import ProfileInputs, UserProfile
 from tests import golden_profile
 
 VIEW, FAVOURITE, CART, BUY = range(4)
@@ -165,3 +166,53 @@ def test_a_code_without_a_label_is_refused(codes):
             codes=np.asarray(codes, np.int16),
             shares=np.asarray([0.5, 0.5], np.float32),
         )
+
+
+LABELS = {"category": 2, "brand": 1, "price": 3}
+
+
+def inputs_of(width: int = 4) -> ProfileInputs:
+    module = ProfileInputs(3, LABELS, 4.0, width)
+    module.define(golden_profile.definition())
+    return module
+
+
+def test_what_a_network_is_given_of_a_profile_is_what_is_served_of_it():
+    asked = golden_profile.asked()
+    items = torch.from_numpy(asked.items)
+    network = Transformer(3, steps=5, width=4, layers=1, heads=1, dropout=0.0)
+    inside = network.places_of(items, torch.from_numpy(asked.steps_ago))
+
+    served = profiles(golden_profile.definition(), asked)
+    for name in LABELS:
+        given_at_the_end = inputs_of().shares(name, items, inside)[:, -1]
+        np.testing.assert_allclose(given_at_the_end, served[f"{name}_shares"], rtol=1e-6)
+
+
+def test_a_cold_user_adds_nothing_and_a_step_sees_only_what_came_before_it():
+    module = inputs_of()
+    torch.nn.init.ones_(module.mix.weight)
+    network = Transformer(3, steps=3, width=4, layers=1, heads=1, dropout=0.0)
+    items = torch.tensor([[0, 0, 0], [1, 2, 2], [1, 1, 3]])
+    ago = torch.tensor([[0, 0, 0], [3, 2, 1], [3, 2, 1]])
+    mixed = module(items, network.places_of(items, ago))
+
+    assert torch.equal(mixed[0], torch.zeros(3, 4))
+    assert torch.equal(mixed[1, 0], mixed[2, 0])  # both began with the same item
+    assert not torch.allclose(mixed[1, 1], mixed[2, 1])
+
+
+def test_a_network_begins_as_it_would_without_profiles():
+    shape = {"steps": 3, "width": 4, "layers": 1, "heads": 1, "dropout": 0.0}
+    profile = {"labels": LABELS, "prior_events": 4.0}
+    torch.manual_seed(0)
+    plain = Transformer(3, **shape).eval()
+    torch.manual_seed(0)
+    profiled = Transformer(3, **shape, profile=profile).eval()
+    assert profiled.profile is not None
+    profiled.profile.define(golden_profile.definition())
+    items, ago = torch.tensor([[1, 2, 3]]), torch.tensor([[3, 2, 1]])
+
+    assert torch.equal(plain(items, ago), profiled(items, ago))
+    torch.nn.init.normal_(profiled.profile.mix.weight)
+    assert not torch.allclose(plain(items, ago), profiled(items, ago), atol=1e-3)
