@@ -13,7 +13,10 @@ import pyarrow.parquet as pq
 
 from tasks.bundling.aten_graph import AtenGraph, read_graph
 from tasks.bundling.golden import GOLDEN_FILE, Golden
+from tasks.bundling.golden_profiles import GOLDEN_PROFILES_FILE, PROFILE_FOLDER, GoldenProfiles
 from tasks.bundling.parity import COMPARED, TIE, certify, served_inputs
+from tasks.bundling.profile_parity import certify_profiles
+from tasks.bundling.profile_signature import ServedProfile, read_profile
 from tasks.bundling.served_model import LoadedModel
 from tasks.bundling.signatures import ServedModel, write_served_model
 from tasks.bundling.warmup import write_warmup
@@ -34,6 +37,7 @@ class Source:
     max_length: int
     exclude_seen: bool
     golden: Golden
+    profile: ServedProfile
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -50,6 +54,7 @@ class Source:
             k=min(self.k, len(self.item_ids)),
             max_length=self.max_length,
             exclude_seen=self.exclude_seen,
+            profile=self.profile if name == MODEL else None,
         )
 
 
@@ -71,6 +76,7 @@ def read_source(folder: Path) -> Source:
         max_length=int(cast("int", record["max_length"])),
         exclude_seen=bool(record["exclude_seen"]),
         golden=Golden.load(folder / GOLDEN_FILE),
+        profile=read_profile(folder / PROFILE_FOLDER),
     )
 
 
@@ -89,13 +95,16 @@ def write_bundle(source: Source, out: Path, progress: SayProgress) -> dict[str, 
             requests, answers = source.golden.requests, source.golden.answers[name]
             certificates[name] = certify(model, requests, source.item_ids, answers)
             signatures[name] = cast("Json", model.describe())
-        write_warmup(folder, list(_warmup(source)))
+            if served.profile is not None:
+                certificates["profile"] = _certify_profiles(source, served.profile, model)
+        write_warmup(folder, list(_warmup(source, served)))
     certificate: dict[str, Json] = {
         "format": "parity_certificate/1",
         "compared_places": COMPARED,
         "tie_tolerance": TIE,
         **cast("dict[str, Json]", certificates[MODEL]),
         "baselines": {name: certificates[name] for name in source.names if name != MODEL},
+        "profile": certificates["profile"],
     }
     _write(out / "parity.json", pretty_json(certificate))
     _write(out / "bundle.json", pretty_json(_bundle_record(source, sizes, signatures)))
@@ -115,6 +124,7 @@ def _bundle_record(
         **cast("dict[str, Json]", sizes[MODEL]),
         "signatures": signatures[MODEL],
         "baselines": {name: sizes[name] for name in source.names if name != MODEL},
+        "profile": source.profile.record(),
     }
 
 
@@ -142,7 +152,12 @@ def saved_model_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in files)
 
 
-def _warmup(source: Source) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _certify_profiles(source: Source, profile: ServedProfile, model: LoadedModel) -> Json:
+    golden = GoldenProfiles.load(source.folder / PROFILE_FOLDER / GOLDEN_PROFILES_FILE)
+    return certify_profiles(model, profile.definition, golden, source.item_ids)
+
+
+def _warmup(source: Source, served: ServedModel) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield requests of real users in the batch sizes that the server sees most."""
     inputs = served_inputs(source.golden.requests, source.item_ids)
     rows = np.flatnonzero(source.golden.requests.real)
@@ -151,6 +166,8 @@ def _warmup(source: Source) -> Iterator[tuple[str, Mapping[str, Any]]]:
             yield "serving_default", inputs.batch(slice(0, size))
     yield "serving_default", inputs.one(0)
     yield "recommend", inputs.one(0) | _choices(source)
+    if served.profile is not None:
+        yield "profile", inputs.one(0)
 
 
 def _choices(source: Source) -> dict[str, Any]:

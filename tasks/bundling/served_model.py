@@ -57,7 +57,7 @@ class LoadedModel:
                 "inputs": _described(record.inputs),
                 "outputs": _described(record.outputs),
                 "defaults": {
-                    key: tf.make_ndarray(proto).tolist()
+                    key: _readable(tf.make_ndarray(proto))
                     for key, proto in sorted(record.defaults.items())
                 },
             }
@@ -98,6 +98,12 @@ def _fed(value: Any, dtype: int) -> NDArray[Any]:
     if wanted == tf.string:
         return np.asarray(value, dtype=object)
     return np.asarray(value, dtype=wanted.as_numpy_dtype)
+
+
+def _readable(default: NDArray[Any]) -> Any:
+    """Return a default as JSON has it: texts are bytes in TensorFlow."""
+    texts = default.dtype == object
+    return np.vectorize(bytes.decode, [object])(default).tolist() if texts else default.tolist()
 
 
 def _described(tensors: Mapping[str, Any]) -> dict[str, str]:

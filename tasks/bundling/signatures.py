@@ -4,6 +4,7 @@ History is string [B, L], L >= 1, "" where there is nothing, on any side; ids ou
 vocabulary are ignored. The known ids keep their order, move to the right end and are cut to the
 last `max_length`. steps_ago is int64 [B, L]: how many baskets ago, 1 the latest; 0 (or a missing
 input, where the signature allows it) means "count positions from the end of the known history".
+`profile` also takes event_types string [B, L] and days_ago float32 [B, L] of the same events.
 """
 
 from __future__ import annotations
@@ -17,10 +18,14 @@ import numpy as np
 import tensorflow as tf
 
 from tasks.bundling.aten_graph import Array, AtenGraph, Node, Ref, references
+from tasks.bundling.profile_signature import ServedProfile, profile_outputs
 from tasks.bundling.saved_model import GraphWriter, Signature, identity_of
 from tasks.bundling.torch_to_tf import lower
+from tasks.contracts.columns import EVENT_TYPES
 from tasks.contracts.errors import BadRequestError
+from tasks.models.profile_definition import UNKNOWN_DAYS
 
+_PROFILE = "profile/"
 LOWEST_SCORE = float(np.finfo(np.float32).min)  # of padding, of unknown and of excluded items
 
 
@@ -34,6 +39,7 @@ class ServedModel:
     k: int
     max_length: int
     exclude_seen: bool  # whether `serving_default` leaves out the items of the history
+    profile: ServedProfile | None = None
 
     def __post_init__(self) -> None:
         """Refuse a network of another shape than recommendation needs."""
@@ -55,10 +61,29 @@ class ServedModel:
 def write_served_model(folder: Path, model: ServedModel) -> None:
     """Write the SavedModel with its signatures."""
     text = f"{model.graph.to_text()}\0{model.k}\0{model.max_length}\0{model.exclude_seen}\0"
-    writer = GraphWriter(identity=identity_of(model.weights, text + "\0".join(model.item_ids)))
+    weights, text = model.weights, text + "\0".join(model.item_ids)
+    if model.profile is not None:
+        weights = {**weights, **_prefixed(model.profile.weights)}
+        text = f"{text}\0{model.profile.text}"
+    writer = GraphWriter(identity=identity_of(weights, text))
     with writer.graph.as_default():
         signatures = _Builder(model=model, writer=writer).signatures()
     writer.save(folder, signatures)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Aligned:
+    """The known events of a batch at the right end, L' <= max_length."""
+
+    items: Any  # int64 [B, L'], 0 where there is none
+    steps: Any  # int64 [B, L'], 0 where there is no item
+    order: Any  # int32 [B, L'], the place of each in what the client sent
+    shape: Any  # of what the client sent
+
+    def same_events(self, values: Any, nothing: Any) -> Any:
+        """Return `values`, sent beside the history, for the known events; `nothing` elsewhere."""
+        given = tf.broadcast_to(values, self.shape)
+        return tf.where(self.items > 0, tf.gather(given, self.order, batch_dims=1), nothing)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +97,9 @@ class _Builder:
         steps_ago = _placeholder("steps_ago", tf.int64, [None, None])
         requests = {"history": history, "steps_ago": steps_ago}
         ids, table = self._vocabulary()
-        items, steps = self._aligned(history, steps_ago, table)
-        outputs = self._network(items, steps)
+        aligned = self._aligned(history, steps_ago, table)
+        items = aligned.items
+        outputs = self._network(items, aligned.steps)
         scores = outputs["scores"]
         no_steps: dict[str, Array] = {"steps_ago": np.zeros((1, 1), np.int64)}
         answer = self._top(scores, items if self.model.exclude_seen else None, self.model.k, ids)
@@ -83,6 +109,8 @@ class _Builder:
         if "embedding" in outputs:
             embedding = {"embedding": outputs["embedding"]}
             found["embed"] = Signature(inputs=requests, outputs=embedding, defaults=no_steps)
+        if self.model.profile is not None:
+            found["profile"] = self._profile(self.model.profile, requests, aligned, table)
         return found
 
     def _vocabulary(self) -> tuple[Any, Any]:
@@ -91,8 +119,8 @@ class _Builder:
         indices = tf.range(1, len(self.model.item_ids) + 1, dtype=tf.int64)
         return ids, self.writer.table("items", ids[1:], indices)
 
-    def _aligned(self, history: Any, steps_ago: Any, table: Any) -> tuple[Any, Any]:
-        """Return items and steps, int64 [B, L'], known ids at the right end, L' <= max_length."""
+    def _aligned(self, history: Any, steps_ago: Any, table: Any) -> _Aligned:
+        """Return the known ids and their steps at the right end."""
         found = _look_up(table, history)
         length = tf.shape(found)[1]
         position = tf.range(length)
@@ -104,7 +132,8 @@ class _Builder:
         steps = tf.gather(given, order, batch_dims=1)
         from_end = tf.range(tf.cast(kept, tf.int64), 0, -1)
         steps = tf.where(steps > 0, steps, from_end)
-        return items, tf.where(items > 0, steps, tf.zeros([], tf.int64))
+        steps = tf.where(items > 0, steps, tf.zeros([], tf.int64))
+        return _Aligned(items=items, steps=steps, order=order, shape=tf.shape(found))
 
     def _network(self, items: Any, steps: Any) -> dict[str, Any]:
         inputs = {"items": items, "steps_ago": steps}
@@ -149,22 +178,57 @@ class _Builder:
             defaults={"steps_ago": np.zeros((1, 1), np.int64)},
         )
 
+    def _profile(
+        self, profile: ServedProfile, requests: Mapping[str, Any], aligned: _Aligned, table: Any
+    ) -> Signature:
+        """Return the signature that says what the events of the request make of the user."""
+        inputs = {**requests, "event_types": _placeholder("event_types", tf.string, [None, None])}
+        defaults: dict[str, Array] = {
+            "steps_ago": np.zeros((1, 1), np.int64),
+            "event_types": np.full((1, 1), "", np.object_),
+        }
+        kinds = tf.range(1, len(EVENT_TYPES) + 1, dtype=tf.int64)
+        known_types = self.writer.table("event_types", tf.constant(EVENT_TYPES), kinds)
+        types = _look_up(known_types, inputs["event_types"])
+        seen = {
+            "items": aligned.items,
+            "steps_ago": aligned.steps,
+            "event_types": aligned.same_events(types, tf.zeros([], tf.int64)),
+        }
+        if profile.definition.timed:
+            inputs["days_ago"] = _placeholder("days_ago", tf.float32, [None, None])
+            defaults["days_ago"] = np.full((1, 1), UNKNOWN_DAYS, np.float32)
+            unknown = tf.constant(UNKNOWN_DAYS, tf.float32)
+            seen["days_ago"] = aligned.same_events(inputs["days_ago"], unknown)
+        made = network_outputs(self.writer, profile.graph, profile.weights, seen, _PROFILE)
+        known = _look_up(table, requests["history"])
+        outputs = profile_outputs(profile, made, requests["history"], known)
+        return Signature(inputs=inputs, outputs=outputs, defaults=defaults)
+
+
+def _prefixed(weights: Mapping[str, Array]) -> dict[str, Array]:
+    return {f"{_PROFILE}{name}": array for name, array in weights.items()}
+
 
 def network_outputs(
     writer: GraphWriter,
     graph: AtenGraph,
     weights: Mapping[str, Array],
     inputs: Mapping[str, Any],
+    prefix: str = "",
 ) -> dict[str, Any]:
-    """Return a network's outputs by name; what depends on weights alone is derived at load."""
-    stored = {name: writer.stored(name, array) for name, array in weights.items()}
+    """Return a network's outputs by name; what depends on weights alone is derived at load.
+
+    `prefix` tells the variables of two networks of one model apart.
+    """
+    stored = {name: writer.stored(f"{prefix}{name}", array) for name, array in weights.items()}
     early, late = split_at_load(graph)
     needed = _used_by(late, graph)
     frontier = [node.name for node in early if node.name in needed]
     derived = lower(early, stored, frontier)
     values = {
         **{name: stored[name] for name in stored if name in needed},
-        **{name: writer.derived(name, value) for name, value in derived.items()},
+        **{name: writer.derived(f"{prefix}{name}", value) for name, value in derived.items()},
         **inputs,
     }
     made = lower(late, values, set(graph.outputs.values()))

@@ -82,6 +82,7 @@ RECIPES: MappingProxyType[str, str] = MappingProxyType(
         "ials": "Factors of users and items by implicit alternating least squares",
         "gru": "Recurrent network (GRU4Rec) with sampled softmax",
         "transformer": "Causal Transformer with sampled softmax",
+        "profiled_transformer": "Causal Transformer with shares of the user's profile as input",
         "wide_transformer": "Wide causal Transformer, gated blocks, full softmax; wants a GPU",
         "blended_transformer": "Transformer, personal frequency and Markov in one graph",
         "short_transformer": "Causal Transformer over twenty steps, cosines; where histories are short",

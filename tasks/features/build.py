@@ -14,6 +14,7 @@ from tasks.features.event_log import connect, open_event_log
 from tasks.features.profile import profile_interactions
 from tasks.features.sequences import build_interactions
 from tasks.features.settings import FeatureSettings
+from tasks.features.user_profiles import define_profiles, describe_profiles
 from tasks.features.vocabulary import (
     build_users,
     build_vocabulary,
@@ -21,6 +22,7 @@ from tasks.features.vocabulary import (
     train_counts,
 )
 from tasks.models.interactions import Interactions
+from tasks.models.profile_definition import PROFILE_DEFINITION_FILE, ProfileDefinition
 
 INTERACTIONS_FILE = "interactions.npz"
 ITEMS_FILE = "items.parquet"
@@ -36,10 +38,12 @@ class FeatureSet:
     items: pa.Table
     users: pa.Table
     profile: dict[str, Json]
+    profiles: ProfileDefinition
 
     def write(self, out: Path) -> None:
         """Write the payload below `out`."""
         self.interactions.save(out / INTERACTIONS_FILE)
+        self.profiles.save(out / PROFILE_DEFINITION_FILE)
         pq.write_table(self.items, out / ITEMS_FILE, compression="zstd")
         pq.write_table(self.users, out / USERS_FILE, compression="zstd")
         (out / PROFILE_FILE).write_text(pretty_json(self.profile), encoding="utf-8")
@@ -59,6 +63,7 @@ def build_feature_set(
     progress(f"sequences of {len(users)} users on {len(items)} items", 0.3)
     interactions = build_interactions(connection, log, items, users)
     progress("profile of the features", 0.8)
+    profiles = define_profiles(connection, log, items, interactions, settings)
     profile: dict[str, Json] = {
         "format": "features_profile/1",
         "dataset": log.dataset,
@@ -66,5 +71,8 @@ def build_feature_set(
         "items_in_train": seen,
         "coverage_by_min_count": [dict(row) for row in coverage],
         **profile_interactions(interactions),
+        "user_profiles": describe_profiles(profiles),
     }
-    return FeatureSet(interactions=interactions, items=items, users=users, profile=profile)
+    return FeatureSet(
+        interactions=interactions, items=items, users=users, profile=profile, profiles=profiles
+    )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from tasks.contracts.columns import PERIODS, Period
 from tasks.contracts.gate_reports import Figure, Series
+from tasks.gates import user_profiles
 from tasks.gates.bounds import MADE_FROM, FeatureBounds
 from tasks.gates.checks import (
     Batch,
@@ -35,7 +36,7 @@ LEAK = (
 
 
 def suite(payload: Payload, wanted: FeatureBounds) -> Suite:
-    """Return what is expected of interactions, items and users."""
+    """Return what is expected of interactions, items, users and their profiles."""
     features = Interactions.load(payload.path / "interactions.npz")
     items = pq.read_table(payload.path / "items.parquet").to_pandas()
     users = pq.read_table(payload.path / "users.parquet").to_pandas()
@@ -44,6 +45,11 @@ def suite(payload: Payload, wanted: FeatureBounds) -> Suite:
         Suite(batches=(_items(items), _users(users))),
         Suite(batches=(measured("vocabulary", _vocabulary(features, items, users)),)),
         Suite(batches=(measured("sequences", _sequences(features)),)),
+        Suite(
+            batches=(
+                measured("profiles", user_profiles.of_features(features, items, payload.path)),
+            )
+        ),
         Suite(batches=(measured("periods", _periods(features)),)),
         _beside_events(features, payload),
         Suite(batches=(measured("sizes", _sizes(features, examples, wanted)),)),

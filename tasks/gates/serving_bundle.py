@@ -11,6 +11,7 @@ from typing import cast
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.gate_reports import Figure, Series
 from tasks.contracts.json_types import Json
+from tasks.gates import user_profiles
 from tasks.gates.bounds import BundleBounds
 from tasks.gates.checks import Measurement, Payload, Suite, joined, measured
 from tasks.gates.records import number, read_record
@@ -32,7 +33,7 @@ _HISTORY: Mapping[str, Tensor] = MappingProxyType(
 _ANSWER: Mapping[str, Tensor] = MappingProxyType(
     {"items": _tensor("string", ANY, ANY), "scores": _tensor("float32", ANY, ANY)}
 )
-# What clients call. `embed` is there where the model has an embedding of the user.
+# What clients call, and `profile` of the model. `embed` is there where it has an embedding of the user.
 EXPECTED: Mapping[str, Signature] = MappingProxyType(
     {
         "serving_default": Signature(
@@ -65,8 +66,16 @@ def suite(payload: Payload, wanted: BundleBounds) -> Suite:
     baselines = sorted(cast("dict[str, Json]", bundle["baselines"]))
     return joined(
         Suite(batches=(measured("parity", _parity(certificate, wanted)),)),
-        Suite(batches=(measured("signatures", _signatures(payload.path, baselines)),)),
+        Suite(batches=(measured("signatures", _signatures(payload.path, bundle, baselines)),)),
         Suite(batches=(measured("files", _files(payload.path, bundle, baselines, wanted)),)),
+        Suite(
+            batches=(
+                measured(
+                    "profiles",
+                    user_profiles.of_certificate(certificate, wanted.min_golden_requests),
+                ),
+            )
+        ),
         Suite(batches=(measured("golden answers", _golden(payload.path, bundle, wanted)),)),
         _shown(bundle, certificate),
     )
@@ -106,9 +115,11 @@ def _agreement(name: str, record: dict[str, Json], wanted: BundleBounds) -> Meas
     )
 
 
-def _signatures(folder: Path, baselines: list[str]) -> list[Measurement]:
+def _signatures(folder: Path, bundle: dict[str, Json], baselines: list[str]) -> list[Measurement]:
     found = []
+    of_model = {**EXPECTED, "profile": user_profiles.signature(_HISTORY, bundle)}
     for name in (MODEL, *baselines):
+        wanted = of_model if name == MODEL else EXPECTED
         path = folder / (MODEL if name == MODEL else f"baselines/{name}") / "saved_model.pb"
         present = read_signatures(path) if path.is_file() else {}
         found += [
@@ -118,10 +129,10 @@ def _signatures(folder: Path, baselines: list[str]) -> list[Measurement]:
                 equals=_in_words(expected),
                 why="Clients call this signature by these names and types.",
             )
-            for entry, expected in EXPECTED.items()
+            for entry, expected in wanted.items()
             if entry in present or entry not in OPTIONAL
         ]
-        unknown = sorted(set(present) - set(EXPECTED))
+        unknown = sorted(set(present) - set(wanted))
         found.append(
             Measurement(
                 name=f"other signatures of {name}",

@@ -227,14 +227,21 @@ def history_batch(
 
     steps_ago is 1 for the step just before the request, 2 for the one before it, and so on.
     """
-    rows = examples.end[:, None] + np.arange(-max_length, 0, dtype=np.int64)
-    inside = rows >= interactions.offsets[examples.user][:, None]
-    rows = np.where(inside, rows, 0)
+    rows, inside = history_rows(interactions, examples, max_length)
     if len(interactions.items) == 0:
         return np.zeros_like(rows), np.zeros_like(rows)
     ago = examples.step[:, None].astype(np.int64) - interactions.basket[rows]
     items = interactions.items[rows].astype(np.int64)
     return np.where(inside, items, PADDING), np.where(inside, ago, 0)
+
+
+def history_rows(
+    interactions: Interactions, examples: Examples, max_length: int
+) -> tuple[Int64s, NDArray[np.bool_]]:
+    """Return the rows of each history [B, L], right-aligned, and which of them there are (else row 0)."""
+    rows = examples.end[:, None] + np.arange(-max_length, 0, dtype=np.int64)
+    inside = rows >= interactions.offsets[examples.user][:, None]
+    return np.where(inside, rows, 0), inside
 
 
 def _offsets(counts: NDArray[Any]) -> Int64s:

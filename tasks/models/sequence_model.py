@@ -46,11 +46,15 @@ class SequenceModel(nn.Module, ABC):
     def states(self, items: Tensor, steps_ago: Tensor) -> Tensor:
         """Return [B, S, D]: the state after each of the last S steps, right-aligned."""
 
-    def inputs(self, items: Tensor, steps_ago: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the steps' embeddings [B, S, D] and their numbers of known items [B, S, 1]."""
+    def places_of(self, items: Tensor, steps_ago: Tensor) -> Tensor:
+        """Return float32 [B, S, L]: 1 where an item of the history was taken in a step."""
         known = (items > 0).to(torch.float32)
         inside = (steps_ago.unsqueeze(1) == self.ages.view(1, -1, 1)).to(torch.float32)
-        inside = inside * known.unsqueeze(1)  # [B, S, L]
+        return inside * known.unsqueeze(1)
+
+    def inputs(self, items: Tensor, steps_ago: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the steps' embeddings [B, S, D] and their numbers of known items [B, S, 1]."""
+        inside = self.places_of(items, steps_ago)
         counts = inside.sum(dim=2, keepdim=True)
         return inside @ self.items(items) / counts.clamp(min=1.0).sqrt(), counts
 

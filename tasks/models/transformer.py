@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from tasks.models.sequence_model import SequenceModel
+from tasks.models.user_profile import ProfileInputs
 
 MASKED = -1e9
 VISIBLE = MASKED / 2  # what is added to a logit that counts is above this
@@ -125,7 +126,11 @@ BLOCKS: Mapping[BlockKind, type[Block | GatedBlock | TransductionUnit]] = Mappin
 
 
 class Transformer(SequenceModel):
-    """States are those of causal blocks over the steps and their places."""
+    """States are those of causal blocks over the steps and their places.
+
+    `profile` (labels and prior_events, as `make_model.profile_arguments` has them) adds what the steps so far make
+    of the user.
+    """
 
     causal: Tensor
 
@@ -140,6 +145,7 @@ class Transformer(SequenceModel):
         dropout: float,
         block: BlockKind = "pre_norm",
         temperature: float | None = None,
+        profile: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(
             num_items, steps=steps, width=width, dropout=dropout, temperature=temperature
@@ -154,6 +160,7 @@ class Transformer(SequenceModel):
         self.register_buffer("causal", later.view(1, 1, steps, steps))
         nn.init.normal_(self.items.weight, std=1 / math.sqrt(width))
         nn.init.normal_(self.places.weight, std=0.02)
+        self.profile = None if profile is None else ProfileInputs(num_items, **profile, width=width)
 
     def states(self, items: Tensor, steps_ago: Tensor) -> Tensor:
         """Return [B, S, D]: the state after each of the last S steps, right-aligned."""
@@ -166,6 +173,8 @@ class Transformer(SequenceModel):
     def _states(self, items: Tensor, steps_ago: Tensor, asked: int) -> Tensor:
         summed, counts = self.inputs(items, steps_ago)
         x = summed + self.places.weight
+        if self.profile is not None:
+            x = x + self.profile(items, self.places_of(items, steps_ago))
         empty = (counts < 0.5).to(torch.float32).view(items.shape[0], 1, 1, self.steps)
         mask = self.causal + empty * MASKED
         x = self.dropout(x)

@@ -17,6 +17,11 @@ from torch import nn
 from tasks.bundling.aten_export import Export, export_module
 from tasks.bundling.golden import GOLDEN_FILE, Answers, Golden, Requests
 from tasks.bundling.golden_pictures import GoldenPictures, PictureRequests
+from tasks.bundling.golden_profiles import (
+    GOLDEN_PROFILES_FILE,
+    PROFILE_FOLDER,
+    GoldenProfiles,
+)
 from tasks.compression.classifier import (
     CompressedClassifier,
     KerasClassifier,
@@ -27,13 +32,20 @@ from tasks.compression.classifier import (
 )
 from tasks.compression.compress import CompressedModel, compress
 from tasks.compression.golden_requests import answer, overlap, request_arrays
+from tasks.compression.user_profile import (
+    golden_profile_requests,
+    profile_answers,
+    shown_inputs,
+)
 from tasks.contracts.catalogues import Material
 from tasks.contracts.json_types import Json, parse_object, pretty_json
 from tasks.contracts.stage_io import Outcome, StageContext
 from tasks.contracts.stages import ArtifactKind
 from tasks.models.interactions import Interactions
 from tasks.models.pictures import Pictures
+from tasks.models.profile_definition import PROFILE_DEFINITION_FILE, ProfileDefinition
 from tasks.models.registry import load_model
+from tasks.models.user_profile import UserProfile
 
 READS: Mapping[str, ArtifactKind] = MappingProxyType(
     {"model": ArtifactKind.TRAINED_MODEL, "features": ArtifactKind.FEATURE_SET}
@@ -105,6 +117,7 @@ def run(context: StageContext) -> Outcome:
     answers = {name: item.answers for name, item in found.items()}
     Golden(requests=requests, answers=answers).save(context.out / GOLDEN_FILE)
     shutil.copyfile(features / "items.parquet", context.out / "items.parquet")
+    _write_profile(context, interactions, max_length)
     records = {name: item.record() for name, item in found.items()}
     record: dict[str, Json] = {
         "format": "compression/1",
@@ -123,6 +136,20 @@ def run(context: StageContext) -> Outcome:
         f"{records['model']['weights_bytes_fp32']}, top-10 overlap "
         f"{records['model']['top10_overlap']}"
     )
+
+
+def _write_profile(context: StageContext, interactions: Interactions, max_length: int) -> None:
+    """Write graph, weights and definition of users' profiles, and torch's golden answers."""
+    out, features = context.out / PROFILE_FOLDER, context.inputs["features"].path
+    definition = ProfileDefinition.load(features / PROFILE_DEFINITION_FILE)
+    model = UserProfile(definition).eval()
+    export_module(model, shown_inputs(definition), model.names).save(out)
+    definition.save(out / PROFILE_DEFINITION_FILE)
+    requests = golden_profile_requests(
+        interactions, wanted=REQUESTS, max_length=max_length, seed=context.the_release().seed
+    )
+    answers = profile_answers(model, definition, requests)
+    GoldenProfiles(requests=requests, answers=answers).save(out / GOLDEN_PROFILES_FILE)
 
 
 def _compress_classifier(context: StageContext) -> Outcome:

@@ -14,6 +14,7 @@ from tasks.contracts.stage_io import Outcome, StageContext
 from tasks.contracts.stages import ArtifactKind
 from tasks.models.interactions import Interactions
 from tasks.models.pictures import Pictures
+from tasks.models.profile_definition import PROFILE_DEFINITION_FILE, ProfileDefinition
 from tasks.models.registry import save_model
 from tasks.training import make_classifier
 from tasks.training.classifier_files import write_classifier
@@ -96,6 +97,7 @@ def _workshop(context: StageContext) -> Workshop:
         checkpoints=context.work / "checkpoints",
         progress=context.progress,
         ranks=context.ranks,
+        profiles=_profiles(context) if recipe.transformer.profile else None,
     )
 
 
@@ -126,6 +128,10 @@ def _train_classifier(context: StageContext) -> Outcome:
             "resumed_from": model.resumed_from,
         },
     )
+
+
+def _profiles(context: StageContext) -> ProfileDefinition:
+    return ProfileDefinition.load(context.inputs["features"].path / PROFILE_DEFINITION_FILE)
 
 
 def _interactions(context: StageContext) -> Interactions:

@@ -10,6 +10,7 @@ from types import MappingProxyType
 import torch
 from torch import nn
 
+from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import Json
 from tasks.contracts.ranks import ALONE, Ranks
 from tasks.contracts.stage_io import SayProgress
@@ -17,6 +18,7 @@ from tasks.models.blend import BlendedRecommender
 from tasks.models.interactions import Examples, Interactions
 from tasks.models.item_neighbours import ItemNeighbours
 from tasks.models.personal_frequency import PersonalFrequency
+from tasks.models.profile_definition import ProfileDefinition
 from tasks.models.registry import Arguments, build_model
 from tasks.models.sequence_model import SequenceModel
 from tasks.models.transformer import Transformer
@@ -56,6 +58,7 @@ class Workshop:
     checkpoints: Path
     progress: SayProgress
     ranks: Ranks = ALONE
+    profiles: ProfileDefinition | None = None  # for recipes whose network reads them
 
     def select_examples(self) -> Examples:
         """Return the examples on which every choice is made."""
@@ -139,9 +142,12 @@ def fit_settings(recipe: Recipe, seed: int) -> FitSettings:
     )
 
 
-def untrained_network(recipe: Recipe, num_items: int, seed: int) -> Made:
+def untrained_network(
+    recipe: Recipe, num_items: int, seed: int, profiles: ProfileDefinition | None = None
+) -> Made:
     """Return the network of a recipe (of a blend, its part) with weights drawn by the seed."""
     shape = recipe.network
+    definition = _profile_of(recipe, profiles)
     arguments: dict[str, Json] = {
         "num_items": num_items,
         "steps": shape.steps,
@@ -157,13 +163,38 @@ def untrained_network(recipe: Recipe, num_items: int, seed: int) -> Made:
         architecture = "transformer"
         arguments["heads"] = recipe.transformer.heads
         arguments["block"] = recipe.transformer.block
+    if definition is not None:
+        arguments["profile"] = profile_arguments(definition)
     torch.manual_seed(seed)
     model = build_model(architecture, arguments)
+    if definition is not None and isinstance(model, Transformer) and model.profile is not None:
+        model.profile.define(definition)
     return Made(architecture=architecture, arguments=arguments, model=model)
 
 
+def profile_arguments(definition: ProfileDefinition) -> dict[str, Json]:
+    """Return what `ProfileInputs` is built from."""
+    labels: dict[str, Json] = {n: len(one.labels) for n, one in definition.attributes.items()}
+    return {"labels": labels, "prior_events": definition.prior_events}
+
+
+def _profile_of(recipe: Recipe, profiles: ProfileDefinition | None) -> ProfileDefinition | None:
+    """Return the definition that the recipe's network reads, if it reads one."""
+    if recipe.architecture not in {"transformer", "blend"} or not recipe.transformer.profile:
+        return None
+    if profiles is None or not profiles.attributes:
+        message = (
+            f"recipe {recipe.name}: expected categories, brands or prices of items, found "
+            f"{'none in the features' if profiles else 'no profile definition'}; next step: give "
+            "a catalogue, or take the recipe transformer"
+        )
+        raise BadRequestError(message)
+    return profiles
+
+
 def _train(shop: Workshop) -> tuple[Made, list[Epoch]]:
-    made = untrained_network(shop.recipe, shop.interactions.num_items, shop.seed)
+    num_items = shop.interactions.num_items
+    made = untrained_network(shop.recipe, num_items, shop.seed, shop.profiles)
     assert isinstance(made.model, SequenceModel)  # noqa: S101  narrows the type
     fit = Fit(
         made.model,

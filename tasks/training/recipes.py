@@ -103,6 +103,7 @@ class TransformerSettings(NetworkSettings):
 
     heads: int = 2
     block: BlockKind = "pre_norm"
+    profile: bool = False  # whether shares of the user's profile are an input
 
 
 SHORT = TransformerSettings(  # of short histories and rare items; chosen on Beauty's select items
@@ -218,6 +219,17 @@ def transformer(*, baskets: bool) -> Recipe:
         max_length=_length(baskets),
         markov=_markov(baskets),
         transformer=_transformer(baskets),
+    )
+
+
+def profiled_transformer(*, baskets: bool) -> Recipe:
+    """Causal Transformer that is also given the user's profile: shares of categories, brands, prices."""
+    return Recipe(
+        name="profiled_transformer",
+        architecture="transformer",
+        max_length=_length(baskets),
+        markov=_markov(baskets),
+        transformer=replace(_transformer(baskets), profile=True),
     )
 
 
@@ -354,6 +366,7 @@ RECIPES: MappingProxyType[str, Callable[..., Recipe]] = MappingProxyType(
             ials,
             gru,
             transformer,
+            profiled_transformer,
             wide_transformer,
             blended_transformer,
             short_transformer,

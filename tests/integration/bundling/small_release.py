@@ -21,6 +21,12 @@ from tasks.contracts.requests import ReleaseRequest, plan_named
 from tasks.contracts.stage_io import StageContext, StageInput
 from tasks.contracts.stages import Stage
 from tasks.models.interactions import EventRows, Interactions
+from tasks.models.profile_definition import (
+    Attribute,
+    ProfileDefinition,
+    next_types_by_last_two,
+    shares_in_train,
+)
 
 ITEMS, USERS, STEPS = 150, 60, 14
 PERIOD_OF_STEP = [0] * 9 + [1] * 2 + [2] * 2 + [3]
@@ -53,12 +59,39 @@ def interactions() -> Interactions:
     )
 
 
+def profile_definition(known: Interactions) -> ProfileDefinition:
+    """Return categories of twenty items each, the last ten without, and two price bands."""
+    place = np.arange(ITEMS + 1)
+    labelled = {
+        "category": (
+            [f"aisle {n}" for n in range(7)],
+            np.where(place > 140, 0, (place + 19) // 20),
+        ),
+        "price": (["up to 2", "above 2"], np.where(place == 0, 0, 1 + place % 2)),
+    }
+    return ProfileDefinition(
+        attributes={
+            name: Attribute(
+                labels=tuple(labels),
+                codes=codes.astype(np.int16),
+                shares=shares_in_train(known, codes.astype(np.int16), len(labels)),
+            )
+            for name, (labels, codes) in labelled.items()
+        },
+        next_types=next_types_by_last_two(known),
+        price_bounds=np.asarray([2.0]),
+        prior_events=5.0,
+        timed=True,
+    )
+
+
 def make(folder: Path) -> None:
     """Write the feature set and the trained model."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     import torch
 
+    from tasks.models.profile_definition import PROFILE_DEFINITION_FILE
     from tasks.models.registry import build_model, save_model
     from tasks.training.baselines import (
         fit_markov,
@@ -72,6 +105,7 @@ def make(folder: Path) -> None:
     known.save(features / "interactions.npz")
     table = {"item_index": list(range(1, ITEMS + 1)), "item_id": known.item_ids.tolist()}
     pq.write_table(pa.table(table), features / "items.parquet")
+    profile_definition(known).save(features / PROFILE_DEFINITION_FILE)
     fitted: dict[str, tuple[Any, Any]] = {
         "popularity": fit_popularity(known),
         "personal_frequency": fit_personal_frequency(known, 0.97),

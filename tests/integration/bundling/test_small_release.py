@@ -78,6 +78,27 @@ def test_every_golden_user_gets_torchs_top_ten(release: Path) -> None:
         assert certificate["worst_score_difference"] < 1e-5
 
 
+def test_profiles_are_served_as_torch_and_numpy_have_them(release: Path) -> None:
+    profile = record(release / "bundle" / "parity.json")["profile"]
+    assert profile["requests"] == 63  # sixty users, a cold one and two more that nobody made
+    assert profile["worst_difference_from_torch"] < 1e-6
+    assert profile["worst_difference_from_numpy"] < 1e-6
+    assert profile["miscounted_unknown_items"] == 0
+    served = record(release / "bundle" / "bundle.json")
+    assert served["profile"]["parts"] == ["category", "price", "days"]
+    assert served["signatures"]["profile"]["outputs"] == {
+        "categories": "string[None, 7]",
+        "category_shares": "float32[None, 7]",
+        "days_since_last": "float32[None]",
+        "events": "int64[None]",
+        "next_types": "float32[None, 4]",
+        "price_shares": "float32[None, 2]",
+        "recent_events": "int64[None, 3]",
+        "steps": "int64[None]",
+        "unknown_items": "int64[None]",
+    }
+
+
 def test_the_bundle_holds_no_fingerprint_and_says_its_true_size(release: Path) -> None:
     bundle = release / "bundle"
     assert not list(bundle.rglob("fingerprint.pb"))
@@ -138,11 +159,12 @@ def test_every_warmup_record_is_a_request_that_the_model_answers(release: Path) 
             request = log.predict_log.request
             inputs = {name: tf.make_ndarray(proto) for name, proto in request.inputs.items()}
             answer = model.ask(request.model_spec.signature_name, inputs)
-            batches.append((request.model_spec.signature_name, len(answer["items"])))
+            batches.append((request.model_spec.signature_name, len(next(iter(answer.values())))))
     # 60 golden users: no batch of 64.
     assert batches == [
         ("serving_default", 1),
         ("serving_default", 8),
         ("serving_default", 1),
         ("recommend", 1),
+        ("profile", 1),
     ]

@@ -33,6 +33,17 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "blend": {"markov": NEIGHBOURS, "transformer": {**NETWORK, "heads": 2}},
 }
 
+# Architecture and arguments of those that are tried in more forms than one.
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "transformer with a profile": (
+        "transformer",
+        {
+            **ARGUMENTS["transformer"],
+            "profile": {"labels": {"category": 9, "price": 5}, "prior_events": 20.0},
+        },
+    ),
+}
+
 # Of pictures: tests/integration/bundling/test_small_classifier.py certifies them.
 CLASSIFIERS = {"majority_class", "class_means", "picture_net"}
 
@@ -50,13 +61,19 @@ def asked(batch: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
 def filled(architecture: str) -> CompressedModel:
     """Return the model in int8 with weights drawn, signs and ties among them."""
     torch.manual_seed(4)
-    kind, _, _ = architecture.partition(" ")
-    model = build_model(kind, {"num_items": ITEMS, **ARGUMENTS[architecture]})
+    name, arguments = VARIANTS.get(architecture) or (
+        architecture.partition(" ")[0],
+        ARGUMENTS[architecture],
+    )
+    model = build_model(name, {"num_items": ITEMS, **arguments})
     for name, tensor in model.state_dict().items():
         if name.endswith("neighbours"):
             tensor.copy_(torch.randint(0, ITEMS + 1, tensor.shape))
         elif name.endswith(("weights", "factors", "log_counts", "popularity", "tie_break")):
             tensor.copy_(torch.randn(tensor.shape).abs())
+        elif name.startswith("profile"):
+            codes = torch.randint(0, 6, tensor.shape)
+            tensor.copy_(codes if name.endswith("codes") else torch.rand(tensor.shape))
     return compress(model, "int8")
 
 
@@ -64,7 +81,7 @@ def test_every_architecture_is_tried():
     assert {name.partition(" ")[0] for name in ARGUMENTS} | CLASSIFIERS == set(BUILDERS)
 
 
-@pytest.mark.parametrize("architecture", sorted(ARGUMENTS))
+@pytest.mark.parametrize("architecture", (*sorted(ARGUMENTS), *VARIANTS))
 def test_tensorflow_answers_as_torch_does(architecture):
     model = filled(architecture)
     items, ago = asked(*SIZES[0])

@@ -38,6 +38,7 @@ def events_folder(tmp_path: Path) -> Callable[..., Path]:
         order_only: bool = False,
         catalogue: list[dict[str, Any]] | None = None,
         dataset: str = "events",
+        paid: list[float | None] | None = None,
     ) -> Path:
         folder = tmp_path / "events"
         folder.mkdir()
@@ -50,6 +51,7 @@ def events_folder(tmp_path: Path) -> Callable[..., Path]:
             "timestamp": pa.array(times, pa.timestamp("us", tz="UTC")),
             "position": positions,
             "basket_id": pa.array(baskets, pa.string()),
+            "price": pa.array(paid or [None] * len(events), pa.float64()),
             "period": periods,
         }
         pq.write_table(pa.table(table), folder / "events.parquet")

@@ -143,3 +143,48 @@ def test_a_catalogue_that_has_an_item_twice_is_refused(built):
     twice = [{"item_id": "milk", "title": "Milk"}, {"item_id": "milk", "title": "Milch"}]
     with pytest.raises(BadRequestError, match="expected each item once, found 1 rows too many"):
         built(catalogue=twice)
+
+
+CATALOGUE = [
+    {"item_id": "milk", "category": "Food > Dairy > Milk", "brand": "Own", "price": 1.0},
+    {"item_id": "bread", "category": "Food > Bakery", "brand": None, "price": None},
+    {"item_id": "soap", "category": None, "brand": "Own", "price": None},
+]
+# bread costs 2 and 4 in train, soap 9; what is paid later is not looked at.
+PAID = [5.0, 2.0, 5.0, 9.0, 5.0, 5.0, 4.0, 77.0, 77.0, 77.0]
+
+
+def test_labels_of_profiles_are_the_catalogues_and_shares_are_those_of_train(built):
+    profiles = built(catalogue=CATALOGUE, paid=PAID).profiles
+
+    # Train has bread 2, milk 2, soap 1; items are numbered bread, milk, soap.
+    category, brand, price = profiles.attributes.values()
+    assert category.labels == ("Food > Bakery", "Food > Dairy")
+    assert category.codes.tolist() == [0, 1, 2, 0]
+    assert category.shares.tolist() == pytest.approx([1 / 5, 2 / 5, 2 / 5])
+    assert (brand.labels, brand.codes.tolist()) == (("Own",), [0, 0, 1, 1])
+    assert brand.shares.tolist() == pytest.approx([2 / 5, 3 / 5])
+    # Milk has a price, bread's median is 3 and soap's 9: fifths of 1, 1, 3, 3, 9.
+    assert profiles.price_bounds.tolist() == [1.0, 3.0]
+    assert price.labels == ("up to 1", "above 1 up to 3", "above 3")
+    assert price.codes.tolist() == [0, 2, 1, 3]
+    assert price.shares.tolist() == pytest.approx([0, 2 / 5, 2 / 5, 1 / 5])
+    assert profiles.timed is True
+
+
+def test_a_set_that_knows_ids_only_has_no_labels(built):
+    features = built(catalogue=[{"item_id": "milk"}], order_only=True)
+    assert features.profiles.outputs == ("events", "steps", "next_types")
+    assert features.profile["user_profiles"] == {"timed": False, "prior_events": 20.0, "parts": {}}
+
+
+def test_rare_labels_are_left_out_and_the_profile_says_how_many_events_have_one(
+    events_folder, tmp_path
+):
+    settings = FeatureSettings(min_count=1, category_depth=1, max_labels=1)
+    folder = events_folder(catalogue=CATALOGUE)
+    features = build_feature_set(folder, settings, tmp_path / "db", lambda _s, _f: None)
+    assert features.profiles.attributes["category"].labels == ("Food",)
+    parts = features.profile["user_profiles"]["parts"]
+    assert parts["category"] == {"labels": 1, "labelled_share": 0.8}
+    assert parts["price"] == {"labels": 2, "labelled_share": 0.4}  # only milk has one

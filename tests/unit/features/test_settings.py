@@ -20,5 +20,11 @@ def test_an_unknown_set_is_refused():
 
 def test_settings_that_mean_nothing_are_refused():
     FeatureSettings(min_count=1)
-    with pytest.raises(BadRequestError, match="at least 1"):
-        FeatureSettings(min_count=0)
+    for wrong in (
+        {"min_count": 0},
+        {"min_count": 1, "category_depth": 0},
+        {"min_count": 1, "max_labels": 32_768},
+        {"min_count": 1, "prior_events": 0.0},
+    ):
+        with pytest.raises(BadRequestError, match="at least 1"):
+            FeatureSettings(**wrong)

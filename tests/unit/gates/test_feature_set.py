@@ -6,9 +6,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tasks.contracts.errors import BadRequestError
 from tasks.contracts.stages import ArtifactKind
 from tasks.gates.bounds import FeatureBounds
 from tasks.models.interactions import EventRows, Interactions
+from tasks.models.profile_definition import (
+    Attribute,
+    ProfileDefinition,
+    next_types_by_last_two,
+    shares_in_train,
+)
 
 KIND = ArtifactKind.FEATURE_SET
 ITEMS, USERS, DAYS = 30, 24, 12
@@ -34,10 +41,31 @@ def interactions(**changes) -> Interactions:
     return replace(Interactions.from_rows(rows), **changes)
 
 
+def definition(features: Interactions) -> ProfileDefinition:
+    """All of one category and one price, as the items below have them."""
+    codes = np.asarray([0, *[1] * ITEMS], np.int16)
+    labels = {"category": ("Aisle",), "price": ("up to 1", "above 1")}
+    return ProfileDefinition(
+        attributes={
+            name: Attribute(
+                labels=names, codes=codes, shares=shares_in_train(features, codes, len(names))
+            )
+            for name, names in labels.items()
+        },
+        next_types=next_types_by_last_two(features),
+        price_bounds=np.asarray([1.0]),
+        prior_events=5.0,
+        timed=True,
+    )
+
+
 @pytest.fixture
 def verdict(judge, tmp_path):
-    def run(features: Interactions, items=None, users=None, bounds=None, compared=None):
+    def run(
+        features: Interactions, items=None, users=None, bounds=None, compared=None, profiles=None
+    ):
         features.save(tmp_path / "interactions.npz")
+        (profiles or definition(features)).save(tmp_path / "profile_definition.npz")
         train = features.items[features.period == 0]
         counts = np.bincount(train, minlength=ITEMS + 1)[1 : ITEMS + 1]
         known = pd.DataFrame(
@@ -265,3 +293,61 @@ def test_interactions_that_were_lost_are_refused(beside) -> None:
     assert check.sentence == (
         "interactions: 576, as the events have on these items expected, 575 found"
     )
+
+
+def of_later_events(features: Interactions) -> ProfileDefinition:
+    """Shares counted over all periods, where one item of two labels is taken later only more often."""
+    codes = np.asarray([0, *[1 + place % 2 for place in range(ITEMS)]], np.int16)
+    everything = np.bincount(codes[features.items], minlength=3) / len(features.items)
+    labels = Attribute(labels=("Aisle", "Aisle > Shelf"), codes=codes, shares=everything)
+    labels = replace(labels, shares=everything.astype(np.float32) + np.float32([0, 0.01, -0.01]))
+    return replace(definition(features), attributes={"category": labels})
+
+
+def under_another_price(features: Interactions) -> ProfileDefinition:
+    sound = definition(features)
+    codes = changed(sound.attributes["price"].codes, 7, 2)
+    price = replace(
+        sound.attributes["price"], codes=codes, shares=shares_in_train(features, codes, 2)
+    )
+    return replace(sound, attributes={"price": price})
+
+
+def under_another_category(features: Interactions) -> ProfileDefinition:
+    sound = definition(features)
+    category = replace(sound.attributes["category"], labels=("Ais",))
+    return replace(sound, attributes={"category": category})
+
+
+def of_other_next_types(features: Interactions) -> ProfileDefinition:
+    sound = definition(features)
+    return replace(sound, next_types=sound.next_types[::-1].copy())
+
+
+@pytest.mark.parametrize(
+    ("plant", "sentence"),
+    (
+        (of_later_events, "profile shares of category: shares counted from the train period only"),
+        (
+            under_another_price,
+            "profile labels of price: every item under its own label expected, 1 found (e.g. item i06)",
+        ),
+        (
+            under_another_category,
+            "profile labels of category: every item under its own label expected, 30 found",
+        ),
+        (of_other_next_types, "profile next types: chances counted from the train period only"),
+    ),
+)
+def test_a_profile_of_other_items_or_later_events_is_refused(verdict, plant, sentence) -> None:
+    features = interactions()
+    report = verdict(features, profiles=plant(features))
+    assert not report.passed
+    assert any(sentence in check.sentence for check in report.failures), report.sentence
+
+
+def test_features_without_profiles_are_a_bad_request(verdict, tmp_path, judge) -> None:
+    verdict(interactions())
+    (tmp_path / "profile_definition.npz").unlink()
+    with pytest.raises(BadRequestError, match="profile_definition.npz: expected this file"):
+        judge(KIND, FeatureBounds())

@@ -30,6 +30,31 @@ SIGNATURES = {
     ),
 }
 EMBED = (HISTORY, {"embedding": ("DT_FLOAT", (-1, 64))}, ("steps_ago",))
+PROFILE = (
+    {
+        **HISTORY,
+        "event_types": ("DT_STRING", (-1, -1)),
+        "days_ago": ("DT_FLOAT", (-1, -1)),
+    },
+    {
+        "categories": ("DT_STRING", (-1, 10)),
+        "category_shares": ("DT_FLOAT", (-1, 10)),
+        "days_since_last": ("DT_FLOAT", (-1,)),
+        "events": ("DT_INT64", (-1,)),
+        "next_types": ("DT_FLOAT", (-1, 4)),
+        "recent_events": ("DT_INT64", (-1, 3)),
+        "steps": ("DT_INT64", (-1,)),
+        "unknown_items": ("DT_INT64", (-1,)),
+    },
+    ("steps_ago", "event_types", "days_ago"),
+)
+OF_MODEL = {**SIGNATURES, "profile": PROFILE}
+PROFILES = {
+    "requests": 503,
+    "worst_difference_from_torch": 0.0,
+    "worst_difference_from_numpy": 6e-8,
+    "miscounted_unknown_items": 0,
+}
 AGREEMENT = {"requests": 500, "agreeing": 500, "worst_score_difference": 2e-6, "finite": True}
 
 
@@ -59,7 +84,7 @@ def saved_model(signatures) -> bytes:
 @pytest.fixture
 def verdict(judge, tmp_path):
     def run(signatures=None, parity=None, bounds=BOUNDS, bundle=None, baseline=None, golden=150):
-        entries = {**SIGNATURES, "embed": EMBED} if signatures is None else signatures
+        entries = {**OF_MODEL, "embed": EMBED} if signatures is None else signatures
         models = {"model": entries, "baselines/markov": baseline or SIGNATURES}
         for folder, found in models.items():
             place = tmp_path / folder
@@ -77,6 +102,7 @@ def verdict(judge, tmp_path):
             "ratio": round(size / 8_000_000, 6),
             "num_items": 50,
             "baselines": {"markov": {}},
+            "profile": {"parts": ["category", "days"]},
             **(bundle or {}),
         }
         slices = {"head": {**AGREEMENT, "requests": 100, "agreeing": 100}}
@@ -85,6 +111,7 @@ def verdict(judge, tmp_path):
             **AGREEMENT,
             "slices": slices,
             "baselines": {"markov": AGREEMENT},
+            "profile": PROFILES,
             **(parity or {}),
         }
         (tmp_path / "bundle.json").write_text(json.dumps(record))
@@ -103,7 +130,7 @@ def test_a_sound_bundle_passes(verdict) -> None:
 
 
 def test_a_model_without_embedding_needs_no_signature_for_it(verdict) -> None:
-    assert verdict(signatures=SIGNATURES).passed
+    assert verdict(signatures=OF_MODEL).passed
 
 
 def test_one_user_in_five_hundred_may_differ_and_two_may_not(verdict, tmp_path, judge) -> None:
@@ -116,15 +143,15 @@ def test_one_user_in_five_hundred_may_differ_and_two_may_not(verdict, tmp_path, 
 
 
 def without(name: str) -> dict:
-    return {key: value for key, value in SIGNATURES.items() if key != name}
+    return {key: value for key, value in OF_MODEL.items() if key != name}
 
 
-SWAPPED = {**SIGNATURES, "score": SIGNATURES["serving_default"]}
+SWAPPED = {**OF_MODEL, "score": SIGNATURES["serving_default"]}
 ITEMS_AS_NUMBERS = {
-    **SIGNATURES,
+    **OF_MODEL,
     "serving_default": (HISTORY, {**ANSWER, "items": ("DT_INT64", (-1, 20))}, ("steps_ago",)),
 }
-NO_DEFAULT = {**SIGNATURES, "serving_default": (HISTORY, ANSWER, ())}
+NO_DEFAULT = {**OF_MODEL, "serving_default": (HISTORY, ANSWER, ())}
 
 
 @pytest.mark.parametrize(
@@ -149,9 +176,9 @@ NO_DEFAULT = {**SIGNATURES, "serving_default": (HISTORY, ANSWER, ())}
             "-> items int64[?, ?], scores float32[?, ?] found",
         ),
         ({"signatures": NO_DEFAULT}, "history string[?, ?], steps_ago int64[?, ?] -> items"),
-        ({"baseline": without("serving_default")}, "signature serving_default of markov: "),
+        ({"baseline": {"score": SIGNATURES["score"]}}, "signature serving_default of markov: "),
         (
-            {"signatures": {**SIGNATURES, "debug": EMBED}},
+            {"signatures": {**OF_MODEL, "debug": EMBED}},
             "other signatures of model: none expected, 1 found (debug)",
         ),
         (
@@ -169,6 +196,27 @@ NO_DEFAULT = {**SIGNATURES, "serving_default": (HISTORY, ANSWER, ())}
         (
             {"bundle": {"fp32_bytes": 4_000_000}},
             "bytes on disk: at most 30.0 % of the fp32 SavedModel expected, 50.0 % found",
+        ),
+        (
+            {"signatures": SIGNATURES},
+            "signature profile of model: days_ago? float32[?, ?], event_types? string[?, ?], ",
+        ),
+        (
+            {"bundle": {"profile": {"parts": ["category", "brand", "days"]}}},
+            "-> brand_shares float32[?, ?], brands string[?, ?], categories",
+        ),
+        (
+            {"parity": {"profile": {**PROFILES, "worst_difference_from_numpy": 0.01}}},
+            "profiles unlike numpy's: at most 1e-05 expected, 0.01 found",
+        ),
+        (
+            {"parity": {"profile": {**PROFILES, "worst_difference_from_torch": None}}},
+            "profiles unlike torch's: at most 1e-05 expected, nothing found",
+        ),
+        ({"parity": {"profile": None}}, "golden profiles: at least 100 expected, nothing found"),
+        (
+            {"parity": {"profile": {**PROFILES, "miscounted_unknown_items": 1}}},
+            "unknown items miscounted: ",
         ),
         ({"golden": 40}, "golden requests: at least 100 expected, 40 found"),
     ),

@@ -77,7 +77,13 @@ def reading(validated: Path) -> dict[str, StageInput]:
 
 def test_features_are_made_of_landed_events(tmp_path, validated, release):
     context = context_of(tmp_path, "features", reading(validated), release)
-    assert build_features.configure(context) == {"min_count": 2, "max_items": 200_000}
+    assert build_features.configure(context) == {
+        "min_count": 2,
+        "max_items": 200_000,
+        "category_depth": 2,
+        "max_labels": 200,
+        "prior_events": 20.0,
+    }
     outcome = build_features.run(context)
     assert outcome.sentence == "3 items, 3 users, 90 interactions in 90 steps"
     known = Interactions.load(tmp_path / "features" / "interactions.npz")
@@ -107,6 +113,12 @@ def test_two_runs_write_the_same_bytes(tmp_path, validated, release):
     for name in ("one", "two"):
         build_features.run(context_of(tmp_path, name, reading(validated), release))
     names = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert names == ["interactions.npz", "items.parquet", "profile.json", "users.parquet"]
+    assert names == [
+        "interactions.npz",
+        "items.parquet",
+        "profile.json",
+        "profile_definition.npz",
+        "users.parquet",
+    ]
     for name in names:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
