@@ -43,8 +43,8 @@ test-unit: setup  ## unit tests only
 test-cluster: setup  ## tests that need KUBECONFIG
 	$(PY) -m pytest -q -m "cluster and not slow" $(PYTEST_ARGS); code=$$?; [ $$code -eq 5 ] || exit $$code
 
-# What CI shows of pods: our whole column of the fault matrix, pools, groups, the chart (short form). torch's two ranks want
-# `make images IMAGES=torch` first, the chart IMAGES="rollout tensorflow"; they are skipped without.
+# What CI shows of pods: our whole column of the fault matrix, pools, groups, the chart and a release against it (short forms).
+# torch's two ranks want `make images IMAGES=torch` first, the chart IMAGES="rollout tensorflow", the release all; skipped without.
 KIT := $(firstword $(wildcard $(HEADRACE_K8S_KIT) shared/k8s ../shared/k8s))
 cluster-test: setup  ## the same; without KUBECONFIG on the test cluster beside the checkout, up and down again
 	@if [ -z "$$KUBECONFIG" ] && [ -n "$(KIT)" ]; then \
@@ -55,7 +55,7 @@ cluster-chart: setup  ## the chart installed on KUBECONFIG's cluster: kills, upg
 	HEADRACE_CHART=long $(PY) -m pytest -q -s tests/cluster/test_chart.py $(PYTEST_ARGS)
 
 cluster-release: setup  ## the release DAG with a pod for every stage, on KUBECONFIG's cluster, and against the chart; after `make images`
-	$(PY) -m pytest -q -s tests/cluster/test_release_in_pods.py tests/cluster/test_release_on_chart.py $(PYTEST_ARGS)
+	HEADRACE_CHART=long $(PY) -m pytest -q -s tests/cluster/test_release_in_pods.py tests/cluster/test_chart_release.py $(PYTEST_ARGS)
 
 fault-matrix: setup  ## every fault, sync and deferrable, stock and ours, on KUBECONFIG's cluster: docs/fault-matrix.md
 	$(PY) -m tests.cluster.stock .fault-matrix-stock.json

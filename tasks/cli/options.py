@@ -42,7 +42,7 @@ PASSED_ON: Mapping[str, str] = MappingProxyType(
         "serve": "tasks.serving.server",
         "keeper": "tasks.cli.keeper",
         "envoy": "tasks.cli.envoy",
-        "shoppers": "tasks.rollout.replay",
+        "shoppers": "tasks.cli.shoppers",
         "shadow": "tasks.rollout.shadow",
     }
 )

@@ -21,6 +21,7 @@ from tasks.contracts.errors import HeadraceError
 from tasks.contracts.exit_codes import ExitCode
 from tasks.contracts.json_types import pretty_json
 from tasks.contracts.log_lines import Level, LineLog, Subject
+from tasks.contracts.record_store import RecordStore
 from tasks.contracts.state_file import replace_text
 from tasks.rollout.exposure_files import read_exposures
 from tasks.rollout.exposures import (
@@ -130,12 +131,16 @@ class RolloutReplay:
 
 @dataclass(kw_only=True)
 class Shoppers:
-    """All replays of a deployment; one turn asks a chunk for each model in a step."""
+    """All replays of a deployment; one turn asks a chunk for each model in a step.
+
+    `records` is where the state records lie: without it, files below `state_dir`.
+    """
 
     state_dir: Path
     router_url: str
     pool: ThreadPoolExecutor
     client: httpx.Client
+    records: RecordStore | None = None
     say: Callable[[str], None] = print
     about: Callable[[str, str | None], None] = lambda _model, _release_id: None
     clock: Callable[[], float] = time.time
@@ -145,7 +150,10 @@ class Shoppers:
 
     def turn(self) -> int:
         """Ask one chunk per model; return how many requests were asked."""
-        return sum(self._careful_turn_of(model) for model in models_with_state(self.state_dir))
+        models = (
+            models_with_state(self.state_dir) if self.records is None else self.records.models()
+        )
+        return sum(self._careful_turn_of(model) for model in models)
 
     def _careful_turn_of(self, model: str) -> int:
         """Turn for one model; what is wrong with it is said and holds up no other model."""
@@ -159,7 +167,7 @@ class Shoppers:
             return 0
 
     def _turn_of(self, model: str) -> int:
-        record = open_state(self.state_dir, model).peek()
+        record = open_state(self.state_dir, model, records=self.records).peek()
         self.about(model, record.release_id)
         replay = self._replay_of(record)
         if replay is None:
@@ -283,7 +291,9 @@ def run(
     router_url: str,
     stop: threading.Event,
     workers: int,
+    *,
     log: LineLog | None = None,
+    records: RecordStore | None = None,
 ) -> None:
     """Replay whatever step is in progress until told to stop."""
     log = log or LineLog(subject=Subject(process="shoppers"))
@@ -298,20 +308,21 @@ def run(
             router_url=router_url,
             pool=pool,
             client=client,
+            records=records,
             say=log.info,
             about=log.about_release,
         )
         while not stop.is_set():
             try:
                 asked = shoppers.turn()
-            except OSError as error:  # the folder of all models; the next turn looks again
+            except (HeadraceError, OSError) as error:  # of all models; the next turn looks again
                 log.say(Level.ERROR, f"shoppers: {error}")
                 asked = 0
             if not asked:
                 stop.wait(TURN_SECONDS)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, records: RecordStore | None = None) -> int:
     """Replay until SIGTERM."""
     parser = argparse.ArgumentParser(prog="headrace shoppers", description=__doc__)
     parser.add_argument("--state-dir", type=Path, required=True, help="folder of state records")
@@ -322,7 +333,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     log = LineLog.from_environment(Subject(process="shoppers"))
-    run(options.state_dir, options.router_url, stop, options.workers, log)
+    run(options.state_dir, options.router_url, stop, options.workers, log=log, records=records)
     return int(ExitCode.DONE)
 
 

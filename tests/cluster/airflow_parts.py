@@ -41,13 +41,25 @@ def patiently(look: Callable[[], Any], seconds: float, what: str) -> Any:
 
 
 class Airflow:
-    """API server, scheduler with its workers, DAG processor and triggerer."""
+    """API server, scheduler with its workers, DAG processor and triggerer.
 
-    def __init__(self, home: Path, more: dict[str, str], dags: str = "dags") -> None:
+    Without a login (user, password) everybody is an administrator.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        more: dict[str, str],
+        dags: str = "dags",
+        *,
+        host: str = "127.0.0.1",
+        login: tuple[str, str] | None = None,
+    ) -> None:
         api, worker_logs, trigger_logs = free_port(), free_port(), free_port()
         self.home = home
-        self.url = f"http://127.0.0.1:{api}"
+        self.url = f"http://{host}:{api}"
         self.token = ""
+        self._login = login
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -61,9 +73,9 @@ class Airflow:
             "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
             "AIRFLOW__CORE__PARALLELISM": "8",
             "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
-            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": str(login is None),
             "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
-            "AIRFLOW__API__HOST": "127.0.0.1",
+            "AIRFLOW__API__HOST": host,
             "AIRFLOW__API__PORT": str(api),
             "AIRFLOW__API__BASE_URL": self.url,
             "AIRFLOW__API_AUTH__JWT_SECRET": "of-this-test-only-" * 4,
@@ -82,7 +94,8 @@ class Airflow:
             **more,
         }
 
-    def start(self) -> None:
+    def prepare(self) -> None:
+        """Make its folders and its database."""
         (self.home / "plugins").mkdir(parents=True)
         (self.home / "config").mkdir()
         (self.home / "config/airflow_local_settings.py").write_text(_PREIMPORT)
@@ -95,11 +108,20 @@ class Airflow:
         )
         with closing(sqlite3.connect(self.home / "airflow.db")) as database:
             database.execute("PRAGMA journal_mode=WAL")  # readers and a writer side by side
+
+    def start(self) -> None:
         for part in ("api-server", "dag-processor", "scheduler", "triggerer"):
             self._run(part)
         threading.Thread(target=self._start_again_what_ends, daemon=True).start()
-        patiently(lambda: self.call("GET", "/auth/token"), 120, "Airflow's API")
-        self.token = self.call("GET", "/auth/token")["access_token"]
+        patiently(lambda: self.call("GET", "/api/v2/monitor/health"), 120, "Airflow's API")
+        self.token = self._new_token()
+
+    def _new_token(self) -> str:
+        if self._login is None:
+            return str(self.call("GET", "/auth/token")["access_token"])
+        user, password = self._login
+        body = {"username": user, "password": password}
+        return str(self.call("POST", "/auth/token", body)["access_token"])
 
     def _start_again_what_ends(self) -> None:
         """Do as any deployment does: a scheduler ends when SQLite is locked for more than 5 s."""

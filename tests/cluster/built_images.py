@@ -6,6 +6,7 @@ import os
 import subprocess
 import time
 from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tests.cluster.kubernetes_world import load_archive, the_kit
 
 BUILT = "localhost/headrace/{image}:{tag}"
 STAGES = tuple(image.value for image in Image)
+AT_ONCE = 2  # one is written out of buildah's store while the node unpacks the other
 
 
 def image_names() -> str:
@@ -55,13 +57,17 @@ def load_images(core: Any, folder: Path, images: Collection[str] = STAGES) -> No
     assert the_kit() is not None, "set HEADRACE_K8S_KIT or HEADRACE_IMAGES: docs/runbooks/pods.md"
     (node,) = core.list_node().items
     there = {name for image in node.status.images or [] for name in image.names or []}
-    for name in map(image_name, images):
-        if name in there:
-            continue
-        archive = folder / "image.tar"
-        started = time.monotonic()
-        push = ["buildah", "push", "-q", name, f"docker-archive:{archive}:{name}"]
-        subprocess.run(push, check=True, capture_output=True)
-        load_archive(archive)
-        archive.unlink()
-        print(f"{name} loaded in {time.monotonic() - started:.0f} s")
+    missing = [name for name in map(image_name, images) if name not in there]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for loaded in [pool.submit(_load, name, folder) for name in missing]:
+            loaded.result()
+
+
+def _load(name: str, folder: Path) -> None:
+    archive = folder / f"{name.rpartition(':')[2]}.tar"  # no colon: it ends a path for buildah
+    started = time.monotonic()
+    push = ["buildah", "push", "-q", name, f"docker-archive:{archive}:{name}"]
+    subprocess.run(push, check=True, capture_output=True)
+    load_archive(archive)
+    archive.unlink()
+    print(f"{name} loaded in {time.monotonic() - started:.0f} s")

@@ -42,6 +42,7 @@ from tests.unit.helm.rendered import CHART, ONE_NODE
 ROOT = Path(__file__).resolve().parents[2]
 MODEL, RELEASE = "recommender", "reco"
 USED_IMAGES = ("rollout", "tensorflow")
+LONG = os.environ.get("HEADRACE_CHART") == "long"
 READY_SECONDS = 420
 DRAIN_SECONDS = 5
 ROUTER_PORT = 8080
@@ -122,13 +123,13 @@ class ChartWorld:
             "images": {
                 "stages": image_names(),
                 "pullPolicy": "IfNotPresent",
-                "rollout": _image("rollout"),
-                "serving": _image("tensorflow"),
+                "rollout": image_of("rollout"),
+                "serving": image_of("tensorflow"),
             },
             "state": {"hostPath": str(self.state_dir)},
             "airflow": {"namespace": self.airflow_namespace},
             "priorityClasses": {"create": self._with_classes},
-            "reaper": {"schedule": "0 0 1 1 *"},  # there is no Airflow to ask
+            "reaper": {"schedule": "0 0 1 1 *"},  # who wants it sooner starts a Job of it
             "serving": {
                 "replicas": 2,
                 "args": [
@@ -332,7 +333,8 @@ def restarts(pod: Any) -> int:
     return sum(one.restart_count for one in pod.status.container_statuses or [])
 
 
-def _image(name: str) -> dict[str, str]:
+def image_of(name: str) -> dict[str, str]:
+    """Return an image of this code as the chart's values name it."""
     repository, _, tag = image_name(name).rpartition(":")
     return {"repository": repository, "tag": tag}
 

@@ -121,6 +121,7 @@ class World:
         self._prepare_cluster()
         self.gpu.open()
         self.proxy.start()
+        self.airflow.prepare()
         self.airflow.start()
 
     def stop(self) -> None:

@@ -12,7 +12,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 import urllib.error
 import urllib.parse
 from collections.abc import Iterator, Mapping
@@ -25,7 +24,7 @@ import boto3
 import grpc
 from botocore.exceptions import BotoCoreError
 from headrace_airflow.compute_profiles import priority_class_objects
-from headrace_airflow.pod_identity import MANAGED_BY, TaskKey
+from headrace_airflow.pod_identity import MANAGED_BY, TASK_LABEL, TaskKey
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 
@@ -48,6 +47,7 @@ DAG = "/api/v2/dags/release_recommender"
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 PATIENCE_SECONDS = 2400.0
 _MANAGED = ",".join(f"{key}={value}" for key, value in MANAGED_BY.items())
+_OF_TASKS = f"{_MANAGED},{TASK_LABEL}"
 _TEMPLATE = """
 apiVersion: v1
 kind: Pod
@@ -103,9 +103,12 @@ class ReleaseWorld:
             "AWS_EC2_METADATA_DISABLED": "true",
         }
         self.mlflow = f"http://{self.address}:{free_port()}"
-        self.airflow = Airflow(folder / "airflow", self._airflow_environment())
+        self.airflow = self._airflow()
         self.servers: list[subprocess.Popen[bytes]] = []
         self.watch = PodWatch(self.core, self.namespace)
+
+    def _airflow(self) -> Airflow:
+        return Airflow(self.folder / "airflow", self._airflow_environment())
 
     def _airflow_environment(self) -> dict[str, str]:
         return {
@@ -143,6 +146,7 @@ class ReleaseWorld:
         self._start_serving()
         self._start_mlflow()
         self.watch.start()
+        self.airflow.prepare()
         self.airflow.start()
 
     def stop(self) -> None:
@@ -179,7 +183,7 @@ class ReleaseWorld:
         secret = client.V1Secret(metadata=client.V1ObjectMeta(name=SECRET), data=data)
         self.core.create_namespaced_secret(self.namespace, secret)
 
-    def _start(self, name: str, *words: str) -> None:
+    def _start(self, name: str, *words: str, more: Mapping[str, str] | None = None) -> None:
         with (self.folder / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
                 words,
@@ -189,6 +193,7 @@ class ReleaseWorld:
                     "PYTHONPATH": str(ROOT),
                     "TF_CPP_MIN_LOG_LEVEL": "2",
                     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+                    **(more or {}),
                 },
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
@@ -241,8 +246,13 @@ class ReleaseWorld:
         cli, where = (sys.executable, "-m", "tasks.cli"), ("--state-dir", str(self.state_dir))
         self._start("keeper", *cli, "keeper", *where)
         self._start("envoy", *envoy_command(files))
-        router = ("--router-url", f"http://127.0.0.1:{self.router_port}")
-        self._start("shoppers", *cli, "shoppers", *where, *router)
+        self._start_shoppers()
+
+    def _start_shoppers(self, more: Mapping[str, str] | None = None) -> None:
+        """Let the users of a replay ask the router."""
+        cli, where = (sys.executable, "-m", "tasks.cli"), ("--state-dir", str(self.state_dir))
+        router = ("--router-url", f"http://{self.router}")
+        self._start("shoppers", *cli, "shoppers", *where, *router, more=more)
 
     def _start_mlflow(self) -> None:
         host, _, port = self.mlflow.removeprefix("http://").partition(":")
@@ -259,6 +269,10 @@ class ReleaseWorld:
 
     def release(self, recipe: str) -> Released:
         """Run the DAG once, as a trigger by hand does."""
+        return self.ended(self.begin(recipe))
+
+    def begin(self, recipe: str) -> str:
+        """Start a run of the DAG and return its id."""
         conf = {
             "dataset": "events",
             "model": self.model,
@@ -269,29 +283,37 @@ class ReleaseWorld:
             "bake_seconds": 120,
         }
         patiently(lambda: self.airflow.call("GET", DAG), 180, "the DAG")
-        started = time.monotonic()
         run = self.airflow.call("POST", f"{DAG}/dagRuns", {"logical_date": None, "conf": conf})
-        run_id = str(run["dag_run_id"])
+        return str(run["dag_run_id"])
+
+    def ended(self, run_id: str) -> Released:
+        """Wait for the end of a run."""
         patiently(
             lambda: self._run_state(run_id) in ENDED, PATIENCE_SECONDS, f"the end of {run_id}"
         )
-        return self.outcome(run_id, time.monotonic() - started)
+        return self.outcome(run_id)
 
     def _run_state(self, run_id: str) -> str:
-        return str(self.airflow.call("GET", _path(run_id))["state"])
+        return str(self.airflow.call("GET", run_path(run_id))["state"])
 
-    def outcome(self, run_id: str, took: float) -> Released:
+    def task_states(self, run_id: str) -> dict[str, str]:
+        """Return the state of each task of a run as it is now."""
+        found = self.airflow.call("GET", f"{run_path(run_id)}/taskInstances?limit=100")
+        return {one["task_id"]: str(one["state"]) for one in found["task_instances"]}
+
+    def outcome(self, run_id: str) -> Released:
         """Return what a run that has ended came to."""
-        path = _path(run_id)
+        path = run_path(run_id)
+        run = self.airflow.call("GET", path)
         found = self.airflow.call("GET", f"{path}/taskInstances?limit=100")["task_instances"]
         tasks = {one["task_id"]: str(one["state"]) for one in found}
         return Released(
-            state=self._run_state(run_id),
+            state=str(run["state"]),
             tasks=tasks,
             tries={one["task_id"]: int(one["try_number"]) for one in found},
             addresses=self._addresses(path, [one for one in tasks if tasks[one] == "success"]),
             seconds={one["task_id"]: float(one["duration"] or 0) for one in found},
-            took=took,
+            took=float(run["duration"]),
             pods=[key for key in self.watch.seen() if key.run_id == run_id],
             log=self._log_of_failed(run_id, tasks),
         )
@@ -382,7 +404,7 @@ class PodWatch:
     def _look(self) -> None:
         while not self._end.wait(0.5):
             with suppress(ApiException, OSError):
-                listed = self._core.list_namespaced_pod(self._namespace, label_selector=_MANAGED)
+                listed = self._core.list_namespaced_pod(self._namespace, label_selector=_OF_TASKS)
                 for pod in listed.items:
                     key = TaskKey.of_pod({"metadata": {"annotations": pod.metadata.annotations}})
                     if key is not None:
@@ -408,7 +430,7 @@ def release_world(folder: Path) -> Iterator[ReleaseWorld]:
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-def _path(run_id: str) -> str:
+def run_path(run_id: str) -> str:
     return f"{DAG}/dagRuns/{urllib.parse.quote(run_id, safe='')}"
 
 

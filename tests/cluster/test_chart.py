@@ -17,6 +17,7 @@ import pytest
 from kubernetes import client
 
 from tasks.adapters.artifact_store import ArtifactStore
+from tasks.adapters.config_map_records import config_map_name
 from tasks.adapters.object_store import ObjectStore
 from tasks.cli.rollout_proof import state_and_ledger_problems
 from tasks.contracts.requests import PLANS, TrafficPlan
@@ -24,10 +25,11 @@ from tasks.rollout.assignment import bucket_of
 from tasks.rollout.exposure_files import read_exposures
 from tasks.rollout.exposures import rollout_folder
 from tasks.rollout.phases import Decision, Phase
-from tasks.rollout.record import Colour
+from tasks.rollout.record import Colour, StateRecord
 from tests.cluster.built_images import demand_images
 from tests.cluster.chart_world import (
     DRAIN_SECONDS,
+    LONG,
     MODEL,
     RELEASE,
     ROOT,
@@ -39,13 +41,13 @@ from tests.cluster.chart_world import (
     restarts,
     told,
 )
+from tests.cluster.runbook import commands_below, play
 from tests.cluster.shop_users import Got
 from tests.unit.helm.rendered import NAMESPACE
 from tests.unit.helm.rights import Ask
 from tests.unit.helm.test_rights import EVERYBODY, TABLE
 
 pytestmark = [pytest.mark.timeout(900)]
-LONG = os.environ.get("HEADRACE_CHART") == "long"
 RPS = 40.0 if LONG else 20.0
 FEWEST_REQUESTS = 5000 if LONG else 300
 AGREE_SECONDS = 2.0
@@ -53,7 +55,10 @@ AGREE_SECONDS = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class Models:
+    """Bundles that a process of its own writes, beside what installs the chart."""
+
     folder: Path
+    process: subprocess.Popen[bytes]
 
     @property
     def good(self) -> Path:
@@ -69,11 +74,21 @@ class Models:
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+def writing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Models]:
+    """The bundles, being written while the chart is installed."""
     folder = tmp_path_factory.mktemp("models")
     command = [sys.executable, "-m", "tests.cluster.write_shop", str(folder)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    return Models(folder=folder)
+    with (
+        (folder / "write.log").open("wb") as log,
+        subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log) as process,
+    ):
+        yield Models(folder=folder, process=process)
+
+
+@pytest.fixture(scope="module")
+def models(writing: Models) -> Models:
+    assert writing.process.wait(120) == 0, (writing.folder / "write.log").read_text()[-2000:]
+    return writing
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +107,7 @@ def world(cluster: None) -> Iterator[ChartWorld]:
 
 
 @pytest.fixture(scope="module")
-def notes(world: ChartWorld) -> str:
+def notes(world: ChartWorld, writing: Models) -> str:
     """What Helm says once the chart is installed and all of it is ready."""
     return world.apply("install", world.values())
 
@@ -304,6 +319,58 @@ def test_a_candidate_that_fails_is_cut_in_seconds_and_costs_no_user(
     assert all(one.right and not one.again for one in got()), line
 
 
+# What is lost
+
+
+def test_a_deleted_record_comes_back_from_the_ledger_by_the_runbook_and_users_keep_their_stable(
+    in_progress: ChartWorld, models: Models
+) -> None:
+    world = in_progress
+    release = world.stage(models.good)
+    begin(world, release, 1, PLANS["replay"])
+    user = world.user_inside()
+    agree(world, user, "candidate")
+    before = world.state.read()
+    directly, by_kubectl = commands_below("**A record from the ledger.**")
+    with world.users(RPS, models.golden) as got:
+        world.kubectl("delete", "configmap", config_map_name(MODEL))
+        more(got, 50)  # the routers keep what they know
+        assert world.records.read(MODEL) is None
+        play(world, directly)
+        assert_back(world, before, user)
+        assert "expected no state record" in play(world, directly, refused=True)
+
+        world.state.renew(release, 60)
+        agree(world, user, "candidate")
+        empty = [{"op": "remove", "path": "/data"}]
+        world.core.patch_namespaced_config_map(config_map_name(MODEL), world.namespace, empty)
+        play(world, by_kubectl)
+        assert_back(world, before, user)
+
+        anew = world.routers()[0].metadata.name
+        world.core.delete_namespaced_pod(anew, world.namespace)
+        eventually(lambda: len(world.routers()) == 2, 60, "one that knows no other record")
+        world.settle()
+        more(got, 50)
+    line = told("a record deleted and restored", got())
+    assert all(one.right and not one.again for one in got()), line
+    world.state.renew(release, 60)
+    agree(world, user, "candidate")
+    assert "conflict" in play(world, by_kubectl, refused=True)  # the record went on meanwhile
+    ledger = ArtifactStore(ObjectStore(world.store_url), cache=world.folder / "seen")
+    assert state_and_ledger_problems(ledger, world.state, world.state.history()) == []
+
+
+def assert_back(world: ChartWorld, before: StateRecord, user: str) -> None:
+    """The record tells all that the ledger tells; without a lease, keepers give the candidate nobody."""
+    agree(world, user, "stable")
+    eventually(lambda: world.state.peek().status.phase is Phase.PAUSED, 10, "the keeper's pause")
+    now = world.state.peek()
+    assert (now.stable, now.slots, now.salt) == (before.stable, before.slots, before.salt)
+    told_again = [entry for entry in world.state.history() if entry.sequence <= before.sequence]
+    assert told_again[-1].digest == before.head
+
+
 # What ends under load
 
 
@@ -337,7 +404,7 @@ def test_an_upgrade_and_a_rollback_cost_no_user_and_leave_the_record(
 ) -> None:
     served.settle()
     before = served.records.read(MODEL)
-    pods = {pod.metadata.uid for pod in (*served.routers(), *served.slot(Colour.BLUE))}
+    pods = running(served)
     changed = served.values(
         router={"concurrency": 2},
         serving={"drainSeconds": DRAIN_SECONDS + 1},
@@ -345,9 +412,10 @@ def test_an_upgrade_and_a_rollback_cost_no_user_and_leave_the_record(
     )
     with served.users(RPS, models.golden) as got:
         served.apply("upgrade", changed)
-        served.settle()
-        upgraded = {pod.metadata.uid for pod in (*served.routers(), *served.slot(Colour.BLUE))}
-        assert pods.isdisjoint(upgraded)
+        # Helm waits for the new ones; the old ones may go on ending while all are replaced again.
+        eventually(lambda: pods.isdisjoint(running(served)), 60, "other pods in place of all")
+        record = served.core.read_namespaced_config_map(config_map_name(MODEL), served.namespace)
+        assert record.metadata.annotations["helm.sh/resource-policy"] == "keep"  # restored or not
         served.roll_back_chart()
         served.settle()
         eventually(lambda: len(got()) >= FEWEST_REQUESTS, 600, "enough requests")
@@ -355,3 +423,9 @@ def test_an_upgrade_and_a_rollback_cost_no_user_and_leave_the_record(
     assert all(one.right for one in got()), line
     assert not any(one.again for one in got()), line
     assert served.records.read(MODEL) == before
+
+
+def running(world: ChartWorld) -> set[str]:
+    """Return the uids of all pods of slots and routers that are not about to end."""
+    slots = [pod for colour in Colour for pod in world.slot(colour)]
+    return {pod.metadata.uid for pod in (*world.routers(), *slots)}

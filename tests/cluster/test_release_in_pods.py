@@ -84,6 +84,16 @@ def _stage_of(task_id: str) -> Stage:
     return Stage.GATE_ARTIFACT if name.startswith("gate_") else Stage(name)
 
 
+def assert_judged_steps(world: ReleaseWorld, run: Released) -> None:
+    """Each step began, was baked, judged and gated; a second release was promoted."""
+    for step in STEPS:
+        for task in ("shift_traffic", "bake", "judge_step", "gate_step"):
+            assert run.tasks[f"step_{step}.{task}"] == "success", run.log
+    kinds = [entry.kind for entry in world.state.history()]
+    assert kinds.count("step_began") == kinds.count("judged") == len(STEPS)
+    assert kinds.count("promoted") == 2
+
+
 def test_a_first_release_is_promoted_by_pods_alone(world: ReleaseWorld, first: Released) -> None:
     assert_promoted_by_sealed_work(world, first, 1)
     assert first.tasks["step_1.shift_traffic"] == "skipped"
@@ -92,13 +102,8 @@ def test_a_first_release_is_promoted_by_pods_alone(world: ReleaseWorld, first: R
 def test_a_candidate_meets_its_users_in_steps_and_is_promoted(
     world: ReleaseWorld, second: Released
 ) -> None:
-    for step in STEPS:
-        for task in ("shift_traffic", "bake", "judge_step", "gate_step"):
-            assert second.tasks[f"step_{step}.{task}"] == "success", second.log
+    assert_judged_steps(world, second)
     assert_promoted_by_sealed_work(world, second, 2)
-    kinds = [entry.kind for entry in world.state.history()]
-    assert kinds.count("step_began") == kinds.count("judged") == len(STEPS)
-    assert kinds.count("promoted") == 2
 
 
 def test_no_pod_is_left(world: ReleaseWorld, second: Released) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import yaml
 from airflow.configuration import retrieve_configuration_description
@@ -72,11 +73,65 @@ def test_every_key_is_one_of_the_official_chart(form: str) -> None:
         pytest.param({"uid": "10001"}, "uid: expected integer", id="another type"),
         pytest.param({"uid": True}, "uid: expected integer", id="true is no number"),
         pytest.param({"extraEnvFrom": []}, "extraEnvFrom: expected null|string", id="a list"),
+        pytest.param(
+            {"scheduler": {"logGroomerSidecar": {"enable": False}}},
+            "scheduler.logGroomerSidecar.enable: the chart",
+            id="misspelt in a definition that parts share",
+        ),
     ),
 )
 def test_a_key_that_the_chart_has_not_is_seen(values: Values, words: str) -> None:
     (problem,) = problems(values)
     assert problem.startswith(words)
+
+
+def as_a_pod(values: Values) -> dict[str, Any]:
+    """Return a pod of all that the chart hands on to Kubernetes as it is: what it opens no keys of."""
+    security = values["securityContexts"]
+    server = values["apiServer"]
+    parts = {"api-server": server, "task": values["workers"]["kubernetes"]}
+    parts |= {name: values[name] for name in ("scheduler", "triggerer", "dagProcessor")}
+    containers = [
+        {
+            "name": name.lower(),
+            "image": "registry.example/headrace/airflow:1",
+            "resources": part["resources"],
+            "securityContext": security["containers"],
+            "envFrom": yaml.safe_load(values["extraEnvFrom"]),
+            "volumeMounts": [*values["volumeMounts"], *part.get("extraVolumeMounts", [])],
+        }
+        for name, part in parts.items()
+    ]
+    spec = {
+        "securityContext": security["pod"],
+        "volumes": [*values["volumes"], *server["extraVolumes"]],
+        "initContainers": server["extraInitContainers"],
+        "containers": containers,
+    }
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "all"}, "spec": spec}
+
+
+@pytest.mark.parametrize("kubernetes", ("1.29", kubernetes_validate.latest_version()))
+@pytest.mark.parametrize("form", FORMS)
+def test_what_the_chart_hands_on_is_what_kubernetes_accepts(form: str, kubernetes: str) -> None:
+    values = merged(values_of(FORMS[0]), values_of(form))
+    kubernetes_validate.validate(as_a_pod(values), kubernetes, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("over", "word"),
+    (
+        pytest.param({"securityContexts": {"pod": {"runAsNonRot": True}}}, "runAsNonRot", id="pod"),
+        pytest.param({"scheduler": {"resources": {"request": {}}}}, "request", id="resources"),
+        pytest.param(
+            {"volumeMounts": [{"name": "a", "mountpath": "/a"}]}, "mountpath", id="a list"
+        ),
+    ),
+)
+def test_a_key_that_kubernetes_has_not_is_seen(over: Values, word: str) -> None:
+    values = merged(values_of(FORMS[0]), over)
+    with pytest.raises(kubernetes_validate.ValidationError, match=word):
+        kubernetes_validate.validate(as_a_pod(values), "1.29", strict=True)
 
 
 @pytest.mark.parametrize("form", FORMS)
