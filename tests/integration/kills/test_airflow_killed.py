@@ -19,8 +19,8 @@ import pytest
 
 from tasks.adapters.object_store import ObjectStore
 from tasks.cli.processes import marked
-from tasks.cli.release_flow import RELEASE_DAG
 from tasks.cli.stack import airflow_of
+from tasks.contracts.catalogues import RELEASE_DAGS, Material
 from tasks.contracts.requests import PLANS
 from tasks.rollout.envoy import router_files
 from tasks.rollout.phases import Pause, Phase
@@ -113,7 +113,7 @@ def paused_within_the_lease(stack: Stack, share: int) -> None:
 
 def approve(stack: Stack, run: str, reason: str) -> None:
     airflow = airflow_of(stack.home, stack.report)
-    path = f"/api/v2/dags/{RELEASE_DAG}/dagRuns/{run}/taskInstances/approval/-1/hitlDetails"
+    path = f"/api/v2/dags/{RELEASE_DAGS[Material.EVENTS]}/dagRuns/{run}/taskInstances/approval/-1/hitlDetails"
     answer = {"chosen_options": ["Approve"], "params_input": {"reason": reason}}
     airflow._call("PATCH", path, answer)  # type: ignore[arg-type]
 

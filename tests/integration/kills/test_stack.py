@@ -20,8 +20,8 @@ import pytest
 from tasks.adapters.object_store import ObjectStore
 from tasks.cli.home import Home
 from tasks.cli.processes import marked
-from tasks.cli.release_flow import RELEASE_DAG
 from tasks.cli.stack import StackReport, airflow_of, the_running
+from tasks.contracts.catalogues import RELEASE_DAGS, Material
 from tasks.contracts.errors import HeadraceError
 from tasks.rollout.state import open_state
 from tests.integration.kills.driver import digests, problems
@@ -96,10 +96,10 @@ class Stack:
 
     def states(self, run: str) -> dict[str, str | None]:
         airflow = airflow_of(self.home, self.report)
-        return {row.task_id: row.state for row in airflow.tasks(RELEASE_DAG, run)}
+        return {row.task_id: row.state for row in airflow.tasks(RELEASE_DAGS[Material.EVENTS], run)}
 
     def ended(self, run: str) -> str:
-        state = airflow_of(self.home, self.report).run_state(RELEASE_DAG, run)
+        state = airflow_of(self.home, self.report).run_state(RELEASE_DAGS[Material.EVENTS], run)
         return state if state in {"success", "failed"} else ""
 
     def kill(self, part: str) -> None:
