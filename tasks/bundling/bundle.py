@@ -129,9 +129,10 @@ def _bundle_record(
 
 
 def _sizes(source: Source, served: ServedModel, name: str, folder: Path) -> dict[str, Json]:
-    """Return bytes on disk, and of the same model written with its fp32 weights.
+    """Return bytes on disk, the profile's share of them, and of the same model with its fp32 weights.
 
-    The fp32 SavedModel is really written, with zeros for weights: its bytes depend on shapes only.
+    The fp32 SavedModel is really written, with zeros for weights: its bytes depend on shapes only. It and the
+    ratio leave the profile out, which no compression makes smaller.
     """
     path = source.folder / place_of(name) / "fp32.graph.json"
     graph = AtenGraph.parse(path.read_bytes(), path.name)
@@ -139,11 +140,21 @@ def _sizes(source: Source, served: ServedModel, name: str, folder: Path) -> dict
         key: np.zeros(cast("tuple[int, ...]", kind.shape), kind.dtype)
         for key, kind in graph.weights.items()
     }
+    found, network = saved_model_bytes(folder), replace(served, profile=None)
+    alone = found if served.profile is None else _written_bytes(network)
+    fp32 = _written_bytes(replace(network, graph=graph, weights=weights))
+    return {
+        "bytes": found,
+        "profile_bytes": found - alone,
+        "fp32_bytes": fp32,
+        "ratio": round(alone / fp32, 6),
+    }
+
+
+def _written_bytes(served: ServedModel) -> int:
     with tempfile.TemporaryDirectory() as scratch:
-        write_served_model(Path(scratch), replace(served, graph=graph, weights=weights))
-        fp32 = saved_model_bytes(Path(scratch))
-    found = saved_model_bytes(folder)
-    return {"bytes": found, "fp32_bytes": fp32, "ratio": round(found / fp32, 6)}
+        write_served_model(Path(scratch), served)
+        return saved_model_bytes(Path(scratch))
 
 
 def saved_model_bytes(folder: Path) -> int:

@@ -100,8 +100,10 @@ class ProfileInputs(nn.Module):
         codes, prior = self.get_buffer(f"{name}_codes"), self.get_buffer(f"{name}_shares")
         labels = torch.arange(1, len(prior), device=items.device)
         labelled = (codes[items].to(torch.int64).unsqueeze(2) == labels).to(torch.float32)
-        counts = (inside @ labelled).cumsum(dim=1)
-        events = inside.sum(dim=2, keepdim=True).cumsum(dim=1)
+        # Sums up to each step as a product: a running sum is not deterministic on CUDA.
+        steps = inside.shape[1]
+        so_far = torch.ones(steps, steps, device=items.device).tril() @ inside
+        counts, events = so_far @ labelled, so_far.sum(dim=2, keepdim=True)
         return (counts + self.prior_events * prior[1:]) / (events + self.prior_events)
 
     def forward(self, items: Tensor, inside: Tensor) -> Tensor:

@@ -105,7 +105,7 @@ def test_the_bundle_holds_no_fingerprint_and_says_its_true_size(release: Path) -
     files = [bundle / "model/saved_model.pb", *(bundle / "model/variables").iterdir()]
     sizes = record(bundle / "bundle.json")
     assert sizes["bytes"] == sum(path.stat().st_size for path in files)
-    assert sizes["bytes"] < sizes["fp32_bytes"]
+    assert 0 < sizes["profile_bytes"] < sizes["bytes"] < sizes["fp32_bytes"]
 
 
 def test_evaluation_has_one_row_per_user_and_nulls_for_no_champion(release: Path) -> None:
