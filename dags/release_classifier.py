@@ -30,4 +30,4 @@ with DAG(
     default_args=RETRIES,
     tags=["headrace"],
 ):
-    release_graph()
+    release_graph(train_ranks=1)  # picture recipes train alone

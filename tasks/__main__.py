@@ -203,6 +203,7 @@ def _joined(module: StageModule, stage: Stage, size: int) -> AbstractContextMana
 
 def _assist(module: RankedStageModule, context: StageContext) -> tuple[Manifest, Outcome]:
     """Do as the first rank says: begin (it says None), or take what it sealed as this rank's evidence too."""
+    module.configure(context)  # what the first rank refuses is refused here in the same words
     ranks, told = context.ranks, context.ranks.from_first(None)
     if told is None:
         module.assist(context)

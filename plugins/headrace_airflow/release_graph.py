@@ -56,12 +56,14 @@ def traffic_step(step: int, release: Made, slot: Made, features: Made, before: M
     return verdict
 
 
-def release_graph() -> None:
-    """Put the tasks of a release into the DAG at hand."""
+def release_graph(*, train_ranks: int | None = None) -> None:
+    """Put the tasks of a release into the DAG at hand; None trains in the deployment's ranks."""
     request = run_stage(Stage.REQUEST_RELEASE, settings_from=form_of_run)
     events = run_stage(Stage.INGEST_EVENTS, release=request)
     features = run_stage(Stage.BUILD_FEATURES, release=request, reads={"events": events})
-    model = run_stage(Stage.TRAIN_MODEL, release=request, reads={"features": features})
+    model = run_stage(
+        Stage.TRAIN_MODEL, release=request, reads={"features": features}, ranks=train_ranks
+    )
     small = run_stage(
         Stage.COMPRESS_MODEL, release=request, reads={"model": model, "features": features}
     )

@@ -43,9 +43,13 @@ def run_stage(
     skip_when: SkipRule | None = None,
     fails_nothing: bool = False,
     task_id: str | None = None,
+    ranks: int | None = None,
     **airflow: Any,
 ) -> Made:
-    """Add the stage's task and, where the stage is gated, the gate's task behind it."""
+    """Add the stage's task and, where the stage is gated, the gate's task behind it.
+
+    `ranks` are the pods that share its work (None: as the deployment says); on one machine it is one.
+    """
     call = StageCall(
         stage=stage,
         release=None if release is None else str(release.task.task_id),
@@ -57,7 +61,7 @@ def run_stage(
         skip_when=skip_when,
         fails_nothing=fails_nothing,
     )
-    task = _operator(call, task_id=task_id or stage.value, **airflow)
+    task = _operator(call, ranks, task_id=task_id or stage.value, **airflow)
     if not STAGE_FACTS[stage].gated:
         return Made(task=task)
     made = Made(task=task)
@@ -68,12 +72,12 @@ def run_stage(
     return Made(task=task, gate=gate)
 
 
-def _operator(call: StageCall, **airflow: Any) -> BaseOperator:
+def _operator(call: StageCall, ranks: int | None, **airflow: Any) -> BaseOperator:
     deployment = the_deployment()
     if deployment.runtime is Runtime.KUBERNETES:
         from headrace_airflow.pod_stage_operator import StageOperator  # noqa: PLC0415  takes 5 s
 
-        return StageOperator(call=call, deployment=deployment, **airflow)
+        return StageOperator(call=call, deployment=deployment, ranks=ranks, **airflow)
     return LocalStageOperator(call=call, deployment=deployment, **airflow)
 
 

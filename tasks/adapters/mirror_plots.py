@@ -46,8 +46,10 @@ class ShadowSeen:
     compared: int
     overlap_counts: Sequence[int]  # rankings by the share of common items: 0, 10, .. 100 %
     overlap: float  # mean
+    same_first: float  # share of requests for which both put the same first
     rank_biased_overlap: float  # mean
     score_differences: Mapping[str, float]  # quantile -> candidate minus stable
+    of_classes: bool = False  # all classes are in every answer: only the first says something
 
 
 def learning_curve(epochs: Sequence[Epoch], path: Path, metric: str = "NDCG@10") -> None:
@@ -153,16 +155,24 @@ def traffic(exposures: Sequence[Exposure], path: Path, bins: int = 60) -> None:
 
 
 def shadow(seen: ShadowSeen, path: Path) -> None:
-    """Draw how many items of the first ten both slots showed, on mirrored requests."""
-    figure, axes = _figure(
-        f"{seen.compared} mirrored requests: {seen.overlap:.0%} of ten items in common, "
-        f"rank-biased overlap {seen.rank_biased_overlap:.3f}"
-    )
-    axes.bar(range(len(seen.overlap_counts)), seen.overlap_counts, color=COLOURS["candidate"])
-    axes.set_xticks(range(len(seen.overlap_counts)))
+    """Draw how alike both slots answered mirrored requests: items in common, or the same class."""
+    if seen.of_classes:
+        title, what = f"the same class for {seen.same_first:.1%}", "class that both put first"
+        same = round(seen.same_first * seen.compared)
+        labels, counts = ["another", "the same"], [seen.compared - same, same]
+    else:
+        title = (
+            f"{seen.overlap:.0%} of ten items in common, "
+            f"rank-biased overlap {seen.rank_biased_overlap:.3f}"
+        )
+        what, counts = "items of the first ten that both show", list(seen.overlap_counts)
+        labels = [str(place) for place in range(len(counts))]
+    figure, axes = _figure(f"{seen.compared} mirrored requests: {title}")
+    axes.bar(range(len(counts)), counts, color=COLOURS["candidate"])
+    axes.set_xticks(range(len(counts)), labels)
     words = [f"{share} %: {value:+.3g}" for share, value in _percents(seen.score_differences)]
     scores = "no score in common" if not words else "score differences, " + ", ".join(words)
-    axes.set_xlabel(f"items of the first ten that both show\n{scores}")
+    axes.set_xlabel(f"{what}\n{scores}")
     axes.set_ylabel("mirrored requests")
     _save(figure, path)
 

@@ -19,7 +19,7 @@ from tasks.statistics.compared_rankings import (
 )
 
 SHADOW_REPORT = "shadow.json"  # in the traffic folder of its rollout
-DEPTHS = (1, 5, 10)
+DEPTHS = (1, 5, 10)  # of classes only the first counts: a classifier ranks them all
 MAX_ROWS = 8  # of one request: who asks for hundreds of users counts no more than others
 SAMPLE = 5000  # values kept of each kind, drawn evenly from all
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
@@ -37,10 +37,10 @@ def rankings_in(body: Any) -> list[Ranking]:
     """Return the rankings in an answer of `:predict`, by column or by row; none where there is none."""
     try:
         if "outputs" in body:
-            items = body["outputs"]["items"]
+            items = _ranked(body["outputs"])
             scores = body["outputs"].get("scores") or [[] for _ in items]
         else:
-            items = [row["items"] for row in body["predictions"]]
+            items = [_ranked(row) for row in body["predictions"]]
             scores = [row.get("scores") or [] for row in body["predictions"]]
         return [
             Ranking(tuple(map(str, row)), tuple(map(float, values)))
@@ -48,6 +48,11 @@ def rankings_in(body: Any) -> list[Ranking]:
         ]
     except (LookupError, TypeError, ValueError, AttributeError):
         return []
+
+
+def _ranked(outputs: Any) -> Any:
+    """Return what is ranked: a recommender's items or a classifier's classes."""
+    return outputs["items"] if "items" in outputs else outputs["classes"]
 
 
 @dataclass(kw_only=True)

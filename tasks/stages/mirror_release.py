@@ -13,6 +13,7 @@ from tasks.adapters.mirrored_release import collect, parameters_of
 from tasks.adapters.mlflow_mirror import MirroredAs, MirroredRelease, answers, connect, publish
 from tasks.adapters.object_store import ObjectStore
 from tasks.contracts.artifacts import Address
+from tasks.contracts.catalogues import Material
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import Json, pretty_json
 from tasks.contracts.stage_io import Outcome, StageContext
@@ -157,8 +158,10 @@ def _shadow(context: StageContext, entries: list[LedgerEntry]) -> ShadowSeen | N
         compared=report.compared,
         overlap_counts=report.overlap_counts,
         overlap=report.overlap[str(DEPTHS[-1])],
+        same_first=report.overlap[str(DEPTHS[0])],
         rank_biased_overlap=report.rbo,
         score_differences=report.score_differences,
+        of_classes=context.the_release().material is Material.PICTURES,
     )
 
 

@@ -9,6 +9,7 @@ from typing import cast
 import torch
 
 from tasks.contracts.catalogues import Material
+from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import Json, pretty_json
 from tasks.contracts.stage_io import Outcome, StageContext
 from tasks.contracts.stages import ArtifactKind
@@ -43,6 +44,7 @@ def configure(context: StageContext) -> dict[str, Json]:
     """Return the recipe with every setting resolved, and the seed."""
     release = context.the_release()
     if release.material is Material.PICTURES:
+        _refuse_ranks(release.recipe, context.ranks.size)
         return {"recipe": picture_recipe_named(release.recipe).resolved(release.seed)}
     baskets = _interactions(context).baskets
     recipe = recipe_named(release.recipe, baskets=baskets)
@@ -51,6 +53,15 @@ def configure(context: StageContext) -> dict[str, Json]:
         "seed": release.seed,
         "ranks": context.ranks.size,  # they add in another order, and draw their own dropout
     }
+
+
+def _refuse_ranks(recipe: str, ranks: int) -> None:
+    if ranks > 1:
+        message = (
+            f"train_model: expected one rank for the picture recipe {recipe}, found {ranks}; "
+            'next step: let its DAG ask for ranks=1, or HEADRACE_COMPUTE for "train_model": {"ranks": 1}'
+        )
+        raise BadRequestError(message)
 
 
 def assist(context: StageContext) -> None:

@@ -33,6 +33,8 @@ class Shop:
     """A store with gated features and a release request, and the request of train_model on them."""
 
     folder: Path
+    recipe: str = "blended_transformer"
+    dataset: str = "complete-journey"
 
     def __post_init__(self) -> None:
         self.world = World(
@@ -45,7 +47,9 @@ class Shop:
         features = self._seal(ArtifactKind.FEATURE_SET, Stage.BUILD_FEATURES, made / "features")
         (made / "report" / "report.json").write_text(_passed(features).to_text())
         report = self._seal(ArtifactKind.GATE_REPORT, Stage.GATE_ARTIFACT, made / "report")
-        (made / "release" / "request.json").write_text(_release().to_text())
+        (made / "release" / "request.json").write_text(
+            _release(self.recipe, self.dataset).to_text()
+        )
         release = self._seal(ArtifactKind.RELEASE_REQUEST, Stage.REQUEST_RELEASE, made / "release")
         request = StageRequest(
             stage=Stage.TRAIN_MODEL,
@@ -121,13 +125,13 @@ def _passed(features: Manifest) -> GateReport:
     )
 
 
-def _release() -> ReleaseRequest:
+def _release(recipe: str, dataset: str) -> ReleaseRequest:
     return ReleaseRequest(
         release_id="r1",
         model="recommender",
-        dataset="complete-journey",
+        dataset=dataset,
         as_of="2018-01-02T00:00:00Z",
-        recipe="blended_transformer",
+        recipe=recipe,
         compression="none",
         plan=plan_named("replay"),
     )
@@ -188,3 +192,14 @@ def test_a_stage_that_shares_nothing_refuses_ranks(tmp_path: Path) -> None:
 
     assert codes == [4, 4]
     assert said[0].startswith("compress_model: expected one process, found WORLD_SIZE=2")
+
+
+def test_a_picture_recipe_in_ranks_is_refused_by_both_in_the_same_words(tmp_path: Path) -> None:
+    here = Shop(tmp_path, recipe="residual_picture_net", dataset="fashion-mnist")
+
+    codes, said = here.run()
+
+    assert codes == [4, 4], said
+    for one in said:
+        assert one.startswith("train_model: expected one rank for the picture recipe"), one
+    assert here.sealed() == []

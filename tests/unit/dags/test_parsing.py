@@ -19,7 +19,9 @@ before = set(sys.modules)
 started = time.process_time()
 bag = DagBag(sys.argv[1])
 seconds = time.process_time() - started  # of CPU: others may be at work on the machine
-print(json.dumps({"seconds": seconds, "errors": bag.import_errors, "dags": sorted(bag.dags),
+ranks = {name: getattr(dag.get_task("train_model"), "ranks", None)
+         for name, dag in bag.dags.items() if dag.has_task("train_model")}
+print(json.dumps({"seconds": seconds, "ranks": ranks, "errors": bag.import_errors, "dags": sorted(bag.dags),
                   "modules": sorted(set(sys.modules) - before)}))
 """
 
@@ -68,8 +70,11 @@ def test_all_dags_parse_in_half_a_second_and_import_nothing_heavy(tmp_path: Path
 
 
 def test_the_same_dags_parse_with_pods(tmp_path: Path) -> None:
+    compute = {"format": "compute_profiles/1", "stages": {"train_model": {"ranks": 2}}}
+    (tmp_path / "compute.json").write_text(json.dumps(compute))
     pods = {
         "HEADRACE_RUNTIME": "kubernetes",
+        "HEADRACE_COMPUTE": str(tmp_path / "compute.json"),
         "HEADRACE_NAMESPACE": "reco",
         "HEADRACE_IMAGES": "r.example/headrace-{image}:1.4",
         "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "110",  # the provider alone takes seconds
@@ -83,6 +88,8 @@ def test_the_same_dags_parse_with_pods(tmp_path: Path) -> None:
         "roll_back",
     ]
     assert "headrace_airflow.pod_stage_operator" in str(found["modules"])
+    # Picture recipes train alone, whatever the deployment lets recommenders do.
+    assert found["ranks"] == {"release_recommender": 2, "release_classifier": 1}
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,15 @@ AB = Ranking(("a", "b"), (0.9, 0.1))
         pytest.param(
             {"outputs": {"items": [[1, 2]]}}, [Ranking(("1", "2"), ())], id="without scores"
         ),
-        pytest.param({"outputs": [0.3, 0.7]}, [], id="a classifier ranks nothing"),
+        pytest.param(
+            {"outputs": {"classes": [["a", "b"]], "scores": [[0.9, 0.1]]}}, [AB], id="classes"
+        ),
+        pytest.param(
+            {"predictions": [{"classes": ["a", "b"], "scores": [0.9, 0.1]}]},
+            [AB],
+            id="classes by row",
+        ),
+        pytest.param({"outputs": [0.3, 0.7]}, [], id="bare scores rank nothing"),
         pytest.param({"error": "x"}, [], id="a refusal"),
         pytest.param([1, 2], [], id="no object"),
         pytest.param(

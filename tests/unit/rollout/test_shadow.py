@@ -78,6 +78,31 @@ def test_a_staged_candidate_is_compared_before_any_user_meets_it(
     assert found.overlap["10"] == 0.5
 
 
+def test_classifiers_are_compared_by_the_class_that_they_put_first(
+    state: ModelState, tmp_path: Path
+) -> None:
+    state.reserve_slot("second")
+    answers = {"1": (["bag", "coat"], [0.75, 0.25]), "2": (["coat", "bag"], [0.5, 0.5])}
+
+    def classes(request: httpx.Request) -> httpx.Response:
+        version = request.url.path.split("/versions/")[1].split(":")[0]
+        ranked, scores = answers[version]
+        outputs = {"classes": [ranked], "scores": [scores]}
+        return httpx.Response(200, json={"outputs": outputs})
+
+    made = comparator(tmp_path, classes)
+    for _ in range(2):
+        made.inbox.put(REQUEST)
+        made.turn()
+        answers["2"] = answers["1"]
+    made.write()
+    found = report(tmp_path)
+    assert (found.compared, found.equal) == (2, 1)
+    assert (found.overlap["1"], found.overlap["10"]) == (0.5, 1.0)
+    # coat .5 - .25, bag .5 - .75, and 0 for both of the second request.
+    assert (found.score_differences["0.5"], found.score_differences["0.99"]) == (0.0, 0.2425)
+
+
 def test_without_a_candidate_nobody_is_asked(state: ModelState, tmp_path: Path) -> None:
     slots = Slots()
     made = comparator(tmp_path, slots)

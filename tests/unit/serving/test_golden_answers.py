@@ -60,3 +60,20 @@ def test_a_damaged_line_is_named(tmp_path: Any) -> None:
     (tmp_path / "golden.jsonl").write_text(json.dumps(good) + "\n{}\n")
     with pytest.raises(CorruptArtifactError, match=r"golden.jsonl line 2: expected"):
         list(read_golden(tmp_path))
+
+
+def test_a_golden_picture_is_asked_as_a_picture_and_answered_by_classes(tmp_path: Any) -> None:
+    line = {"user": "p", "images": [[0, 255]], "items": ["Bag", "Coat"], "scores": [0.9, 0.1]}
+    shopper = {"user": "u", "history": ["a"], "steps_ago": [1], "items": ["a"], "scores": [1.0]}
+    (tmp_path / "golden.jsonl").write_text(f"{json.dumps(line)}\n{json.dumps(shopper)}\n")
+    picture, asked = read_golden(tmp_path)
+    assert (picture.inputs, picture.ranked) == ({"images": [[[0, 255]]]}, "classes")
+    assert picture.answer == Ranked(items=("Bag", "Coat"), scores=(0.9, 0.1))
+    assert (asked.inputs, asked.ranked) == ({"history": [["a"]], "steps_ago": [[1]]}, "items")
+
+
+def test_a_golden_picture_that_is_no_picture_is_named(tmp_path: Any) -> None:
+    line = {"user": "p", "images": [0, 255], "items": ["Bag"], "scores": [1.0]}
+    (tmp_path / "golden.jsonl").write_text(json.dumps(line))
+    with pytest.raises(CorruptArtifactError, match=r"golden.jsonl line 1: expected"):
+        list(read_golden(tmp_path))

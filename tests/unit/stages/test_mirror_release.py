@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import json
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tasks.adapters import mirror_plots
 from tasks.adapters.object_store import ObjectStore
 from tasks.contracts.requests import PLANS, ReleaseRequest
 from tasks.contracts.stage_io import StageContext
@@ -94,6 +96,32 @@ def entry(kind: str) -> LedgerEntry:
 )
 def test_the_status_is_what_the_ledger_says_last(kinds: tuple[str, ...], status: str) -> None:
     assert mirror_release.status_of([entry(kind) for kind in kinds]) == status
+
+
+@pytest.mark.parametrize(
+    ("dataset", "recipe", "of_classes"),
+    (("complete-journey", "popularity", False), ("fashion-mnist", "class_means", True)),
+)
+def test_the_comparison_of_classifiers_is_drawn_by_the_class_that_is_first(
+    dataset: str, recipe: str, of_classes: bool, tmp_path: Path
+) -> None:
+    asked = context(tmp_path)
+    release = replace(asked.the_release(), dataset=dataset, recipe=recipe)
+    seen = Comparison(model="recommender", candidate=1, stable=2, since="2026-11-26T00:00:00Z")
+    seen.add(Ranking(("a", "b"), (0.9, 0.1)), Ranking(("b", "a"), (0.8, 0.2)))
+    seen.add(Ranking(("a", "b"), (0.9, 0.1)), Ranking(("a", "b"), (0.8, 0.2)))
+    path = tmp_path / "state" / "recommender" / "traffic" / "r1" / SHADOW_REPORT
+    path.parent.mkdir(parents=True)
+    path.write_text(report_text(seen, {}))
+
+    staged = replace(entry("slot_reserved"), release_number=1)
+    found = mirror_release._shadow(replace(asked, release=release), [staged])
+
+    assert found is not None
+    assert (found.of_classes, found.same_first, found.overlap) == (of_classes, 0.5, 1.0)
+    for name in ("one.png", "again.png"):
+        mirror_plots.shadow(found, tmp_path / name)
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "again.png").read_bytes()
 
 
 def test_what_the_comparator_saw_is_plotted_beside_the_release(tmp_path: Path) -> None:

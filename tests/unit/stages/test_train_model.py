@@ -13,6 +13,8 @@ import torch
 
 from tasks.contracts.artifacts import Manifest
 from tasks.contracts.columns import Period
+from tasks.contracts.errors import BadRequestError
+from tasks.contracts.ranks import Ranks
 from tasks.contracts.requests import ReleaseRequest, plan_named
 from tasks.contracts.stage_io import StageContext, StageInput
 from tasks.models.interactions import EventRows, Interactions
@@ -164,6 +166,20 @@ def test_where_nothing_is_taken_twice_seen_items_are_left_out(tmp_path, features
     baselines = {path.stem for path in (context.out / "baselines").glob("*.json")}
     assert baselines == {"popularity", "item_knn", "ease", "ials", "markov"}
     assert set(report["select_ndcg10"]) == {"model", *baselines}
+
+
+@pytest.mark.parametrize("rank", (0, 1))
+def test_a_picture_recipe_refuses_ranks_before_anything_is_read(tmp_path, rank):
+    context = context_of(tmp_path / "one", tmp_path / "nothing", "markov")
+    pictures = replace(
+        context.the_release(), dataset="fashion-mnist", recipe="residual_picture_net"
+    )
+    told = replace(context, release=pictures)
+
+    with pytest.raises(BadRequestError, match='residual_picture_net, found 2; .*"ranks": 1'):
+        train_model.configure(replace(told, ranks=Ranks(rank=rank, size=2)))
+
+    assert train_model.configure(told)["recipe"]["name"] == "residual_picture_net"
 
 
 def test_recipe_and_seed_are_part_of_the_key(tmp_path, features):
