@@ -25,6 +25,13 @@ from tasks.gates.checks import (
     not_null,
     unique,
 )
+from tasks.gates.model_measurements import (
+    allowed_ratio,
+    bytes_on_disk,
+    finite_losses,
+    loss_rebound,
+    none_of,
+)
 from tasks.gates.picture_bounds import (
     ClassifierBounds,
     ClassifierBundleBounds,
@@ -117,25 +124,9 @@ def _better_than_majority(
 def _learning(epochs: list[Record], wanted: ClassifierBounds) -> list[Measurement]:
     losses = [number(epoch, "loss") for epoch in epochs]
     known = [loss for loss in losses if loss is not None]
-    found = [
-        Measurement(
-            name="losses",
-            value=len(losses) - len(known),
-            maximum=0,
-            unit="count",
-            expected="finite numbers",
-        )
-    ]
+    found = [finite_losses(losses)]
     if len(known) > 1:
-        found.append(
-            Measurement(
-                name="last loss over the lowest",
-                value=known[-1] / min(known),
-                maximum=wanted.max_loss_rebound,
-                unit="ratio",
-                why="Training diverged at its end: lower the learning rate.",
-            )
-        )
+        found.append(loss_rebound(known, wanted.max_loss_rebound))
     return found
 
 
@@ -145,7 +136,7 @@ def compressed(payload: Payload, wanted: ClassifierCompressionBounds) -> Suite:
     models = {n: cast("Record", m) for n, m in cast("Any", record["models"]).items()}
     model = models[MODEL]
     fp32, now = number(model, "weights_bytes_fp32"), number(model, "weights_bytes")
-    most = _most(fp32, wanted)
+    most = allowed_ratio(fp32, wanted)
     least = wanted.min_same_class if wanted.compression != "none" else 1.0
     found = [
         Measurement(name="recipe", value=str(record.get("recipe")), equals=wanted.compression),
@@ -184,14 +175,6 @@ def compressed(payload: Payload, wanted: ClassifierCompressionBounds) -> Suite:
     return Suite(batches=(measured("compression", found),), key_figures=shown)
 
 
-def _most(
-    fp32: float | None, wanted: ClassifierCompressionBounds | ClassifierBundleBounds
-) -> float:
-    """Return the largest share of the fp32 bytes; small models have little to save."""
-    small = (fp32 or 0.0) < wanted.min_fp32_bytes
-    return 1.0 if wanted.compression == "none" or small else wanted.max_ratio
-
-
 def _place(folder: Path, name: str) -> Path:
     return folder / (MODEL if name == MODEL else f"baselines/{name}")
 
@@ -208,22 +191,18 @@ def _golden_arrays(folder: Path, wanted: ClassifierCompressionBounds) -> list[Me
             minimum=wanted.min_golden_requests,
             unit="count",
         ),
-        _none("golden scores", int((~np.isfinite(scores)).sum()), "finite numbers"),
-        _none(
+        none_of("golden scores", int((~np.isfinite(scores)).sum()), "finite numbers"),
+        none_of(
             "golden scores that do not sum to 1",
             int((np.abs(scores.sum(axis=1) - 1) > 1e-4).sum()),
             "probabilities",
         ),
-        _none(
+        none_of(
             "golden answers",
             int((np.sort(items, axis=1) != classes).any(axis=1).sum()),
             "every class once in an answer",
         ),
     ]
-
-
-def _none(name: str, count: int, expected: str) -> Measurement:
-    return Measurement(name=name, value=count, maximum=0, unit="count", expected=expected)
 
 
 def bundle(payload: Payload, wanted: ClassifierBundleBounds) -> Suite:
@@ -235,7 +214,7 @@ def bundle(payload: Payload, wanted: ClassifierBundleBounds) -> Suite:
     found = [*_parity(certificate, wanted)]
     for name in names:
         found += _served(_place(payload.path, name), name, side, classes)
-    found += _size(payload.path, record, wanted)
+    found += bytes_on_disk(payload.path / MODEL, record, wanted)
     found += _golden_lines(payload.path, record, wanted)
     agreeing, requests = number(certificate, "agreeing"), number(certificate, "requests")
     shown = {
@@ -305,8 +284,8 @@ def _served(place: Path, name: str, side: int, classes: int) -> list[Measurement
             equals=_in_words(expected_signatures(side, classes)),
             why="Clients call this signature by these names, types and sizes.",
         ),
-        _none(f"missing warm-up of {name}", int(not (place / WARMUP).is_file()), "none"),
-        _none(
+        none_of(f"missing warm-up of {name}", int(not (place / WARMUP).is_file()), "none"),
+        none_of(
             f"files of {name} that differ in each run",
             int((place / "fingerprint.pb").exists()),
             "no fingerprint.pb",
@@ -327,30 +306,6 @@ def _in_words(signatures: Mapping[str, Signature]) -> str:
     )
 
 
-def _size(folder: Path, record: Record, wanted: ClassifierBundleBounds) -> list[Measurement]:
-    files = (folder / MODEL / "saved_model.pb", *(folder / MODEL / "variables").glob("*"))
-    size = sum(file.stat().st_size for file in files if file.is_file())
-    told, fp32 = number(record, "bytes"), number(record, "fp32_bytes")
-    most = _most(fp32, wanted)
-    return [
-        Measurement(
-            name="bytes of the model",
-            value=size,
-            minimum=told,
-            maximum=told,
-            unit="bytes",
-            expected=f"{told or 0:,.0f} bytes, as the bundle says",
-        ),
-        Measurement(
-            name="bytes on disk",
-            value=None if not fp32 else size / fp32,
-            maximum=most,
-            unit="share",
-            expected=f"at most {in_words(most, 'share')} of the fp32 SavedModel",
-        ),
-    ]
-
-
 def _golden_lines(
     folder: Path, record: Record, wanted: ClassifierBundleBounds
 ) -> list[Measurement]:
@@ -365,7 +320,7 @@ def _golden_lines(
             minimum=wanted.min_golden_requests,
             unit="count",
         ),
-        _none("golden answers of other classes", odd, "every class once"),
+        none_of("golden answers of other classes", odd, "every class once"),
     ]
 
 

@@ -12,6 +12,7 @@ from tasks.contracts.gate_reports import Figure, Series
 from tasks.contracts.json_types import Json
 from tasks.gates.bounds import CompressionBounds
 from tasks.gates.checks import Measurement, Payload, Suite, joined, measured
+from tasks.gates.model_measurements import allowed_ratio, none_of
 from tasks.gates.records import number, read_record
 from tasks.gates.tensor_files import not_finite
 from tasks.gates.wording import in_words
@@ -30,12 +31,6 @@ def suite(payload: Payload, wanted: CompressionBounds) -> Suite:
         Suite(batches=(measured("golden requests", _golden(payload, wanted)),)),
         _shown(record, models),
     )
-
-
-def allowed_ratio(fp32_bytes: float | None, wanted: CompressionBounds) -> float:
-    """Return the largest share of the fp32 bytes; small models have little to save."""
-    small = (fp32_bytes or 0.0) < wanted.min_fp32_bytes
-    return 1.0 if wanted.compression == "none" or small else wanted.max_ratio
 
 
 def _size(
@@ -109,10 +104,10 @@ def _golden(payload: Payload, wanted: CompressionBounds) -> list[Measurement]:
             minimum=wanted.min_golden_requests,
             unit="count",
         ),
-        _none("golden scores", int((~np.isfinite(scores)).sum()), "finite numbers"),
-        _none("golden items", int(unknown.sum()), "items of the vocabulary"),
-        _none("golden answers", _repeated(items), "no item twice in an answer"),
-        _none(
+        none_of("golden scores", int((~np.isfinite(scores)).sum()), "finite numbers"),
+        none_of("golden items", int(unknown.sum()), "items of the vocabulary"),
+        none_of("golden answers", _repeated(items), "no item twice in an answer"),
+        none_of(
             "golden answers in order",
             int((np.diff(scores, axis=1) > 0).any(axis=1).sum()),
             "scores that never rise",
@@ -124,16 +119,12 @@ def _golden(payload: Payload, wanted: CompressionBounds) -> list[Measurement]:
             unit="count",
             why="Every user gets the same answer: the history is not looked at.",
         ),
-        _none(
+        none_of(
             "empty golden histories",
             int((asked[real] == 0).all(axis=1).sum()),
             "requests with history",
         ),
     ]
-
-
-def _none(name: str, count: int, expected: str) -> Measurement:
-    return Measurement(name=name, value=count, maximum=0, unit="count", expected=expected)
 
 
 def _repeated(items: NDArray[Any]) -> int:

@@ -14,6 +14,7 @@ from tasks.contracts.json_types import Json
 from tasks.gates import user_profiles
 from tasks.gates.bounds import BundleBounds
 from tasks.gates.checks import Measurement, Payload, Suite, joined, measured
+from tasks.gates.model_measurements import bytes_on_disk
 from tasks.gates.records import number, read_record
 from tasks.gates.saved_model_signatures import Signature, Tensor, read_signatures
 from tasks.gates.wording import in_words
@@ -175,26 +176,9 @@ def _files(
     places = {MODEL: folder / MODEL, **{b: folder / "baselines" / b for b in baselines}}
     without = [name for name, place in places.items() if not (place / WARMUP).is_file()]
     random = [name for name, place in places.items() if (place / "fingerprint.pb").exists()]
-    size = sum(
-        file.stat().st_size
-        for file in (folder / MODEL / "saved_model.pb", *(folder / MODEL / "variables").glob("*"))
-        if file.is_file()
-    )
-    told, fp32 = number(bundle, "bytes"), number(bundle, "fp32_bytes")
-    network = size - (number(bundle, "profile_bytes") or 0)
-    small = (fp32 or 0.0) < wanted.min_fp32_bytes
-    most = 1.0 if wanted.compression == "none" or small else wanted.max_ratio
     return [
         _none("models without warm-up requests", without, "none: a cold model answers late"),
         _none("files that differ in each run", random, "no fingerprint.pb"),
-        Measurement(
-            name="bytes of the model",
-            value=size,
-            minimum=told,
-            maximum=told,
-            unit="bytes",
-            expected=f"{told or 0:,.0f} bytes, as the bundle says",
-        ),
         Measurement(
             name="bytes of profiles",
             value=number(bundle, "profile_bytes"),
@@ -203,14 +187,7 @@ def _files(
             unit="bytes",
             why="They are left out of what compression is judged by.",
         ),
-        Measurement(
-            name="bytes on disk",
-            value=None if not fp32 else network / fp32,
-            maximum=most,
-            unit="share",
-            expected=f"at most {in_words(most, 'share')} of the fp32 SavedModel",
-            where=f"({in_words(network, 'bytes')} of {in_words(fp32, 'bytes')}, both without profiles)",
-        ),
+        *bytes_on_disk(folder / MODEL, bundle, wanted),
     ]
 
 

@@ -11,6 +11,7 @@ from tasks.contracts.gate_reports import Figure, Series
 from tasks.contracts.json_types import Json
 from tasks.gates.bounds import TrainingBounds
 from tasks.gates.checks import Measurement, Payload, Suite, joined, measured
+from tasks.gates.model_measurements import finite_losses, loss_rebound
 from tasks.gates.records import number, read_record
 from tasks.gates.tensor_files import not_finite, read_tensors
 from tasks.gates.wording import in_words
@@ -170,15 +171,7 @@ def _learning(
         return Suite(batches=(), note="fitted by counting: there is no learning curve")
     losses = [number(epoch, "loss") for epoch in epochs]
     known = [loss for loss in losses if loss is not None]
-    found = [
-        Measurement(
-            name="losses",
-            value=len(losses) - len(known),
-            maximum=0,
-            unit="count",
-            expected="finite numbers",
-        )
-    ]
+    found = [finite_losses(losses)]
     if len(known) > 1:
         found += [
             Measurement(
@@ -189,13 +182,7 @@ def _learning(
                 expected="training that went down",
                 where=f"({known[0]:.4g} to {min(known):.4g})",
             ),
-            Measurement(
-                name="last loss over the lowest",
-                value=known[-1] / min(known),
-                maximum=wanted.max_loss_rebound,
-                unit="ratio",
-                why="Training diverged at its end: lower the learning rate.",
-            ),
+            loss_rebound(known, wanted.max_loss_rebound),
         ]
     labels = tuple(str(int(number(epoch, "epoch") or 0)) for epoch in epochs)
     scores = tuple(number(epoch, "select_ndcg10") for epoch in epochs)
