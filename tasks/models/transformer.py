@@ -155,8 +155,7 @@ class Transformer(SequenceModel):
             BLOCKS[block](width, heads, dropout, steps) for _ in range(layers)
         )
         self.norm = nn.LayerNorm(width)
-        # Lower than an empty step: a step without items must look at itself, not at the future.
-        later = torch.ones(steps, steps).triu(1) * (4 * MASKED)
+        later = torch.ones(steps, steps, dtype=torch.bool).triu(1)
         self.register_buffer("causal", later.view(1, 1, steps, steps))
         nn.init.normal_(self.items.weight, std=1 / math.sqrt(width))
         nn.init.normal_(self.places.weight, std=0.02)
@@ -176,7 +175,8 @@ class Transformer(SequenceModel):
         if self.profile is not None:
             x = x + self.profile(items, self.places_of(items, steps_ago))
         empty = (counts < 0.5).to(torch.float32).view(items.shape[0], 1, 1, self.steps)
-        mask = self.causal + empty * MASKED
+        # Lower than an empty step: a step without items must look at itself, not at the future.
+        mask = self.causal.to(torch.float32) * (4 * MASKED) + empty * MASKED
         x = self.dropout(x)
         for place, block in enumerate(self.blocks, start=1):
             x = block(x, mask, asked if place == len(self.blocks) else self.steps)
