@@ -69,7 +69,7 @@ class ClassifierEvaluationBounds:
     recipe: str
     has_champion: bool
     margin: float
-    slice_margin: float  # of one class's recall: a class is proven worse below it
+    slice_margin: float  # of the pictures about one class: it is proven worse below it
     alpha: float
     min_pictures: int = 100
 

@@ -227,6 +227,9 @@ def _write_picture_rows(context: StageContext, found: Classified) -> None:
         "picture": pa.array([f"picture-{row:05d}" for row in found.rows], pa.string()),
         "class": pa.array(found.target.tolist(), pa.string()),
         "answer": pa.array(found.answers[CANDIDATE].tolist(), pa.string()),
+        "answer_champion": pa.nulls(len(found.rows), pa.string())
+        if CHAMPION not in found.answers
+        else pa.array(found.answers[CHAMPION].tolist(), pa.string()),
     }
     for model in dict.fromkeys([CANDIDATE, CHAMPION, *found.answers]):
         there = model in found.answers
