@@ -9,7 +9,6 @@ usage: python -m bench.pictures RECIPE FOLDER [--seed 1] [--select] [--set NAME=
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import tempfile
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from bench.changed_settings import changed
 from tasks.contracts.columns import Period
 from tasks.events.pictures import land_pictures, plan_pictures
 from tasks.features.pictures import build_pictures
@@ -56,15 +56,16 @@ def accuracy(made: Classifier, pictures: Pictures, period: Period) -> str:
 
 
 def with_settings(recipe: PictureRecipe, changes: Sequence[str]) -> PictureRecipe:
-    """Return the recipe with `name=value` of its fit changed, or its `widths`; values are JSON."""
-    for change in changes:
-        name, _, text = change.partition("=")
-        value = json.loads(text)
-        if name == "widths":
-            recipe = replace(recipe, widths=tuple(value))
-        elif recipe.fit is not None:
-            recipe = replace(recipe, fit=replace(recipe.fit, **{name: value}))
-    return recipe
+    """Return the recipe with settings of its fit changed, or its `widths`."""
+    own = [change for change in changes if change.startswith("widths=")]
+    recipe = changed(recipe, own)
+    if len(own) == len(changes):
+        return replace(recipe, widths=tuple(recipe.widths))
+    fit = "fit" if recipe.fit else "keras"
+    others = [change for change in changes if change not in own]
+    return replace(
+        recipe, widths=tuple(recipe.widths), **{fit: changed(getattr(recipe, fit), others)}
+    )
 
 
 def main() -> None:

@@ -16,12 +16,11 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import json
 import os
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from bench.changed_settings import changed
 from tasks.models.blend import PARTS, BlendedRecommender
 from tasks.models.interactions import EventRows, Interactions
 from tasks.models.item_neighbours import ItemNeighbours
@@ -100,20 +100,9 @@ def with_select(interactions: Interactions) -> Interactions:
 
 
 def with_settings(recipe: Recipe, changes: Sequence[str]) -> Recipe:
-    """Return the recipe with `name=value` of its network's settings changed; values are JSON, or plain words."""
+    """Return the recipe with settings of its network changed."""
     kind = "gru" if recipe.architecture == "gru" else "transformer"
-    settings = getattr(recipe, kind)
-    for change in changes:
-        name, _, text = change.partition("=")
-        if name not in {field.name for field in fields(settings)}:
-            message = f"--set: expected a setting of {type(settings).__name__}, found {name!r}"
-            raise SystemExit(message)
-        try:
-            value = json.loads(text)
-        except ValueError:
-            value = text
-        settings = replace(settings, **{name: value})
-    return replace(recipe, **{kind: settings})
+    return replace(recipe, **{kind: changed(getattr(recipe, kind), changes)})
 
 
 def published_markov(last_items: int) -> Recipe:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 
 from airflow.providers.standard.operators.empty import EmptyOperator
@@ -56,18 +58,47 @@ def traffic_step(step: int, release: Made, slot: Made, features: Made, before: M
     return verdict
 
 
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """The tasks that make and stage what is released, each with the gate behind it."""
+
+    request: Made
+    events: Made
+    features: Made
+    model: Made
+    compressed: Made
+    bundle: Made
+    evaluation: Made
+    slot: Made
+
+
 def release_graph(*, train_ranks: int | None = None) -> None:
     """Put the tasks of a release into the DAG at hand; None trains in the deployment's ranks."""
+    candidate = _candidate(train_ranks)
+    verdicts: list[Made] = []
+    for number in range(1, MAX_STEPS + 1):
+        before = verdicts[-1] if verdicts else None
+        verdicts.append(
+            traffic_step(number, candidate.request, candidate.slot, candidate.features, before)
+        )
+    release, rollback = _decision(candidate, verdicts)
+    # A leaf that fails with promotion, so that a rolled back run does not end green.
+    released = EmptyOperator(task_id="released", trigger_rule="none_failed")
+    chain(release.task, released)
+    _mirror(candidate, verdicts, release, rollback)
+
+
+def _candidate(train_ranks: int | None) -> Candidate:
     request = run_stage(Stage.REQUEST_RELEASE, settings_from=form_of_run)
     events = run_stage(Stage.INGEST_EVENTS, release=request)
     features = run_stage(Stage.BUILD_FEATURES, release=request, reads={"events": events})
     model = run_stage(
         Stage.TRAIN_MODEL, release=request, reads={"features": features}, ranks=train_ranks
     )
-    small = run_stage(
+    compressed = run_stage(
         Stage.COMPRESS_MODEL, release=request, reads={"model": model, "features": features}
     )
-    bundle = run_stage(Stage.BUNDLE_MODEL, release=request, reads={"model": small})
+    bundle = run_stage(Stage.BUNDLE_MODEL, release=request, reads={"model": compressed})
     evaluation = run_stage(
         Stage.EVALUATE_MODEL,
         release=request,
@@ -80,15 +111,24 @@ def release_graph(*, train_ranks: int | None = None) -> None:
         reads={"bundle": bundle, "evaluation": evaluation, "events": events},
         skip_when=already_serving,
     )
-    made = (events, features, model, small, bundle, evaluation, slot)
+    made = (events, features, model, compressed, bundle, evaluation, slot)
     chain(request.task, *[task for one in made for task in (one.task, one.last)])
+    return Candidate(
+        request=request,
+        events=events,
+        features=features,
+        model=model,
+        compressed=compressed,
+        bundle=bundle,
+        evaluation=evaluation,
+        slot=slot,
+    )
 
-    verdicts: list[Made] = []
-    for number in range(1, MAX_STEPS + 1):
-        before = verdicts[-1] if verdicts else None
-        verdicts.append(traffic_step(number, request, slot, features, before))
+
+def _decision(candidate: Candidate, verdicts: Sequence[Made]) -> tuple[Made, Made]:
+    """Return promotion and rollback, behind all gates and, where asked for, a person."""
+    request, slot = candidate.request, candidate.slot
     gates = [slot.last, *[verdict.last for verdict in verdicts]]
-
     # Skipped steps stop nobody; a failed gate stops both; "already serving" skips both.
     approval = PromotionApproval(
         task_id=APPROVAL,
@@ -113,7 +153,6 @@ def release_graph(*, train_ranks: int | None = None) -> None:
     )
     chain(gates, approval, release.task)
     chain(gates, release.task)
-
     # Airflow's one_failed is also met when everything before staging failed: the rule looks.
     rollback = run_stage(
         Stage.ROLL_BACK_RELEASE,
@@ -126,22 +165,21 @@ def release_graph(*, train_ranks: int | None = None) -> None:
         trigger_rule="one_failed",
     )
     chain([slot.task, *gates, held, approval, release.task], rollback.task)
+    return release, rollback
 
-    # A leaf that fails with promotion, so that a rolled back run does not end green.
-    released = EmptyOperator(task_id="released", trigger_rule="none_failed")
-    chain(release.task, released)
 
+def _mirror(candidate: Candidate, verdicts: Sequence[Made], release: Made, rollback: Made) -> None:
     mirror = run_stage(
         Stage.MIRROR_RELEASE,
-        release=request,
+        release=candidate.request,
         reads={
-            "events": events,
-            "features": features,
-            "model": model,
-            "compressed": small,
-            "bundle": bundle,
-            "evaluation": evaluation,
-            "slot": slot,
+            "events": candidate.events,
+            "features": candidate.features,
+            "model": candidate.model,
+            "compressed": candidate.compressed,
+            "bundle": candidate.bundle,
+            "evaluation": candidate.evaluation,
+            "slot": candidate.slot,
             "verdict": tuple(verdicts),
             "released": release,
             "rollback": rollback,

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.contracts.errors import BadRequestError
+from tasks.models.npz_files import arrays_of
 
 GOLDEN_FILE = "golden.npz"
 _FORMAT = "golden_requests/1"
@@ -69,11 +69,7 @@ class Golden:
     @classmethod
     def load(cls, path: Path) -> Golden:
         """Read what `save` wrote."""
-        with np.load(path, allow_pickle=False) as arrays:
-            found = str(arrays["format"]) if "format" in arrays else None
-            if found != _FORMAT:
-                message = f"{path.name}: expected format {_FORMAT}, found {found!r}"
-                raise BadRequestError(message)
+        with arrays_of(path, _FORMAT) as arrays:
             names = ("items", "steps_ago", "user", "target", "history")
             requests = Requests(**{name: arrays[name] for name in names})
             answers = {

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.bundling.golden import GOLDEN_FILE, Answers, Strings
-from tasks.contracts.errors import BadRequestError
+from tasks.models.npz_files import arrays_of
 
 _FORMAT = "golden_pictures/1"
 
@@ -53,11 +53,7 @@ class GoldenPictures:
     @classmethod
     def load(cls, folder: Path) -> GoldenPictures:
         """Read what `save` wrote."""
-        with np.load(folder / GOLDEN_FILE, allow_pickle=False) as arrays:
-            found = str(arrays["format"]) if "format" in arrays else None
-            if found != _FORMAT:
-                message = f"{GOLDEN_FILE}: expected format {_FORMAT}, found {found!r}"
-                raise BadRequestError(message)
+        with arrays_of(folder / GOLDEN_FILE, _FORMAT) as arrays:
             names = ("images", "picture", "target")
             requests = PictureRequests(**{name: arrays[name] for name in names})
             answers = {

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.contracts.errors import BadRequestError
+from tasks.models.npz_files import arrays_of
 from tasks.models.profile_definition import ProfileRequests
 
 PROFILE_FOLDER = "profile"
@@ -36,11 +36,7 @@ class GoldenProfiles:
     @classmethod
     def load(cls, path: Path) -> GoldenProfiles:
         """Read what `save` wrote."""
-        with np.load(path, allow_pickle=False) as arrays:
-            found = str(arrays["format"]) if "format" in arrays else None
-            if found != _FORMAT:
-                message = f"{path.name}: expected format {_FORMAT}, found {found!r}"
-                raise BadRequestError(message)
+        with arrays_of(path, _FORMAT) as arrays:
             requests = ProfileRequests(**{name: arrays[name] for name in _INPUTS})
             answers = {str(name): arrays[f"{name}__answer"] for name in arrays["outputs"]}
         return cls(requests=requests, answers=answers)

@@ -42,6 +42,7 @@ from tasks.gates.records import number, read_record
 from tasks.gates.saved_model_signatures import Signature, Tensor, read_signatures
 from tasks.gates.tensor_files import not_finite, read_tensors
 from tasks.gates.wording import in_words
+from tasks.models.npz_files import arrays_of
 from tasks.statistics.bootstrap import PairedDifference, holm, mean_interval, paired_difference
 
 MODEL = "model"
@@ -180,7 +181,7 @@ def _place(folder: Path, name: str) -> Path:
 
 
 def _golden_arrays(folder: Path, wanted: ClassifierCompressionBounds) -> list[Measurement]:
-    with np.load(folder / "golden.npz", allow_pickle=False) as arrays:
+    with arrays_of(folder / "golden.npz", "golden_pictures/1") as arrays:
         items, scores = arrays[f"{MODEL}__items"], arrays[f"{MODEL}__scores"]
         real = arrays["target"] != "edge"
     classes = np.arange(items.shape[1])

@@ -16,6 +16,7 @@ from tasks.gates.model_measurements import allowed_ratio, none_of
 from tasks.gates.records import number, read_record
 from tasks.gates.tensor_files import not_finite
 from tasks.gates.wording import in_words
+from tasks.models.npz_files import arrays_of
 
 MODEL = "model"
 
@@ -92,7 +93,7 @@ def _golden(payload: Payload, wanted: CompressionBounds) -> list[Measurement]:
         .to_numpy()
         .tolist()
     )
-    with np.load(payload.path / "golden.npz", allow_pickle=False) as arrays:
+    with arrays_of(payload.path / "golden.npz", "golden_requests/1") as arrays:
         items, scores = arrays[f"{MODEL}__items"], arrays[f"{MODEL}__scores"]
         asked = arrays["items"]
         real = arrays["history"] != "edge"

@@ -26,6 +26,7 @@ from tasks.gates.checks import (
     unique,
 )
 from tasks.gates.event_measurements import EventTables
+from tasks.gates.model_measurements import none_of
 from tasks.gates.wording import in_words
 from tasks.models.interactions import Interactions
 
@@ -83,18 +84,6 @@ def _users(users: pd.DataFrame) -> Batch:
     )
 
 
-def _none(name: str, count: float, expected: str, *, where: str = "", why: str = "") -> Measurement:
-    return Measurement(
-        name=name,
-        value=float(count),
-        maximum=0,
-        unit="count",
-        expected=expected,
-        where=where,
-        why=why,
-    )
-
-
 def _vocabulary(
     features: Interactions, items: pd.DataFrame, users: pd.DataFrame
 ) -> list[Measurement]:
@@ -108,15 +97,15 @@ def _vocabulary(
     example = f"(e.g. item {features.item_ids[wrong[0]]})" if len(wrong) else ""
     ids = [str(item) for item in listed["item_id"]]
     return [
-        _none("items outside the vocabulary", _outside(features), f"item indices of 1 to {size}"),
-        _none(
+        none_of("items outside the vocabulary", _outside(features), f"item indices of 1 to {size}"),
+        none_of(
             "items not in training",
             int((counted == 0).sum()),
             "every item of the vocabulary met in the train period",
             where=f"(e.g. item {features.item_ids[int(np.argmin(counted))]})" if size else "",
             why=LEAK,
         ),
-        _none(
+        none_of(
             "train_count",
             len(wrong),
             "counts of the train period only",
@@ -137,7 +126,7 @@ def _same(name: str, listed: list[str], held: NDArray[np.str_], noun: str) -> Me
     other = [n for n, (a, b) in enumerate(zip(listed, held, strict=False)) if a != str(b)]
     count = len(other) + abs(len(listed) - len(held))
     where = f"(e.g. {noun} {listed[other[0]]})" if other else ""
-    return _none(name, count, f"the same {noun}s in the same order", where=where)
+    return none_of(name, count, f"the same {noun}s in the same order", where=where)
 
 
 def _outside(features: Interactions) -> int:
@@ -156,18 +145,18 @@ def _within_users(values: NDArray[Any], offsets: NDArray[np.int64]) -> NDArray[n
 def _sequences(features: Interactions) -> list[Measurement]:
     offsets = features.offsets
     return [
-        _none("offsets", int((np.diff(offsets) < 0).sum()), "offsets that never fall"),
-        _none(
+        none_of("offsets", int((np.diff(offsets) < 0).sum()), "offsets that never fall"),
+        none_of(
             "baskets",
             int(_within_users(features.basket, offsets).sum()) if len(features.items) else 0,
             "steps that never go back within a user",
         ),
-        _none(
+        none_of(
             "times",
             int(_within_users(features.time, offsets).sum()) if len(features.items) else 0,
             "times that never go back within a user",
         ),
-        _none(
+        none_of(
             "negative misses", int((features.step_misses < 0).sum()), "counts of unknown items >= 0"
         ),
     ]
@@ -182,8 +171,8 @@ def _periods(features: Interactions) -> list[Measurement]:
     )
     known = np.isin(features.period, [int(period) for period in Period])
     found = [
-        _none("unknown periods", int((~known).sum()), f"periods {', '.join(PERIODS)}"),
-        _none(
+        none_of("unknown periods", int((~known).sum()), f"periods {', '.join(PERIODS)}"),
+        none_of(
             "leakage within users",
             int(falls + steps),
             "no event of an earlier period after a later one",
@@ -211,7 +200,7 @@ def _time_overlaps(features: Interactions) -> Measurement:
         count += int(early.sum())
         end = int(began[mine].max())
         latest = end if latest is None else max(latest, end)
-    return _none(
+    return none_of(
         "leakage across periods",
         count,
         "no event at or before the end of an earlier period",
@@ -247,7 +236,7 @@ def _beside_events(features: Interactions, payload: Payload) -> Suite:
             measured(
                 "events",
                 [
-                    _none(
+                    none_of(
                         "interactions unlike their events",
                         unlike.count,
                         "every interaction an event of this user, item, time and period",

@@ -31,9 +31,19 @@ class CompressionLimits(Protocol):
         ...
 
 
-def none_of(name: str, count: int, expected: str) -> Measurement:
+def none_of(
+    name: str, count: float, expected: str, *, where: str = "", why: str = ""
+) -> Measurement:
     """Expect that a count is 0."""
-    return Measurement(name=name, value=count, maximum=0, unit="count", expected=expected)
+    return Measurement(
+        name=name,
+        value=float(count),
+        maximum=0,
+        unit="count",
+        expected=expected,
+        where=where,
+        why=why,
+    )
 
 
 def allowed_ratio(fp32_bytes: float | None, wanted: CompressionLimits) -> float:

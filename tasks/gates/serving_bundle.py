@@ -14,7 +14,7 @@ from tasks.contracts.json_types import Json
 from tasks.gates import user_profiles
 from tasks.gates.bounds import BundleBounds
 from tasks.gates.checks import Measurement, Payload, Suite, joined, measured
-from tasks.gates.model_measurements import bytes_on_disk
+from tasks.gates.model_measurements import bytes_on_disk, none_of
 from tasks.gates.records import number, read_record
 from tasks.gates.saved_model_signatures import Signature, Tensor, read_signatures
 from tasks.gates.wording import in_words
@@ -177,8 +177,18 @@ def _files(
     without = [name for name, place in places.items() if not (place / WARMUP).is_file()]
     random = [name for name, place in places.items() if (place / "fingerprint.pb").exists()]
     return [
-        _none("models without warm-up requests", without, "none: a cold model answers late"),
-        _none("files that differ in each run", random, "no fingerprint.pb"),
+        none_of(
+            "models without warm-up requests",
+            len(without),
+            "none: a cold model answers late",
+            where=_listed(without),
+        ),
+        none_of(
+            "files that differ in each run",
+            len(random),
+            "no fingerprint.pb",
+            where=_listed(random),
+        ),
         Measurement(
             name="bytes of profiles",
             value=number(bundle, "profile_bytes"),
@@ -191,15 +201,8 @@ def _files(
     ]
 
 
-def _none(name: str, found: list[str], expected: str) -> Measurement:
-    return Measurement(
-        name=name,
-        value=len(found),
-        maximum=0,
-        unit="count",
-        expected=expected,
-        where=f"({', '.join(found)})" if found else "",
-    )
+def _listed(names: list[str]) -> str:
+    return f"({', '.join(names)})" if names else ""
 
 
 def _golden(folder: Path, bundle: dict[str, Json], wanted: BundleBounds) -> list[Measurement]:

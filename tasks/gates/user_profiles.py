@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from tasks.contracts.columns import CATEGORY_SEPARATOR
+from tasks.contracts.columns import CATEGORY_SEPARATOR, EVENT_TYPES
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import Json
 from tasks.gates.checks import Measurement
+from tasks.gates.model_measurements import none_of
 from tasks.gates.records import number
 from tasks.gates.saved_model_signatures import Signature, Tensor
 from tasks.models.interactions import Interactions
@@ -47,7 +48,17 @@ def of_features(features: Interactions, items: pd.DataFrame, folder: Path) -> li
         raise BadRequestError(message)
     definition = ProfileDefinition.load(path)
     listed = items.sort_values("item_index")
+    outside = (features.event_type < 0) | (features.event_type >= len(EVENT_TYPES))
+    types = none_of(
+        "event types outside the contract",
+        outside.sum(),
+        f"{', '.join(EVENT_TYPES)}, by their places",
+        why="Chances of the next type are counted from them: mend the code that builds features.",
+    )
+    if outside.any():
+        return [types]
     found = [
+        types,
         Measurement(
             name="profile next types",
             value=float(
@@ -56,7 +67,7 @@ def of_features(features: Interactions, items: pd.DataFrame, folder: Path) -> li
             maximum=_ROUNDING,
             expected="chances counted from the train period only",
             why=_LEAK,
-        )
+        ),
     ]
     for name, attribute in definition.attributes.items():
         found += _of_attribute(name, attribute, features, listed, definition)
@@ -79,12 +90,10 @@ def _of_attribute(
     wrong = np.flatnonzero(_mislabelled(name, attribute, items, definition.price_bounds))
     counted = shares_in_train(features, attribute.codes, len(attribute.labels))
     return [
-        Measurement(
-            name=f"profile labels of {name}",
-            value=len(wrong),
-            maximum=0,
-            unit="count",
-            expected="every item under its own label",
+        none_of(
+            f"profile labels of {name}",
+            len(wrong),
+            "every item under its own label",
             where=f"(e.g. item {items['item_id'].iloc[wrong[0]]})" if len(wrong) else "",
             why=_LEAK,
         ),

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.contracts.errors import BadRequestError
+from tasks.models.npz_files import arrays_of
 
 Int64s: TypeAlias = NDArray[np.int64]
 Int32s: TypeAlias = NDArray[np.int32]
@@ -169,11 +170,7 @@ class Interactions:
     @classmethod
     def load(cls, path: Path) -> Interactions:
         """Read what `save` wrote."""
-        with np.load(path, allow_pickle=False) as arrays:
-            found = str(arrays["format"]) if "format" in arrays else None
-            if found != _FORMAT:
-                message = f"{path.name}: expected format {_FORMAT}, found {found!r}"
-                raise BadRequestError(message)
+        with arrays_of(path, _FORMAT) as arrays:
             values: dict[str, Any] = {item.name: arrays[item.name] for item in fields(cls)}
         for flag in ("repeats_allowed", "baskets", "order_only"):
             values[flag] = bool(values[flag])

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from tasks.contracts.columns import Period
 from tasks.contracts.errors import BadRequestError
+from tasks.models.npz_files import arrays_of
 
 FILE = "pictures.npz"
 _FORMAT = "pictures/1"
@@ -53,9 +54,6 @@ class Pictures:
     @classmethod
     def load(cls, folder: Path) -> Pictures:
         """Read what `save` wrote."""
-        with np.load(folder / FILE, allow_pickle=False) as found:
-            if str(found.get("format")) != _FORMAT:
-                message = f"{FILE}: expected format {_FORMAT}, found {found.get('format')!r:.80}"
-                raise BadRequestError(message)
+        with arrays_of(folder / FILE, _FORMAT) as found:
             names = tuple(str(name) for name in found["class_names"])
             return cls(**{name: found[name] for name in _ARRAYS}, class_names=names)

@@ -23,6 +23,7 @@ from tasks.contracts.columns import EVENT_TYPES
 from tasks.contracts.errors import BadRequestError
 from tasks.models.behaviour_chain import TYPES, count_behaviour
 from tasks.models.interactions import Examples, Int64s, Interactions, history_batch, history_rows
+from tasks.models.npz_files import arrays_of
 
 PROFILE_DEFINITION_FILE = "profile_definition.npz"
 CATEGORY, BRAND, PRICE = "category", "brand", "price"  # in the order of the outputs
@@ -97,11 +98,7 @@ class ProfileDefinition:
     @classmethod
     def load(cls, path: Path) -> ProfileDefinition:
         """Read what `save` wrote."""
-        with np.load(path, allow_pickle=False) as arrays:
-            found = str(arrays["format"]) if "format" in arrays else None
-            if found != _FORMAT:
-                message = f"{path.name}: expected format {_FORMAT}, found {found!r}"
-                raise BadRequestError(message)
+        with arrays_of(path, _FORMAT) as arrays:
             return cls(
                 attributes={
                     str(name): Attribute(

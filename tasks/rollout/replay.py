@@ -23,6 +23,7 @@ from tasks.contracts.json_types import pretty_json
 from tasks.contracts.log_lines import Level, LineLog, Subject
 from tasks.contracts.record_store import RecordStore
 from tasks.contracts.state_file import replace_text
+from tasks.models.npz_files import FORMAT, arrays_of
 from tasks.rollout.exposure_files import read_exposures
 from tasks.rollout.exposures import (
     append_outcomes,
@@ -36,7 +37,7 @@ from tasks.rollout.picture_requests import PictureReplay
 from tasks.rollout.record import StateRecord
 from tasks.rollout.replay_requests import ReplayRequests
 from tasks.rollout.state import models_with_state, open_state
-from tasks.rollout.step_requests import StepRequests, format_of
+from tasks.rollout.step_requests import StepRequests
 
 REQUESTS_FILE = "requests.npz"
 CHUNK = 64  # requests between two looks at the state
@@ -58,7 +59,8 @@ class Answer:
 
 def load_requests(path: Path) -> StepRequests:
     """Return the requests of a rollout, of shoppers or of pictures."""
-    of_pictures = format_of(path) == PictureReplay.FORMAT
+    with arrays_of(path, ReplayRequests.FORMAT, PictureReplay.FORMAT) as arrays:
+        of_pictures = str(arrays[FORMAT]) == PictureReplay.FORMAT
     return PictureReplay.load(path) if of_pictures else ReplayRequests.load(path)
 
 
@@ -228,11 +230,16 @@ class Shoppers:
             return None
         if answer.headers.get("x-headrace-step") != replay.mark:
             return None
-        failed = answer.status_code != httpx.codes.OK
+        hit, failed = False, answer.status_code != httpx.codes.OK
+        if not failed:
+            try:
+                hit = replay.requests.is_hit(request, answer.json())
+            except (ValueError, LookupError, TypeError):  # 200 with nothing that a shop can show
+                failed = True
         return Answer(
             request=request,
             variant=answer.headers["x-headrace-variant"],
-            hit=not failed and replay.requests.is_hit(request, answer.json()),
+            hit=hit,
             failed=failed,
             ms=(time.monotonic() - started) * 1000,
         )

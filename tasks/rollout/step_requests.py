@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.contracts.errors import BadRequestError
+from tasks.models.npz_files import arrays_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +55,7 @@ class StepRequests(ABC):
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read what `save` wrote."""
-        with np.load(path, allow_pickle=False) as arrays:
-            if str(arrays["format"]) != cls.FORMAT:
-                message = f"{path.name}: expected format {cls.FORMAT}, found {arrays['format']}"
-                raise BadRequestError(message)
+        with arrays_of(path, cls.FORMAT) as arrays:
             values: dict[str, Any] = {one.name: arrays[one.name] for one in fields(cls)}
         return cls(**values)
 
@@ -67,9 +64,3 @@ def step_ends(shares: Any, requests: int) -> NDArray[np.int64]:
     """Return where each step ends: disjoint parts one after the other, so no outcome is used twice."""
     ends = np.floor(np.cumsum(np.asarray(shares, dtype=float)) * requests + 1e-9)
     return ends.astype(np.int64)
-
-
-def format_of(path: Path) -> str:
-    """Return the format that a file of requests says it has."""
-    with np.load(path, allow_pickle=False) as arrays:
-        return str(arrays["format"])

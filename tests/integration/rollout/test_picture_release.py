@@ -15,7 +15,14 @@ from tasks.rollout.phases import Phase
 from tests.faults.line import MODEL, Line, Release
 from tests.faults.storefront import Storefront
 from tests.integration.bundling.small_classifier import SIDE, make
-from tests.integration.stores.whole_flow import a_line, demand, headrace, wait_until_answers
+from tests.integration.stores.whole_flow import (
+    a_line,
+    demand,
+    headrace,
+    release_by_steps,
+    release_first,
+    wait_until_answers,
+)
 
 pytestmark = [pytest.mark.trial, pytest.mark.timeout(1200)]
 FIRST, SECOND = "majority", "means"
@@ -33,17 +40,10 @@ def flow(
         front.settling = {"images": [[[0] * SIDE] * SIDE]}
         asked = {"dataset": "fashion-mnist", "plan": "replay-pictures"}
         first = line.request(FIRST, nothing, "majority_class", **asked)
-        demand(first.go_until(Stage.STAGE_BUNDLE) or first.pass_through(Stage.PROMOTE_RELEASE))
-        front.settle()
+        release_first(first, front)
         assert front.answers_of(first.path(ArtifactKind.SERVING_BUNDLE))
         second = line.request(SECOND, nothing, "class_means", **asked)
-        demand(second.go_until(Stage.STAGE_BUNDLE))
-        for step in range(1, len(second.pinned.plan.steps) + 1):
-            demand(second.pass_through(Stage.SHIFT_TRAFFIC, step=step))
-            front.bake(SECOND, step)
-            demand(second.pass_through(Stage.JUDGE_STEP))
-        demand(second.pass_through(Stage.PROMOTE_RELEASE))
-        front.settle()
+        release_by_steps(second, front)
         wait_until_answers(line.environment["HEADRACE_MLFLOW"])
         demand(second.pass_through(Stage.MIRROR_RELEASE))
         yield line, front, first, second

@@ -93,20 +93,13 @@ def plan(form: Form) -> TrafficPlan:
 def run_stages(line: ToldLine, shop: Shop, form: Form, front: Storefront) -> Flow:
     """Release twice, the second time by traffic steps; begin a third release and leave it."""
     first = line.request(FIRST, shop, "markov")
-    demand(first.go_until(Stage.STAGE_BUNDLE) or first.pass_through(Stage.PROMOTE_RELEASE))
-    front.settle()
+    release_first(first, front)
     second = line.planned(line.request(SECOND, shop, "markov", compression="none"), plan(form))
     flow = Flow(line=line, first=first, second=second)
     flow.first_promoted_at = line.state.history()[-1].at
     flow.served["after the first release"] = served(front, first)
     time.sleep(0.01)  # the ledger's clock has milliseconds
-    demand(second.go_until(Stage.STAGE_BUNDLE))
-    for step in range(1, len(second.pinned.plan.steps) + 1):
-        demand(second.pass_through(Stage.SHIFT_TRAFFIC, step=step))
-        front.bake(SECOND, step)
-        demand(second.pass_through(Stage.JUDGE_STEP))
-    demand(second.pass_through(Stage.PROMOTE_RELEASE))
-    front.settle()
+    release_by_steps(second, front)
     flow.served["after the second release"] = served(front, second)
     wait_until_answers(line.environment[MLFLOW])
     demand(second.pass_through(Stage.MIRROR_RELEASE))
@@ -114,6 +107,23 @@ def run_stages(line: ToldLine, shop: Shop, form: Form, front: Storefront) -> Flo
     demand(abandoned.go_until(Stage.TRAIN_MODEL))
     flow.unreached = {abandoned.address, abandoned.made[ArtifactKind.TRAINED_MODEL]}
     return flow
+
+
+def release_first(release: Release, front: Storefront) -> None:
+    """Make, stage and promote what has no champion before it."""
+    demand(release.go_until(Stage.STAGE_BUNDLE) or release.pass_through(Stage.PROMOTE_RELEASE))
+    front.settle()
+
+
+def release_by_steps(release: Release, front: Storefront) -> None:
+    """Make and stage a candidate, let users meet it step by step, and promote it."""
+    demand(release.go_until(Stage.STAGE_BUNDLE))
+    for step in range(1, len(release.pinned.plan.steps) + 1):
+        demand(release.pass_through(Stage.SHIFT_TRAFFIC, step=step))
+        front.bake(release.pinned.release_id, step)
+        demand(release.pass_through(Stage.JUDGE_STEP))
+    demand(release.pass_through(Stage.PROMOTE_RELEASE))
+    front.settle()
 
 
 def demand(stop: object) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from bench.pictures import with_settings as with_picture_settings
 from bench.published_split import (
     SELECT,
     TEST,
@@ -22,6 +23,7 @@ from bench.published_split import (
 from tasks.models.blend import BlendedRecommender
 from tasks.models.interactions import Interactions
 from tasks.training.make_model import Workshop, make_model
+from tasks.training.picture_recipes import picture_recipe_named
 from tasks.training.recipes import Recipe, TransformerSettings, recipe_named
 
 LINES = "2 30 10 20 40 50\n1 20 10 40 30\n3 10 20 30 40\n"
@@ -95,3 +97,14 @@ def test_settings_of_the_network_are_changed_by_name():
     )
     with pytest.raises(SystemExit, match="expected a setting of TransformerSettings, found 'blok'"):
         with_settings(tiny_recipe(), ["blok=hstu"])
+
+
+def test_settings_of_a_classifiers_fit_and_its_widths_are_changed_by_name():
+    recipe = picture_recipe_named("residual_picture_net")
+
+    changed = with_picture_settings(recipe, ["widths=[8, 16, 24]", "epochs=2"])
+
+    assert changed.widths == (8, 16, 24)
+    assert (changed.fit.epochs, changed.fit.batch) == (2, recipe.fit.batch)
+    with pytest.raises(SystemExit, match="expected a setting of PictureFitSettings, found 'epoch'"):
+        with_picture_settings(recipe, ["epoch=2"])

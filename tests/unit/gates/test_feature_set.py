@@ -351,3 +351,17 @@ def test_features_without_profiles_are_a_bad_request(verdict, tmp_path, judge) -
     (tmp_path / "profile_definition.npz").unlink()
     with pytest.raises(BadRequestError, match="profile_definition.npz: expected this file"):
         judge(KIND, FeatureBounds())
+
+
+@pytest.mark.parametrize("other", (4, -1))
+def test_an_event_type_outside_the_contract_is_refused_and_counted(verdict, other) -> None:
+    sound = interactions()
+    features = replace(sound, event_type=changed(sound.event_type, 7, other))
+
+    report = verdict(features, profiles=definition(sound))
+
+    assert any(
+        "event types outside the contract: view, favourite, cart, purchase, by their places expected, 1 found"
+        in check.sentence
+        for check in report.failures
+    ), report.sentence

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -47,13 +48,23 @@ def folder_of(state: ModelState) -> Path:
     return rollout_folder(state.folder.parent, "shop", str(state.peek().rollout))
 
 
+RIGHT = {"outputs": {"items": [["a", "c"]], "scores": [[1.0, 0.5]]}}
+
+
 @pytest.fixture
-def shoppers(tmp_path: Path, records: RecordStore | None) -> Iterator[Shoppers]:
+def answer() -> list[bytes]:
+    """What the played router answers; a test may put another in its place."""
+    return [json.dumps(RIGHT).encode()]
+
+
+@pytest.fixture
+def shoppers(
+    tmp_path: Path, records: RecordStore | None, answer: list[bytes]
+) -> Iterator[Shoppers]:
     def router(asked: httpx.Request) -> httpx.Response:
         record = open_state(tmp_path, "shop", records=records).peek()
         headers = {"x-headrace-step": f"{record.rollout}:1", "x-headrace-variant": "candidate"}
-        outputs = {"items": [["a", "c"]], "scores": [[1.0, 0.5]]}
-        return httpx.Response(200, json={"outputs": outputs}, headers=headers)
+        return httpx.Response(200, content=answer[0], headers=headers)
 
     clock = iter(range(0, 100_000, int(LANDING_SECONDS) + 1)).__next__
     with ThreadPoolExecutor(2) as pool:
@@ -87,3 +98,17 @@ def test_nobody_asks_while_the_step_is_paused(state: ModelState, shoppers: Shopp
 def test_records_of_a_cluster_are_no_files(state: ModelState, shoppers: Shoppers) -> None:
     shoppers.records = None
     assert shoppers.turn() == 0
+
+
+@pytest.mark.parametrize(
+    "body", (b"<html>", b"{}", b"[]", b'{"outputs": {}}', b'{"outputs": {"items": []}}')
+)
+def test_an_answer_that_shows_nothing_is_a_failed_one(
+    shoppers: Shoppers, state: ModelState, answer: list[bytes], body: bytes
+) -> None:
+    answer[0] = body
+
+    assert shoppers.turn() == 1
+
+    (line,) = read_lines(folder_of(state) / "outcomes.jsonl")
+    assert (line["failed"], line["hit"]) == (True, 0)
