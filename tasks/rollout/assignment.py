@@ -1,68 +1,78 @@
-"""User -> bucket: FNV-1a with a murmur finaliser over salt and user id, as Envoy computes it."""
+"""User -> bucket: XXH64 of the user id, seeded by the rollout's salt, as Envoy's routes compute it.
+
+Envoy's input matcher `consistent_hashing` takes XXH64 of a header modulo a number; specification:
+https://github.com/Cyan4973/xxHash/blob/dev/doc/xxhash_spec.md
+"""
 
 from __future__ import annotations
 
+import hashlib
+import struct
+from functools import lru_cache
+
 NUM_BUCKETS = 10_000
-_FNV_OFFSET = 0x811C9DC5
-_FNV_PRIME = 0x01000193
-_MASK = 0xFFFFFFFF
+_MASK = 0xFFFFFFFFFFFFFFFF
+_PRIMES = (
+    0x9E3779B185EBCA87,
+    0xC2B2AE3D27D4EB4F,
+    0x165667B19E3779F9,
+    0x85EBCA77C2B2AE63,
+    0x27D4EB2F165667C5,
+)
+_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH = _PRIMES
+_STRIPE = 32  # bytes
 
 
-def _fnv1a(data: bytes, start: int = _FNV_OFFSET) -> int:
-    digest = start
-    for byte in data:
-        digest = ((digest ^ byte) * _FNV_PRIME) & _MASK
+def _rotate(value: int, bits: int) -> int:
+    return ((value << bits) | (value >> (64 - bits))) & _MASK
+
+
+def _round(lane: int, word: int) -> int:
+    return (_rotate((lane + word * _SECOND) & _MASK, 31) * _FIRST) & _MASK
+
+
+def _stripes(data: bytes, seed: int) -> int:
+    lanes = [seed + _FIRST + _SECOND, seed + _SECOND, seed, seed - _FIRST]
+    for words in struct.iter_unpack("<4Q", data):
+        lanes = [_round(lane, word) for lane, word in zip(lanes, words, strict=True)]
+    digest = sum(_rotate(lane, bits) for lane, bits in zip(lanes, (1, 7, 12, 18), strict=True))
+    for lane in lanes:
+        digest = ((digest ^ _round(0, lane)) * _FIRST + _FOURTH) & _MASK
     return digest
 
 
-def _finalise(digest: int) -> int:
-    """Mix all bits (murmur3's fmix32): FNV-1a alone leaves its low bits almost linear."""
-    digest ^= digest >> 16
-    digest = (digest * 0x85EBCA6B) & _MASK
-    digest ^= digest >> 13
-    digest = (digest * 0xC2B2AE35) & _MASK
-    return digest ^ (digest >> 16)
+def xxh64(data: bytes, seed: int = 0) -> int:
+    """Return XXH64 of `data`, 0 to 2^64 - 1."""
+    whole = len(data) - len(data) % _STRIPE
+    digest = _stripes(data[:whole], seed) if whole else seed + _FIFTH
+    digest = (digest + len(data)) & _MASK
+    at = whole
+    while at + 8 <= len(data):
+        (word,) = struct.unpack_from("<Q", data, at)
+        digest = (_rotate(digest ^ _round(0, word), 27) * _FIRST + _FOURTH) & _MASK
+        at += 8
+    if at + 4 <= len(data):
+        (half,) = struct.unpack_from("<I", data, at)
+        digest = (_rotate(digest ^ (half * _FIRST & _MASK), 23) * _SECOND + _THIRD) & _MASK
+        at += 4
+    for byte in data[at:]:
+        digest = (_rotate(digest ^ (byte * _FIFTH & _MASK), 11) * _FIRST) & _MASK
+    digest = ((digest ^ (digest >> 33)) * _SECOND) & _MASK
+    digest = ((digest ^ (digest >> 29)) * _THIRD) & _MASK
+    return digest ^ (digest >> 32)
+
+
+@lru_cache(maxsize=64)
+def seed_of(salt: str) -> int:
+    """Return the seed, 0 to 2^64 - 1, of a salt, which is drawn anew for each rollout."""
+    return int.from_bytes(hashlib.sha256(salt.encode()).digest()[:8], "big")
+
+
+def seeded_bucket(seed: int, user_id: str) -> int:
+    """Return the bucket 0..9999 of a user."""
+    return xxh64(user_id.encode(), seed) % NUM_BUCKETS
 
 
 def bucket_of(salt: str, user_id: str) -> int:
-    """Return the bucket 0..9999 of a user; the salt is drawn anew for each rollout."""
-    # Finalised between salt and user: without it two salts would share their lowest bits.
-    start = _finalise(_fnv1a(salt.encode()))
-    return _finalise(_fnv1a(user_id.encode(), start)) % NUM_BUCKETS
-
-
-# The same function for LuaJIT: `bit` works on signed 32-bit numbers and takes its arguments modulo
-# 2^32, exactly up to 2^51. FNV's prime is 2^24 + 403, so that its product stays below 2^41; a product
-# of two 32-bit numbers does not fit and is made of two halves. The salt stays the same for a rollout:
-# what it comes to is kept, or it would cost more than the user.
-LUA_BUCKET = """
-local bit = require("bit")
-local band, bxor, lshift, rshift, tobit = bit.band, bit.bxor, bit.lshift, bit.rshift, bit.tobit
-local byte = string.byte
-local function multiply(a, b)
-  local low = band(a, 0xffff) * b
-  local high = band(rshift(a, 16) * b, 0xffff) * 65536
-  return tobit((low + high) % 4294967296)
-end
-local function fnv1a(text, digest)
-  for i = 1, #text do
-    digest = bxor(digest, byte(text, i))
-    digest = tobit(digest * 403 + lshift(digest, 24))
-  end
-  return digest
-end
-local function finalise(digest)
-  digest = bxor(digest, rshift(digest, 16))
-  digest = multiply(digest, 0x85ebca6b)
-  digest = bxor(digest, rshift(digest, 13))
-  digest = multiply(digest, 0xc2b2ae35)
-  return bxor(digest, rshift(digest, 16))
-end
-local salted, start
-local function bucket_of(salt, user)
-  if salt ~= salted then
-    salted, start = salt, finalise(fnv1a(salt, 0x811c9dc5))
-  end
-  return (finalise(fnv1a(user, start)) % 4294967296) % 10000
-end
-"""
+    """Return the bucket 0..9999 of a user in the rollout with that salt."""
+    return seeded_bucket(seed_of(salt), user_id)

@@ -1,4 +1,4 @@
-"""Envoy's own side: the binary, its bootstrap, and the Lua filter that computes the bucket."""
+"""Envoy's own side: the binary and its bootstrap."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import parse_object, pretty_json
 from tasks.contracts.state_file import replace_text
-from tasks.rollout.assignment import LUA_BUCKET
-from tasks.rollout.routes import BUCKET_HEADER, Config, render_clusters, render_routes
+from tasks.rollout.routes import Config, render_clusters, render_routes
+from tasks.rollout.step_users import NOW_HEADER
 
 FLUSH_MILLISECONDS = 100
 TIME_BOUNDS_MS = (
@@ -23,19 +23,9 @@ TIME_BOUNDS_MS = (
     *(5000, 10_000, 30_000, 60_000),
 )
 _TYPE = "type.googleapis.com/envoy"
-_LUA = f"""{LUA_BUCKET}
-function envoy_on_request(handle)
-  local route, headers = handle:metadata(), handle:headers()
-  local salt, user = route:get("salt"), headers:get("x-user-id")
-  if not salt or not user or user == "" then return end
-  if os.time() >= route:get("expires_at") then return end
-  headers:replace("{BUCKET_HEADER}", tostring(bucket_of(salt, user)))
-  handle:clearRouteCache()
-end
-"""
-# A client must choose neither its bucket nor how often Envoy tries again.
+# A client must choose neither its variant nor how often Envoy tries again.
 _STRIPPED = (
-    BUCKET_HEADER,
+    "x-headrace-bucket",
     "x-headrace-variant",
     "x-headrace-step",
     "x-envoy-max-retries",
@@ -186,7 +176,6 @@ def _listener(files: RouterFiles, host: str, port: int) -> Config:
 
 def _connection_manager(files: RouterFiles) -> Config:
     filters = f"{_TYPE}.extensions.filters.http"
-    lua = {"@type": f"{filters}.lua.v3.Lua", "default_source_code": {"inline_string": _LUA}}
     router = {"@type": f"{filters}.router.v3.Router", "suppress_envoy_headers": True}
     return {
         "@type": f"{_TYPE}.extensions.filters.network.http_connection_manager.v3"
@@ -199,12 +188,9 @@ def _connection_manager(files: RouterFiles) -> Config:
         "generate_request_id": True,
         "preserve_external_request_id": True,
         "request_id_extension": {"typed_config": _REQUEST_ID},
-        "early_header_mutation_extensions": [_stripping()],
+        "early_header_mutation_extensions": [_headers_before_routing()],
         "stream_idle_timeout": "60s",
-        "http_filters": [
-            {"name": "envoy.filters.http.lua", "typed_config": lua},
-            {"name": "envoy.filters.http.router", "typed_config": router},
-        ],
+        "http_filters": [{"name": "envoy.filters.http.router", "typed_config": router}],
         "access_log": [_access_log(files)],
     }
 
@@ -215,13 +201,17 @@ _REQUEST_ID: Config = {
 }
 
 
-def _stripping() -> Config:
+def _headers_before_routing() -> Config:
+    now = {
+        "header": {"key": NOW_HEADER, "value": "%START_TIME(%s)%"},
+        "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+    }
     return {
-        "name": "strip",
+        "name": "before routing",
         "typed_config": {
             "@type": f"{_TYPE}.extensions.http.early_header_mutation.header_mutation.v3"
             ".HeaderMutation",
-            "mutations": [{"remove": header} for header in _STRIPPED],
+            "mutations": [*({"remove": header} for header in _STRIPPED), {"append": now}],
         },
     }
 
@@ -235,7 +225,7 @@ def _access_log(files: RouterFiles) -> dict[str, Any]:
         "variant": "%METADATA(ROUTE:headrace:variant)%",
         "rollout": "%METADATA(ROUTE:headrace:rollout)%",
         "step": "%METADATA(ROUTE:headrace:step)%",
-        "bucket": f"%REQ({BUCKET_HEADER})%",
+        "step_users": "%METADATA(ROUTE:headrace:step_users)%",
         "slot": "%UPSTREAM_METADATA(headrace:slot)%",
         "code": "%RESPONSE_CODE%",
         "grpc_status": "%GRPC_STATUS_NUMBER%",

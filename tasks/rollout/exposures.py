@@ -19,6 +19,7 @@ from tasks.contracts.json_types import canonical_json, check_format, parse_objec
 from tasks.contracts.state_file import replace_text
 from tasks.rollout.envoy import RouterFiles, router_files
 from tasks.rollout.exposure_files import as_lines, close_hours, open_file
+from tasks.rollout.step_users import StepUsers
 
 READ_BYTES = 4 * 1024 * 1024
 MAX_LOG_BYTES = 16 * 1024 * 1024
@@ -62,15 +63,25 @@ def hashed_user(key: bytes, user_id: str) -> str:
 
 
 def exposure_of(line: Mapping[str, Any], key: bytes) -> dict[str, Any] | None:
-    """Return the exposure in a parsed access-log line; None where there was no experiment."""
-    if line["bucket"] is None or line["rollout"] is None:
+    """Return the exposure in a parsed access-log line; None where there was no experiment.
+
+    ValueError where the user is another one than the router routed: an id given twice.
+    """
+    if not line["user_id"] or line["rollout"] is None:
         return None
+    users, at = StepUsers.parse(line["step_users"]), float(line["time"])
+    if at >= users.expires_at:
+        return None
+    bucket = users.bucket_of(str(line["user_id"]))
+    if line["variant"] == "candidate" and bucket >= users.share:
+        message = f"expected a user of bucket 0 to {users.share}, found {bucket}"
+        raise ValueError(message)
     return {
-        "time": float(line["time"]),
+        "time": at,
         "request_id": line["request_id"],
         "user": hashed_user(key, str(line["user_id"])),
         "variant": line["variant"],
-        "bucket": int(line["bucket"]),
+        "bucket": bucket,
         "step": int(line["step"]),
         "slot": line["slot"],
         "code": int(line["code"]),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
@@ -14,6 +13,7 @@ from tasks.contracts.json_types import Json, check_format, digest_of_json, parse
 from tasks.rollout.phases import Phase
 from tasks.rollout.record import Colour, StateRecord
 from tasks.rollout.shadow_routes import ShadowAddress, mirrored, shadow_cluster
+from tasks.rollout.step_users import NOW_HEADER, StepUsers, header_is
 
 Protocol = Literal["rest", "grpc"]
 PROTOCOLS: tuple[Protocol, ...] = ("grpc", "rest")  # a route for REST would match gRPC too
@@ -24,7 +24,6 @@ MIN_PER_TRY_TIMEOUT_MS = 20.0
 # Candidate, stable, candidate, stable: priorities are taken in turns, and the last try must be
 # stable's, or a try of stable that breaks off would leave a user with the candidate's answer.
 FALLBACK_RETRIES = 3
-BUCKET_HEADER = "x-headrace-bucket"
 _TYPE = "type.googleapis.com/envoy"
 _CLUSTER = f"{_TYPE}.config.cluster.v3.Cluster"
 _ROUTES = f"{_TYPE}.config.route.v3.RouteConfiguration"
@@ -259,19 +258,19 @@ def render_routes(models: Sequence[RoutedModel], shadow: ShadowAddress | None = 
     With a comparator, a sample of the requests of models with a candidate is mirrored to it.
     """
     models = [replace(model, shadow=shadow) for model in models]
-    hosts: list[Config] = [
-        {"name": model.name, "domains": [f"{model.name}.headrace"], "routes": _routes(model)}
-        for model in models
-    ]
-    by_header = [route for model in models for route in _routes(model, by_header=True)]
     names = sorted(model.name for model in models)
     unknown = _answer(404, f"expected :authority <model>.headrace or x-model of {names}")
-    hosts.append({"name": "any", "domains": ["*"], "routes": [*by_header, unknown]})
+    hosts: list[Config] = [
+        {"name": model.name, "domains": [f"{model.name}.headrace"], **_routed(_Hosted(model))}
+        for model in models
+    ]
+    by_header = [_Hosted(model, by_header=True) for model in models]
+    hosts.append({"name": "any", "domains": ["*"], **_routed(*by_header, otherwise=[unknown])})
     table: Config = {
         "@type": _ROUTES,
         "name": "models",
         "virtual_hosts": hosts,
-        "request_headers_to_remove": ["x-model"],
+        "request_headers_to_remove": ["x-model", NOW_HEADER],
     }
     return {"version_info": digest_of_json(table)[:16], "resources": [table]}
 
@@ -281,21 +280,72 @@ def _answer(code: int, sentence: str) -> Config:
     return {"match": {"prefix": "/"}, "direct_response": {"status": code, "body": body}}
 
 
-def _routes(model: RoutedModel, *, by_header: bool = False) -> list[Config]:
-    wanted = [_exact("x-model", model.name)] if by_header else []
+@dataclass(frozen=True)
+class _Hosted:
+    """A model in a virtual host: its own, or the one that asks for the header `x-model`."""
+
+    model: RoutedModel
+    by_header: bool = False
+
+    @property
+    def wanted(self) -> list[Config]:
+        return [_exact("x-model", self.model.name)] if self.by_header else []
+
+
+def _routed(*hosted: _Hosted, otherwise: Sequence[Config] = ()) -> Config:
+    """Return the routes of a virtual host; the users of a step are told from the others first."""
+    routes = [route for one in hosted for route in _routes(one)] + list(otherwise)
+    steps = [_users_of_step(one) for one in hosted if _is_step(one.model)]
+    if not steps:
+        return {"routes": routes}
+    return {"matcher": {"matcher_list": {"matchers": steps}, "on_no_match": _list_of(routes)}}
+
+
+def _list_of(routes: list[Config]) -> Config:
+    kind = {"@type": f"{_TYPE}.config.route.v3.RouteList", "routes": routes}
+    return {"action": {"name": "routes", "typed_config": kind}}
+
+
+def _users_of_step(hosted: _Hosted) -> Config:
+    """Return the matcher of the users whose bucket lies below the share."""
+    asked = StepUsers.of(hosted.model.record).predicates()
+    if hosted.by_header:
+        asked.append(header_is("x-model", {"value_match": {"exact": hosted.model.name}}))
+    return {
+        "predicate": {"and_matcher": {"predicate": asked}},
+        "on_match": _list_of(_candidate_routes(hosted) + _stable_routes(hosted)),
+    }
+
+
+def _routes(hosted: _Hosted) -> list[Config]:
+    """Return the routes of those who are not a step's users."""
+    model, wanted = hosted.model, hosted.wanted
     stable = model.record.roles.stable
     if stable is None or stable not in model.slots:
         answer = _answer(503, f"model {model.name} has no release that serves")
         return [{**answer, "match": {"prefix": "/", "headers": wanted}}]
-    routes = []
-    if _takes_share(model):
-        routes += [_candidate_route(model, protocol, wanted) for protocol in PROTOCOLS]
-    return routes + [_stable_route(model, protocol, wanted) for protocol in PROTOCOLS]
+    halted = _takes_share(model) and not _is_step(model)
+    return (_candidate_routes(hosted) if halted else []) + _stable_routes(hosted)
+
+
+def _candidate_routes(hosted: _Hosted) -> list[Config]:
+    return [_candidate_route(hosted.model, protocol, hosted.wanted) for protocol in PROTOCOLS]
+
+
+def _stable_routes(hosted: _Hosted) -> list[Config]:
+    return [_stable_route(hosted.model, protocol, hosted.wanted) for protocol in PROTOCOLS]
+
+
+def _is_step(model: RoutedModel) -> bool:
+    """Return whether some users meet the candidate; halted, stable is broken and all of them do."""
+    return _takes_share(model) and model.record.status.phase is Phase.STEPPING
 
 
 def _takes_share(model: RoutedModel) -> bool:
     status, candidate = model.record.status, model.record.roles.candidate
-    serving = status.phase in {Phase.STEPPING, Phase.HALTED}
+    serving = (
+        status.phase in {Phase.STEPPING, Phase.HALTED} and model.record.roles.stable in model.slots
+    )
     return serving and status.share > 0 and candidate in model.slots
 
 
@@ -363,7 +413,7 @@ def _candidate_route(model: RoutedModel, protocol: Protocol, wanted: list[Config
         raise BadRequestError(message)
     headers = list(wanted)
     if record.status.phase is not Phase.HALTED:  # then stable is broken: nobody may meet it first
-        headers.append(_range(BUCKET_HEADER, record.status.share))
+        headers.append(StepUsers.of(record).before_expiry())
         if protocol == "rest":  # a body that cannot be kept cannot be asked again: it meets stable
             headers.append(_range("content-length", RETRIED_BODY_BYTES))
     return {
@@ -422,20 +472,16 @@ def _fallback_policy(per_try_timeout_ms: float) -> Config:
 
 
 def _labels(model: RoutedModel, variant: str) -> Config:
-    """Return what the Lua filter, the access log and the client learn from a route."""
+    """Return what the access log and the client learn from a route."""
     record = model.record
-    stepping = record.status.phase is Phase.STEPPING
     log: dict[str, Json] = {"model": model.name, "variant": variant}
-    bucket: dict[str, Json] = {}
     answer = {"x-headrace-model": model.name, "x-headrace-variant": variant}
-    if stepping:
+    if record.status.phase is Phase.STEPPING:
         log |= {"rollout": record.rollout, "step": str(record.status.step)}
-        bucket = {"salt": record.salt, "expires_at": math.ceil(record.lease.expires_at)}
+        log["step_users"] = str(StepUsers.of(record))
         answer["x-headrace-step"] = f"{record.rollout}:{record.status.step}"
-    elif record.status.phase is Phase.HALTED:
-        bucket = {"salt": record.salt, "expires_at": 2**52}
     return {
-        "metadata": {"filter_metadata": {"headrace": log, "envoy.filters.http.lua": bucket}},
+        "metadata": {"filter_metadata": {"headrace": log}},
         "response_headers_to_add": [
             {
                 "header": {"key": key, "value": value},

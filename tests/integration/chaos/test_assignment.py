@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tasks.rollout.assignment import bucket_of
+from tasks.rollout.step_users import StepUsers
 from tests.integration.chaos.load import Asked, Users, ask_each
 from tests.integration.chaos.trials import begin_share
 from tests.integration.chaos.world import MODEL, World, eventually, world
@@ -27,7 +28,11 @@ def ask_all(router: World, names: list[str]) -> list[Asked]:
 def logged_buckets(router: World, rollout: str) -> dict[str, int]:
     text = router.files.access_log.read_text()
     lines = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
-    return {one["user_id"]: int(one["bucket"]) for one in lines if one["rollout"] == rollout}
+    return {
+        one["user_id"]: StepUsers.parse(one["step_users"]).bucket_of(one["user_id"])
+        for one in lines
+        if one["rollout"] == rollout
+    }
 
 
 def test_twenty_thousand_users_meet_whom_the_library_says(tmp_path: Path) -> None:

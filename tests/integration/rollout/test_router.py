@@ -15,9 +15,10 @@ import pytest
 from tasks.rollout.assignment import bucket_of
 from tasks.rollout.envoy import reopen_log
 from tasks.rollout.exposure_files import read_exposures
-from tasks.rollout.exposures import ExposureLander
+from tasks.rollout.exposures import ExposureLander, exposure_of
 from tasks.rollout.phases import Decision, Phase
 from tasks.rollout.routes import WHOLE_ANSWER_BYTES
+from tasks.rollout.step_users import StepUsers
 from tests.integration.rollout.conftest import PLAN, Deployment, eventually
 from tests.integration.rollout.upstreams import METHOD, Mood
 
@@ -74,7 +75,7 @@ def test_without_a_rollout_everybody_meets_stable_and_nobody_is_exposed(
     assert name_of(answer) == "blue"
     assert answer.headers["x-headrace-variant"] == "stable"
     line = deployment.lines_of({"one"})[0]
-    assert (line["bucket"], line["rollout"], line["slot"]) == (None, None, "blue")
+    assert (line["step_users"], line["rollout"], line["slot"]) == (None, None, "blue")
 
 
 def test_an_unknown_model_is_refused_with_the_known_names(deployment: Deployment) -> None:
@@ -97,7 +98,11 @@ def test_the_router_and_the_library_put_every_user_in_the_same_bucket(
         assert (user, variant_of(answer)) == (user, expected)
     logged = [line for line in deployment.log() if line["user_id"]]
     eventually(lambda: len({line["user_id"] for line in deployment.log()}) > len(USERS))
-    assert all(int(line["bucket"]) == bucket_of(salt, line["user_id"]) for line in logged)
+    assert all(
+        StepUsers.parse(line["step_users"]).bucket_of(line["user_id"])
+        == bucket_of(salt, line["user_id"])
+        for line in logged
+    )
 
 
 def test_users_never_flip_and_the_candidates_users_only_grow(deployment: Deployment) -> None:
@@ -122,12 +127,11 @@ def test_a_client_chooses_neither_its_bucket_nor_its_retries(deployment: Deploym
     deployment.begin(1)
     user = next(user for user in USERS if not is_candidates(deployment, user))
     forged = {"x-headrace-bucket": "0", "x-envoy-max-retries": "0", "x-headrace-variant": "x"}
+    forged |= {"x-headrace-now": "1"}
     assert name_of(deployment.ask(user, **forged)) == "blue"
     got = deployment.stable.mood.headers[-1]
-    assert int(got["x-headrace-bucket"]) == bucket_of(deployment.state.peek().salt or "", user)
-    assert "x-headrace-variant" not in got
+    assert not {"x-headrace-bucket", "x-headrace-variant", "x-headrace-now"} & set(got)
     assert name_of(deployment.ask(None, **forged)) == "blue"
-    assert "x-headrace-bucket" not in deployment.stable.mood.headers[-1]
 
 
 def test_a_request_without_a_user_meets_stable_and_is_no_exposure(deployment: Deployment) -> None:
@@ -136,7 +140,7 @@ def test_a_request_without_a_user_meets_stable_and_is_no_exposure(deployment: De
     assert name_of(deployment.ask(None, **{"x-request-id": "nobody"})) == "blue"
     assert name_of(deployment.ask("", **{"x-request-id": "empty"})) == "blue"
     lines = deployment.lines_of({"nobody", "empty"})
-    assert [line["bucket"] for line in lines] == [None, None]
+    assert [exposure_of(line, b"key") for line in lines] == [None, None]
 
 
 def test_the_models_authority_does_what_the_header_does(deployment: Deployment) -> None:

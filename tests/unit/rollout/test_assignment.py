@@ -6,27 +6,37 @@ import numpy as np
 import pytest
 from scipy.stats import chi2_contingency, chisquare
 
-from tasks.rollout import assignment
-from tasks.rollout.assignment import NUM_BUCKETS, bucket_of
+from tasks.rollout.assignment import NUM_BUCKETS, bucket_of, xxh64
 from tasks.rollout.record import Colour, Roles, SlotContent, StateRecord
+
+PRIME32, PRIME64 = 2_654_435_761, 11_400_714_785_074_694_797
 
 
 @pytest.mark.parametrize(
-    ("text", "digest"),
-    ((b"", 0x811C9DC5), (b"a", 0xE40C292C), (b"foobar", 0xBF9CF968)),
-    ids=["the empty text", "one letter", "six letters"],
+    ("length", "seed", "digest"),
+    (
+        pytest.param(0, 0, 0xEF46DB3751D8E999, id="nothing"),
+        pytest.param(0, PRIME32, 0xAC75FDA2929B17EF, id="nothing, seeded"),
+        pytest.param(1, 0, 0xE934A84ADB052768, id="a byte"),
+        pytest.param(1, PRIME32, 0x5014607643A9B4C3, id="a byte, seeded"),
+        pytest.param(4, 0, 0x9136A0DCA57457EE, id="half a word"),
+        pytest.param(14, 0, 0x8282DCC4994E35C8, id="a word, half of one and two bytes"),
+        pytest.param(14, PRIME32, 0xC3BD6BF63DEB6DF0, id="the same, seeded"),
+        pytest.param(222, 0, 0xB641AE8CB691C174, id="stripes"),
+        pytest.param(222, PRIME32, 0x20CB8AB7AE10C14A, id="stripes, seeded"),
+    ),
 )
-def test_fnv1a_has_its_published_values(text: bytes, digest: int) -> None:
-    assert assignment._fnv1a(text) == digest
-
-
-@pytest.mark.parametrize(("before", "after"), ((0, 0), (1, 0x514E28B7), (0xFFFFFFFF, 0x81F16F39)))
-def test_the_finaliser_has_murmurs_published_values(before: int, after: int) -> None:
-    assert assignment._finalise(before) == after
+def test_xxh64_has_its_published_values(length: int, seed: int, digest: int) -> None:
+    """Values and input of the sanity check in xxHash's repository."""
+    data, state = bytearray(), PRIME32
+    for _ in range(length):
+        data.append(state >> 56)
+        state = state * PRIME64 % 2**64
+    assert xxh64(bytes(data), seed) == digest
 
 
 def test_a_change_of_the_function_would_move_users_in_running_rollouts() -> None:
-    assert bucket_of("salt", "user-1") == 7118
+    assert bucket_of("salt", "user-1") == 8716
 
 
 NUM_USERS = 100_000

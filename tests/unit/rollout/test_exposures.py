@@ -7,6 +7,7 @@ import stat
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tasks.contracts.errors import CorruptArtifactError
+from tasks.rollout.assignment import NUM_BUCKETS
 from tasks.rollout.envoy import RouterFiles, router_files
 from tasks.rollout.exposure_files import close_hours, hour_of, read_exposures, seal_closed
 from tasks.rollout.exposures import (
@@ -26,9 +28,11 @@ from tasks.rollout.exposures import (
     rollout_folder,
     user_key,
 )
+from tasks.rollout.step_users import StepUsers
 from tests.unit.killed import deaths
 
 KEY = b"k" * 32
+USERS = StepUsers(seed=7, share=NUM_BUCKETS, expires_at=9_999_999_999)
 
 
 def line(number: int = 0, **others: Any) -> dict[str, Any]:
@@ -40,7 +44,7 @@ def line(number: int = 0, **others: Any) -> dict[str, Any]:
         "variant": "candidate",
         "rollout": "r2",
         "step": "1",
-        "bucket": "17",
+        "step_users": str(USERS),
         "slot": "green",
         "code": 200,
         "grpc_status": None,
@@ -73,7 +77,7 @@ def test_an_exposure_holds_a_hash_in_place_of_the_user() -> None:
         "request_id": "request-0",
         "user": hashed_user(KEY, "ann"),
         "variant": "candidate",
-        "bucket": 17,
+        "bucket": USERS.bucket_of("ann"),
         "step": 1,
         "slot": "green",
         "code": 200,
@@ -92,12 +96,25 @@ def test_another_key_gives_another_hash() -> None:
 @pytest.mark.parametrize(
     "others",
     (
-        pytest.param({"bucket": None}, id="a request without a user"),
+        pytest.param({"user_id": None}, id="a request without a user"),
+        pytest.param({"user_id": ""}, id="a request of an empty user"),
+        pytest.param({"time": "9999999999.000"}, id="a request after the step's lease"),
         pytest.param({"rollout": None}, id="a request outside any step"),
     ),
 )
 def test_no_exposure_is(others: dict[str, Any]) -> None:
     assert exposure_of(line(**others), KEY) is None
+
+
+def test_a_user_whom_the_router_did_not_route_by_that_id_is_no_exposure(
+    lander: ExposureLander,
+) -> None:
+    at = USERS.bucket_of("ann")
+    inside, outside = (str(replace(USERS, share=share)) for share in (at + 1, at))
+    write(lander, line(1, step_users=inside), line(2, step_users=outside))
+    write(lander, line(3, step_users=outside, variant="stable"), line(4, step_users="7"))
+    assert (lander.land(), lander.bad_lines) == (2, 2)
+    assert [one["request_id"] for one in landed(lander)] == ["request-1", "request-3"]
 
 
 def test_lines_land_once_and_by_rollout(lander: ExposureLander) -> None:
@@ -395,7 +412,8 @@ def test_two_routers_land_side_by_side_and_each_closes_its_own_hours(tmp_path: P
         files.folder.mkdir()
         line = {
             "time": str(SEVEN + 1.0), "request_id": name, "user_id": "u", "model": "shop",
-            "variant": "stable", "rollout": "r2", "step": "1", "bucket": "7", "slot": "blue",
+            "variant": "stable", "rollout": "r2", "step": "1", "step_users": "7:100:9999999999",
+            "slot": "blue",
             "code": 200, "grpc_status": None, "flags": "-", "attempts": 1, "duration_us": "900",
         }  # fmt: skip
         files.access_log.write_text(json.dumps(line) + "\n")

@@ -186,7 +186,7 @@ def test_the_judge_says(observation: StepObservation, decision: Decision) -> Non
 
 def test_users_who_vanish_from_one_side_are_an_alarm() -> None:
     lines, outcomes = world(3, candidate=0.3, stable=0.3)
-    kept = [line for line in lines if line["variant"] == "stable" or line["user"][-1] not in "37"]
+    kept = [line for line in lines if line["variant"] == "stable" or line["user"][-1] not in "379"]
     verdict = judge(observe(facts(3), kept, outcomes))
     assert verdict.decision is Decision.ROLL_BACK
     assert [check.name for check in verdict.checks if check.passed is False] == ["sample ratio"]

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tasks.contracts.errors import BadRequestError
+from tasks.rollout.assignment import seed_of
 from tasks.rollout.decide import RolloutStatus
 from tasks.rollout.phases import Phase
 from tasks.rollout.record import Colour, Lease, Roles, SlotContent, StateRecord
@@ -40,9 +41,25 @@ def model(phase: Phase, share: int = 0, **others: Any) -> RoutedModel:
     return RoutedModel(record=replace(record, **others), slots=SLOTS)
 
 
-def routes_of(routed: RoutedModel) -> list[dict[str, Any]]:
-    (table,) = render_routes([routed])["resources"]
-    found: list[dict[str, Any]] = table["virtual_hosts"][0]["routes"]
+def host_of(routed: RoutedModel, shadow: ShadowAddress | None = None) -> dict[str, Any]:
+    (table,) = render_routes([routed], shadow)["resources"]
+    found: dict[str, Any] = table["virtual_hosts"][0]
+    return found
+
+
+def routes_of(routed: RoutedModel, shadow: ShadowAddress | None = None) -> list[dict[str, Any]]:
+    """Return the routes of a step's users; of everybody where there is no step."""
+    return routes_for(host_of(routed, shadow), user=True)
+
+
+def routes_for(host: dict[str, Any], *, user: bool) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]]
+    if "routes" in host:
+        found = host["routes"]
+    else:
+        (matcher,) = host["matcher"]["matcher_list"]["matchers"]
+        way = matcher["on_match"] if user else host["matcher"]["on_no_match"]
+        found = way["action"]["typed_config"]["routes"]
     return found
 
 
@@ -54,7 +71,7 @@ def clusters_of(routed: RoutedModel) -> dict[str, dict[str, Any]]:
     ("phase", "share", "asked"),
     (
         pytest.param(
-            Phase.STEPPING, 500, ["x-headrace-bucket", "content-length"], id="a step: its users"
+            Phase.STEPPING, 500, ["x-headrace-now", "content-length"], id="a step: its users"
         ),
         pytest.param(Phase.HALTED, 10_000, [], id="halted: everybody, known or not, at any length"),
     ),
@@ -72,10 +89,9 @@ SHADOW = ShadowAddress(port=9911, percent=5.0)
 
 def mirrored(routed: RoutedModel, shadow: ShadowAddress | None = SHADOW) -> list[str]:
     """Return the routes whose requests are mirrored, as variant and protocol."""
-    (table,) = render_routes([routed], shadow)["resources"]
     return [
         f"{route['stat_prefix']} {'grpc' if 'grpc' in route['match'] else 'rest'}"
-        for route in table["virtual_hosts"][0]["routes"]
+        for route in routes_of(routed, shadow)
         if "request_mirror_policies" in route["route"]
     ]
 
@@ -137,21 +153,33 @@ def test_grpc_is_matched_before_rest_because_rest_matches_everything() -> None:
 
 
 def test_the_candidate_takes_the_buckets_below_its_share() -> None:
-    ranges = [
-        header["range_match"]
-        for header in routes_of(model(Phase.STEPPING, 2500))[0]["match"]["headers"]
-        if header["name"] == "x-headrace-bucket"
-    ]
-    assert ranges == [{"start": 0, "end": 2500}]
+    stepping = model(Phase.STEPPING, 2500)
+    (matcher,) = host_of(stepping)["matcher"]["matcher_list"]["matchers"]
+    somebody, below = matcher["predicate"]["and_matcher"]["predicate"]
+    assert somebody["single_predicate"]["input"]["typed_config"]["header_name"] == "x-user-id"
+    above = below["not_matcher"]["single_predicate"]["custom_match"]["typed_config"]
+    assert (above["threshold"], above["modulo"]) == (2500, 10_000)
+    assert above["seed"] == str(seed_of(stepping.record.salt or ""))
 
 
-def test_the_routes_carry_salt_and_expiry_only_while_stepping() -> None:
+def test_the_other_users_of_a_step_meet_stable() -> None:
+    found = routes_for(host_of(model(Phase.STEPPING, 2500)), user=False)
+    assert [route["stat_prefix"] for route in found] == ["shop/stable/1"] * 2
+
+
+def test_the_routes_say_who_a_steps_users_are_only_while_stepping() -> None:
     stepping = model(Phase.STEPPING, 500)
     for route in routes_of(stepping):
-        lua = route["metadata"]["filter_metadata"]["envoy.filters.http.lua"]
-        assert lua == {"salt": stepping.record.salt, "expires_at": 1_700_000_601}
+        said = route["metadata"]["filter_metadata"]["headrace"]["step_users"]
+        assert said == f"{seed_of(stepping.record.salt or '')}:500:1700000601"
     for route in routes_of(model(Phase.PAUSED)):
-        assert route["metadata"]["filter_metadata"]["envoy.filters.http.lua"] == {}
+        assert "step_users" not in route["metadata"]["filter_metadata"]["headrace"]
+
+
+def test_the_candidates_routes_end_with_the_lease() -> None:
+    for route in routes_of(model(Phase.STEPPING, 500))[:2]:
+        (now,) = [one for one in route["match"]["headers"] if one["name"] == "x-headrace-now"]
+        assert now["range_match"] == {"start": 0, "end": 1_700_000_601}
 
 
 @pytest.mark.parametrize(("asked_ms", "told"), ((120.0, "0.120s"), (5.0, "0.020s")))
@@ -205,6 +233,24 @@ def test_two_models_have_an_authority_each_and_share_the_header() -> None:
         for header in route["match"]["headers"]
     ]
     assert wanted == ["shop", "shop", "search", "search"]
+
+
+def test_the_header_tells_the_users_of_each_models_step() -> None:
+    other = model(Phase.STEPPING, 900)
+    other = RoutedModel(record=replace(other.record, model="search"), slots=SLOTS)
+    (table,) = render_routes([model(Phase.STEPPING, 500), other])["resources"]
+    found = table["virtual_hosts"][-1]["matcher"]
+    named, shares = [], []
+    for matcher in found["matcher_list"]["matchers"]:
+        _, below, name = matcher["predicate"]["and_matcher"]["predicate"]
+        named.append(name["single_predicate"]["value_match"]["exact"])
+        bucket = below["not_matcher"]["single_predicate"]["custom_match"]
+        shares.append(bucket["typed_config"]["threshold"])
+    assert (named, shares) == (["shop", "search"], [500, 900])
+    others = found["on_no_match"]["action"]["typed_config"]["routes"]
+    assert [one.get("stat_prefix", "404") for one in others] == [
+        *["shop/stable/1"] * 2, *["search/stable/1"] * 2, "404",
+    ]  # fmt: skip
 
 
 def test_equal_states_render_equal_bytes() -> None:

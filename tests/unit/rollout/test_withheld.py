@@ -18,7 +18,7 @@ from tests.unit.rollout.test_keeper import Clock, FakeEnvoy, FakeProbes
 
 PLAN = PLANS["replay"]
 HOST = "headrace-{model}-{colour}.prod.svc"
-CANDIDATE = '"x-headrace-bucket"'  # only a route that a bucket chooses leads to the candidate
+CANDIDATE = "ConsistentHashing"  # only routes that a bucket chooses lead to the candidate
 
 
 class SometimesAway(FileRecords):
