@@ -43,7 +43,7 @@ PASSED_ON: Mapping[str, str] = MappingProxyType(
         "keeper": "tasks.cli.keeper",
         "envoy": "tasks.cli.envoy",
         "shoppers": "tasks.cli.shoppers",
-        "shadow": "tasks.rollout.shadow",
+        "shadow": "tasks.cli.shadow",
     }
 )
 _EXIT_CODES = (
