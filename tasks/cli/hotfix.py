@@ -20,10 +20,11 @@ from tasks.stages import hotfix_stable
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from tasks.cli.console import Console
     from tasks.rollout.state import ModelState
+    from tasks.serving.slot_folder import Slot
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
@@ -32,6 +33,9 @@ def run(options: argparse.Namespace, console: Console) -> int:
     state = state_of(home, options.model)
     store = ArtifactStore(ObjectStore(home.store_url), cache=home.cache)
     note = Note(who=f"person {getpass.getuser()}", why=options.reason)
+    if options.abandon:
+        console.say(hotfix_stable.abandon(state, note, _slots(state)))
+        return int(ExitCode.DONE)
     hotfix(state, store, Address.parse(options.bundle), note, console.say)
     return int(ExitCode.DONE)
 
@@ -46,12 +50,16 @@ def hotfix(
     manifest = store.manifest(bundle)
     hotfix_stable.passing_report(store, manifest)
     asked = hotfix_stable.Asked(bundle=manifest, folder=store.fetch(manifest), note=note)
-    slot_host = os.environ.get("HEADRACE_SLOT_HOST") or None
     entry = hotfix_stable.hotfix(
         state,
         asked,
         events=hotfix_stable.events_of(store, manifest),
-        slots=lambda: slots_of(state.folder.parent, state.model, slot_host),
+        slots=lambda: _slots(state),
         say=say,
     )
     say(hotfix_stable.sentence_of(state, entry))
+
+
+def _slots(state: ModelState) -> Mapping[str, Slot]:
+    slot_host = os.environ.get("HEADRACE_SLOT_HOST") or None
+    return slots_of(state.folder.parent, state.model, slot_host)

@@ -127,6 +127,19 @@ def hotfix(
         raise
 
 
+def abandon(state: ModelState, note: Note, slots: Mapping[str, Slot]) -> str:
+    """Free the slot of a hotfix that was begun and is not wanted; who still loads it is refused."""
+    record = state.peek()
+    begun, colour = record.hotfix, record.roles.hotfix
+    if begun is None or colour is None:
+        message = f"{state.model}: expected a hotfix in progress, found none"
+        raise BadRequestError(message)
+    if not abandon_hotfix(state, begun.release_id, note=note):
+        return f"{state.model}: {begun.release_id} ended meanwhile; `headrace history` says how"
+    withdraw(slot_of_colour(slots, colour).directory, begun.release_number)
+    return f"{state.model}: {begun.release_id} is abandoned; stable stays as it was"
+
+
 def passing_report(store: ArtifactStore, bundle: Manifest) -> SealedReport:
     """Return a passing gate report on exactly these bytes; a bundle without one is refused."""
     reports, _ = reports_by_content(store)

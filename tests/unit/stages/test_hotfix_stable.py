@@ -145,6 +145,26 @@ def test_a_failure_before_the_roles_move_frees_the_slot_and_takes_the_version_ou
     assert state.history()[-1].kind == "hotfix_abandoned"
 
 
+def test_a_hotfix_that_was_begun_can_be_abandoned_and_one_that_serves_cannot(
+    state: ModelState, tmp_path: Path
+) -> None:
+    name, slots = hotfix_name(state, CONTENT), slots_below(tmp_path)
+    reserve_hotfix(state, name, note=ANN)
+    published = tmp_path / Colour.VIOLET / "3"
+    published.mkdir(parents=True)
+    bob = Note(who="person bob", why="not wanted any more")
+    assert "is abandoned; stable stays as it was" in hotfix_stable.abandon(state, bob, slots)
+    assert not published.exists()
+    entry = state.history()[-1]
+    assert (entry.kind, entry.who, entry.why) == ("hotfix_abandoned", bob.who, bob.why)
+    published.with_name("4").mkdir()
+    reserve_hotfix(state, name, note=ANN)
+    apply_hotfix(state, name, note=ANN)
+    with pytest.raises(BadRequestError, match="expected a hotfix in progress, found none"):
+        hotfix_stable.abandon(state, bob, slots)
+    assert published.with_name("4").exists()
+
+
 def test_slots_that_cannot_be_found_leave_nothing_reserved(
     state: ModelState, tmp_path: Path
 ) -> None:
