@@ -69,6 +69,7 @@ POD_PROFILES: Mapping[Stage, PodProfile] = MappingProxyType(
         Stage.JUDGE_STEP: _SMALL,
         Stage.PROMOTE_RELEASE: _SMALL,
         Stage.ROLL_BACK_RELEASE: _SMALL,
+        Stage.HOTFIX_STABLE: _SERVE,
         Stage.MIRROR_RELEASE: _SMALL,
         Stage.GATE_ARTIFACT: _DATA,
     }

@@ -150,3 +150,32 @@ def form_of_rollback(context: Mapping[str, Any]) -> dict[str, Json]:
     """Return what `roll_back_release` takes from a person: model, reason, and this run's name."""
     run = context["dag_run"]
     return dict(context["params"]) | {"requested_by_run": release_id(str(run.run_id))}
+
+
+def hotfix_form() -> dict[str, Param]:
+    """Return the fields of a hotfix; reason and bundle have no default: nobody sends it by mistake."""
+    return {
+        "model": Param(
+            "recommender", type="string", pattern=f"^{MODEL_NAME.pattern}$", title="Model"
+        ),
+        "bundle": Param(
+            type="string",
+            pattern=r"^serving_bundle/[0-9a-f]{64}$",
+            title="Bundle",
+            description="serving_bundle/KEY of an earlier release, or of one under another name; "
+            "its gate has passed",
+        ),
+        "reason": Param(type="string", minLength=3, maxLength=500, title="Reason"),
+    }
+
+
+def form_of_hotfix(context: Mapping[str, Any]) -> dict[str, Json]:
+    """Return what `hotfix_stable` takes from a person: model, reason, and who they are."""
+    form = context["params"]
+    who = person_of_run(context["dag_run"])
+    return {"model": form["model"], "reason": form["reason"], "requested_by": who}
+
+
+def bundle_of_hotfix(context: Mapping[str, Any]) -> dict[str, str]:
+    """Return the input `bundle` as the form names it."""
+    return {"bundle": str(context["params"]["bundle"])}

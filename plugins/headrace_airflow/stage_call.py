@@ -36,6 +36,7 @@ class Situation:
 SkipRule = Callable[[Situation], str | None]
 ReadsRule = Callable[["ReleaseRequest"], Mapping[str, str]]
 SettingsRule = Callable[[Mapping[str, Any]], Mapping[str, Json]]
+RunReadsRule = Callable[[Mapping[str, Any]], Mapping[str, str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,7 @@ class StageCall:
     settings: Mapping[str, Json] = field(default_factory=dict)
     settings_from: SettingsRule | None = None  # settings that only the run knows
     reads_from: ReadsRule | None = None  # inputs that the release request pins
+    reads_from_run: RunReadsRule | None = None  # inputs that only the run names
     skip_when: SkipRule | None = None  # returns why, or None to run
 
     fails_nothing: bool = False  # the last try ends as skipped, not as failed
@@ -60,11 +62,12 @@ class StageCall:
         made = _addresses(context["ti"], task_ids | ({self.release} if self.release else set()))
         release = made.get(self.release) if self.release else None
         more = {} if self.settings_from is None else self.settings_from(context)
+        named = {} if self.reads_from_run is None else dict(self.reads_from_run(context))
         return StageRequest(
             stage=self.stage,
             store_url=store_url,
             release=release,
-            reads=_last_made(self.reads, made) | self._pinned(release, store_url),
+            reads=_last_made(self.reads, made) | self._pinned(release, store_url) | named,
             gates=_last_made(self.gates, made),
             settings={**self.settings, **more},
         )

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from headrace_airflow.deployment import Runtime, the_deployment
 from headrace_airflow.local_stage_operator import LocalStageOperator
-from headrace_airflow.stage_call import ReadsRule, SettingsRule, SkipRule, StageCall, TaskIds
+from headrace_airflow.stage_call import (
+    ReadsRule,
+    RunReadsRule,
+    SettingsRule,
+    SkipRule,
+    StageCall,
+    TaskIds,
+)
 from tasks.contracts.json_types import Json
 from tasks.contracts.stages import STAGE_FACTS, Stage
 
@@ -40,6 +47,7 @@ def run_stage(
     settings: Mapping[str, Json] | None = None,
     settings_from: SettingsRule | None = None,
     reads_from: ReadsRule | None = None,
+    reads_from_run: RunReadsRule | None = None,
     skip_when: SkipRule | None = None,
     fails_nothing: bool = False,
     task_id: str | None = None,
@@ -58,6 +66,7 @@ def run_stage(
         settings=settings or {},
         settings_from=settings_from,
         reads_from=reads_from,
+        reads_from_run=reads_from_run,
         skip_when=skip_when,
         fails_nothing=fails_nothing,
     )

@@ -24,6 +24,7 @@ SEALED_IN_THE_NAME: Mapping[ArtifactKind, str] = MappingProxyType(
         ArtifactKind.STEP_VERDICT: "verdict.json",
         ArtifactKind.RELEASE: "release.json",
         ArtifactKind.ROLLBACK: "rollback.json",
+        ArtifactKind.HOTFIX: "hotfix.json",
     }
 )
 _ADDRESS = re.compile(rf"\b(?:{'|'.join(kind.value for kind in ArtifactKind)})/[0-9a-f]{{64}}\b")

@@ -41,6 +41,7 @@ RECORDS = frozenset(
         ArtifactKind.STEP_VERDICT,
         ArtifactKind.RELEASE,
         ArtifactKind.ROLLBACK,
+        ArtifactKind.HOTFIX,
         ArtifactKind.MIRROR,
         ArtifactKind.GATE_REPORT,
     }
@@ -156,13 +157,13 @@ def _demand_idle(home: Home) -> None:
 
 
 def keep(
-    store: ArtifactStore, addresses: set[Address], release_ids: set[str]
+    store: ArtifactStore, addresses: set[Address], release_ids: set[str], hotfixes: set[str]
 ) -> Mapping[Address, Manifest]:
     """Return what the ledger reaches: inputs all the way down, and the records written about them.
 
     A ledger that mentions what is not there stops everything: the store may be the wrong one.
     """
-    requests, missing = _requests(store, release_ids)
+    requests, missing = _requests(store, release_ids - hotfixes)
     ours, unreadable = sealed_in_the_name(store, release_ids)
     reached = walk(store, [*addresses, *requests, *ours])
     problems = [*missing, *unreadable, *reached.problems]

@@ -47,7 +47,7 @@ WORDS: Mapping[str, str] = {
 }
 PORTS_OF: Mapping[str, Sequence[str]] = {
     "envoy": ("router", "router-admin"),
-    "shadow": ("shadow",),
+    "shadow": ("shadow", "shadow-grpc"),
     "keeper": ("metrics",),
     "airflow-api-server": ("airflow",),
     "mlflow": ("mlflow",),

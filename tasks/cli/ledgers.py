@@ -97,9 +97,10 @@ def up_to(entries: Sequence[LedgerEntry], moment: str | None) -> list[LedgerEntr
     return [entry for entry in entries if parse_utc(entry.at) <= limit]
 
 
-def ledger_mentions(home: Home) -> tuple[set[Address], set[str]]:
+def ledger_mentions(home: Home) -> tuple[set[Address], set[str], set[str]]:
     """Return the artifacts and the release ids that any ledger or state record mentions.
 
+    Last come those ids that are hotfixes: each has the bundle of another release, and no request.
     The ledgers of the store count, also those whose state record is lost or in another home.
     """
     addresses: set[Address] = set()
@@ -117,4 +118,5 @@ def ledger_mentions(home: Home) -> tuple[set[Address], set[str]]:
     for entry in entries:
         addresses |= mentions(dict(entry.details))
         release_ids |= {entry.release_id} if entry.release_id else set()
-    return addresses, release_ids
+    hotfixes = {entry.release_id for entry in entries if entry.kind == "hotfix_reserved"}
+    return addresses, release_ids, release_ids & hotfixes

@@ -43,7 +43,7 @@ PASSED_ON: Mapping[str, str] = MappingProxyType(
         "keeper": "tasks.cli.keeper",
         "envoy": "tasks.cli.envoy",
         "shoppers": "tasks.cli.shoppers",
-        "shadow": "tasks.rollout.shadow",
+        "shadow": "tasks.cli.shadow",
     }
 )
 _EXIT_CODES = (
@@ -153,7 +153,9 @@ def _hotfix(commands: _Commands[argparse.ArgumentParser]) -> None:
         commands, "hotfix", "replace stable's release during an experiment; no user is moved"
     )
     hotfix.add_argument("--model", type=_model, default=DEFAULT_MODEL)
-    hotfix.add_argument("--bundle", required=True, help="serving_bundle/KEY, with a passing gate")
+    what = hotfix.add_mutually_exclusive_group(required=True)
+    what.add_argument("--bundle", help="serving_bundle/KEY, with a passing gate")
+    what.add_argument("--abandon", action="store_true", help="free the slot of one that was begun")
     hotfix.add_argument("--reason", required=True, help="goes into the ledger")
 
 

@@ -26,6 +26,7 @@ USUAL_PORTS: Mapping[str, int] = MappingProxyType(
         "router-admin": 9901,
         "shadow": 9911,
         "metrics": 9912,
+        "shadow-grpc": 9913,
     }
 )
 FIRST_SLOT_PORT = 8500

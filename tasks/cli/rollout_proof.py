@@ -146,6 +146,15 @@ def _rollback(record: Records, entry: LedgerEntry) -> Differences:
     yield "stable", entry.details.get("stable"), record.get("stable")
 
 
+def _hotfix(record: Records, entry: LedgerEntry) -> Differences:
+    yield "sequence", entry.sequence, record.get("sequence")
+    yield "release_number", entry.release_number, record.get("release_number")
+    yield "hotfixed_at", entry.at, record.get("hotfixed_at")
+    yield "who", entry.who, record.get("who")
+    yield "why", entry.why, record.get("why")
+    yield "instead_of", entry.details.get("instead_of"), record.get("instead_of")
+
+
 # kind of artifact -> its record, the ledger entry that it is about, what the two must agree on
 _RECORDS: Mapping[
     ArtifactKind, tuple[str, tuple[str, ...], Callable[[Records, LedgerEntry], Differences]]
@@ -155,6 +164,7 @@ _RECORDS: Mapping[
     ArtifactKind.STEP_VERDICT: ("verdict.json", ("judged", "cut"), _verdict),
     ArtifactKind.RELEASE: ("release.json", ("promoted",), _release),
     ArtifactKind.ROLLBACK: ("rollback.json", ("rolled_back",), _rollback),
+    ArtifactKind.HOTFIX: ("hotfix.json", ("hotfixed",), _hotfix),
 }
 
 

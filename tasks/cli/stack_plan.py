@@ -229,12 +229,13 @@ def router_parts(stack: Stack, slots: Sequence[str] = ()) -> list[Part]:
         after=(envoy.name, *slots),
         stop_rank=0,
     )
+    ports = ("--port", str(stack.ports["shadow"]), "--grpc-port", str(stack.ports["shadow-grpc"]))
     shadow = Part(
         name="shadow",
-        command=(*program, "shadow", *state, "--port", str(stack.ports["shadow"])),
+        command=(*program, "shadow", *state, *ports),
         environment=environment,
         after=(envoy.name,),
-        ready_port=stack.ports["shadow"],
+        ready_port=stack.ports["shadow-grpc"],
         stop_rank=0,
     )
     return [keeper, envoy, shoppers, shadow]

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from tasks.contracts.stages import STAGE_FACTS, Stage
+from tasks.contracts.stages import STAGE_FACTS, STAGES_BY_HAND, Stage
 
-OUTSIDE_THE_LINE = (Stage.ROLL_BACK_RELEASE, Stage.MIRROR_RELEASE, Stage.GATE_ARTIFACT)
+OUTSIDE_THE_LINE = (
+    Stage.ROLL_BACK_RELEASE,
+    *STAGES_BY_HAND,
+    Stage.MIRROR_RELEASE,
+    Stage.GATE_ARTIFACT,
+)
 REPEATED = (Stage.SHIFT_TRAFFIC, Stage.JUDGE_STEP)
 
 
@@ -21,5 +26,8 @@ def flow_picture() -> str:
             f"{stage.value:<17} [{facts.image.value:<10}]  {facts.produces.value:<16}{gate}{again}"
         )
     lines.append(f"{Stage.ROLL_BACK_RELEASE.value:<17} from any failure after staging")
+    lines.append(
+        f"{Stage.HOTFIX_STABLE.value:<17} by hand: another stable release in an experiment"
+    )
     lines.append(f"{Stage.MIRROR_RELEASE.value:<17} copies the outcome to MLflow; fails nothing")
     return "\n".join(line.rstrip() for line in lines) + "\n"

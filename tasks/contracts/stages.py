@@ -22,6 +22,7 @@ class ArtifactKind(StrEnum):
     STEP_VERDICT = "step_verdict"
     RELEASE = "release"
     ROLLBACK = "rollback"
+    HOTFIX = "hotfix"
     MIRROR = "mirror"
     GATE_REPORT = "gate_report"
 
@@ -50,6 +51,7 @@ class Stage(StrEnum):
     JUDGE_STEP = "judge_step"
     PROMOTE_RELEASE = "promote_release"
     ROLL_BACK_RELEASE = "roll_back_release"
+    HOTFIX_STABLE = "hotfix_stable"
     MIRROR_RELEASE = "mirror_release"
     GATE_ARTIFACT = "gate_artifact"
 
@@ -101,6 +103,9 @@ STAGE_FACTS: MappingProxyType[Stage, StageFacts] = MappingProxyType(
         Stage.ROLL_BACK_RELEASE: StageFacts(
             produces=ArtifactKind.ROLLBACK, image=Image.ROLLOUT, gated=False
         ),
+        Stage.HOTFIX_STABLE: StageFacts(
+            produces=ArtifactKind.HOTFIX, image=Image.TENSORFLOW, gated=False
+        ),
         Stage.MIRROR_RELEASE: StageFacts(
             produces=ArtifactKind.MIRROR, image=Image.ROLLOUT, gated=False
         ),
@@ -110,6 +115,8 @@ STAGE_FACTS: MappingProxyType[Stage, StageFacts] = MappingProxyType(
     }
 )
 
+# Those that only a person starts, in a DAG of their own: no release passes through them.
+STAGES_BY_HAND = frozenset({Stage.HOTFIX_STABLE})
 # Those that read or change a rollout's state record.
 ROLLOUT_STAGES = frozenset(
     {
@@ -119,6 +126,7 @@ ROLLOUT_STAGES = frozenset(
         Stage.JUDGE_STEP,
         Stage.PROMOTE_RELEASE,
         Stage.ROLL_BACK_RELEASE,
+        Stage.HOTFIX_STABLE,
         Stage.MIRROR_RELEASE,
     }
 )

@@ -72,13 +72,30 @@ def apply_hotfix(state: ModelState, release_id: str, *, note: Note | None = None
     return _entry(state, "hotfixed", release_id)
 
 
-def abandon_hotfix(state: ModelState, release_id: str, *, note: Note | None = None) -> None:
-    """Free the slot of a hotfix that was not applied; one that serves or never was changes nothing."""
+def abandon_hotfix(state: ModelState, release_id: str, *, note: Note | None = None) -> bool:
+    """Free the slot of a hotfix that was not applied, and say whether there was one.
+
+    One that serves or never was changes nothing: its slot may be stable's by now.
+    """
+    freed = False
 
     def change(now: StateRecord) -> Change:
-        return changes.hotfix_abandoned(now) if _pending(now) == release_id else Change(record=now)
+        nonlocal freed
+        freed = _pending(now) == release_id
+        return changes.hotfix_abandoned(now) if freed else Change(record=now)
 
     state.commit(change, note)
+    return freed
+
+
+def hotfix_name(state: ModelState, content: str) -> str:
+    """Return a hotfix's name by what it is made of: asked for again, it goes on where it was."""
+    return f"hotfix-{state.peek().rollout or 'none'}-{content[:12]}"
+
+
+def applied_hotfix(state: ModelState, release_id: str) -> LedgerEntry | None:
+    """Return the entry of a hotfix that serves as stable; None where it does not."""
+    return _entry(state, "hotfixed", release_id) if _serves(state.peek(), release_id) else None
 
 
 def _pending(now: StateRecord) -> str | None:

@@ -12,7 +12,7 @@ from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import Json, check_format, digest_of_json, parse_object
 from tasks.rollout.phases import Phase
 from tasks.rollout.record import Colour, StateRecord
-from tasks.rollout.shadow_routes import ShadowAddress, mirrored, shadow_cluster
+from tasks.rollout.shadow_routes import ShadowAddress, mirrored, shadow_clusters
 from tasks.rollout.step_users import NOW_HEADER, StepUsers, header_is
 
 Protocol = Literal["rest", "grpc"]
@@ -79,7 +79,7 @@ def cluster_name(model: str, colour: Colour, protocol: Protocol, *, candidate: b
 def render_clusters(models: Iterable[RoutedModel], shadow: ShadowAddress | None = None) -> Config:
     """Return the CDS response: it depends on models and ports only, never on the share."""
     clusters = [cluster for model in models for cluster in _clusters(model)]
-    clusters += [] if shadow is None else [shadow_cluster(shadow)]
+    clusters += [] if shadow is None else shadow_clusters(shadow)
     resources = [{"@type": _CLUSTER, **cluster} for cluster in clusters]
     return {"version_info": digest_of_json(resources)[:16], "resources": resources}
 
@@ -433,11 +433,12 @@ def _candidate_route(model: RoutedModel, protocol: Protocol, wanted: list[Config
 
 
 def _mirror(model: RoutedModel, protocol: Protocol) -> Config:
-    """Return the mirror of a route; the comparator speaks REST, and halted there is one slot."""
+    """Return the mirror of a route; halted, there is one slot."""
     halted = model.record.status.phase is Phase.HALTED
-    if model.shadow is None or protocol != "rest" or model.record.candidate is None or halted:
+    if model.shadow is None or model.record.candidate is None or halted:
         return {}
-    return {"request_mirror_policies": mirrored(model.shadow)}
+    policies = mirrored(model.shadow, protocol)
+    return {"request_mirror_policies": policies} if policies else {}
 
 
 def stat_prefix(record: StateRecord, variant: str) -> str:

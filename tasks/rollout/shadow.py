@@ -1,21 +1,20 @@
-"""The comparator: asks both slots what a mirrored REST request asked, off the users' path.
+"""The comparator: asks both slots what a mirrored request asked, off the users' path.
 
 Envoy discards its answers, so it gives an empty one at once. What it cannot take is dropped and
-counted: users never wait for it, and slots are asked at a bounded pace. gRPC is not mirrored.
+counted: users never wait for it, and slots are asked at a bounded pace. A request that came by gRPC
+is asked by gRPC, through the client of whoever runs it.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import queue
 import re
-import signal
-import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,8 +24,6 @@ from typing import Any
 import httpx
 
 from tasks.contracts.errors import HeadraceError
-from tasks.contracts.exit_codes import ExitCode
-from tasks.contracts.log_lines import Level, LineLog, Subject
 from tasks.contracts.requests import MODEL_NAME
 from tasks.contracts.state_file import replace_text
 from tasks.rollout.comparison import (
@@ -36,16 +33,13 @@ from tasks.rollout.comparison import (
     rankings_in,
     report_text,
 )
-from tasks.rollout.envoy import router_files
 from tasks.rollout.exposures import rollout_folder
 from tasks.rollout.record import StateRecord
-from tasks.rollout.routes import SlotAddress, parse_slots
-from tasks.rollout.shadow_routes import ShadowAddress
+from tasks.rollout.routes import Protocol, SlotAddress, parse_slots
+from tasks.rollout.shadow_routes import MAX_BODY_BYTES
 from tasks.rollout.state import open_state
 
-PERCENT = 5.0
 QUEUE_LIMIT = 256
-MAX_BODY_BYTES = 256 * 1024
 MAX_PER_SECOND = 20.0  # comparisons: slots serve users first
 ASK_SECONDS = 5.0
 WRITE_SECONDS = 2.0
@@ -59,6 +53,11 @@ class Mirrored:
 
     model: str
     body: bytes
+    protocol: Protocol = "rest"
+
+
+# An address, a PredictRequest and a version; returns the outputs as REST gives them by column.
+AskGrpc = Callable[[str, bytes, int], Mapping[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +106,7 @@ class Comparator:
 
     state_dir: Path
     client: httpx.Client
+    ask_grpc: AskGrpc
     inbox: Inbox = field(default_factory=Inbox)
     max_per_second: float = MAX_PER_SECOND
     monotonic: Callable[[], float] = time.monotonic
@@ -151,7 +151,7 @@ class Comparator:
         try:
             candidate = self._ask(request, pair.candidate_slot, pair.candidate)
             stable = self._ask(request, pair.stable_slot, pair.stable)
-        except (httpx.HTTPError, ValueError):
+        except (httpx.HTTPError, HeadraceError, ValueError):
             self.inbox.dropped["slot"] += 1
             return
         if not candidate or len(candidate) != len(stable):
@@ -164,6 +164,9 @@ class Comparator:
         self._changed.add(name)
 
     def _ask(self, request: Mirrored, slot: SlotAddress, version: int) -> list[Ranking]:
+        if request.protocol == "grpc":
+            address = f"{slot.host}:{slot.grpc}"
+            return rankings_in({"outputs": self.ask_grpc(address, request.body, version)})
         url = f"http://{slot.host}:{slot.rest}/v1/models/{request.model}/versions/{version}:predict"
         headers = {"content-type": "application/json"}
         answer = self.client.post(url, content=request.body, headers=headers)
@@ -245,52 +248,12 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 64
 
 
-def run(
-    state_dir: Path,
-    stop: threading.Event,
-    *,
-    port: int,
-    percent: float = PERCENT,
-    log: LineLog | None = None,
-) -> None:
-    """Listen, say where, and compare until told to stop."""
-    log = log or LineLog(subject=Subject(process="shadow"))
-    inbox = Inbox()
-    limits = httpx.Limits(max_connections=4)
-    with (
-        _Server(("127.0.0.1", port), _handler(inbox)) as server,
-        httpx.Client(timeout=ASK_SECONDS, limits=limits, trust_env=False) as client,
-    ):
+@contextmanager
+def rest_requests(port: int, inbox: Inbox) -> Iterator[int]:
+    """Listen on 127.0.0.1 and put each `:predict` into the inbox; the port, which 0 leaves free."""
+    with _Server(("127.0.0.1", port), _handler(inbox)) as server:
         threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True).start()
-        address = ShadowAddress(port=server.server_port, percent=percent)
-        replace_text(router_files(state_dir).shadow, address.to_text())
-        comparator = Comparator(state_dir=state_dir, client=client, inbox=inbox)
-        while not stop.is_set():
-            try:
-                comparator.turn()
-            except OSError as error:  # a full disk; the next turn writes again
-                log.say(Level.ERROR, f"shadow: {error}")
-                stop.wait(1)
-        comparator.write()
-        server.shutdown()
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Compare until SIGTERM."""
-    parser = argparse.ArgumentParser(prog="headrace shadow", description=__doc__)
-    parser.add_argument("--state-dir", type=Path, required=True, help="folder of state records")
-    parser.add_argument("--port", type=int, required=True, help="on 127.0.0.1; 0 takes a free one")
-    parser.add_argument(
-        "--percent", type=float, default=PERCENT, help=f"of requests (default: {PERCENT:g})"
-    )
-    options = parser.parse_args(sys.argv[1:] if argv is None else argv)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    log = LineLog.from_environment(Subject(process="shadow"))
-    run(options.state_dir, stop, port=options.port, percent=options.percent, log=log)
-    return int(ExitCode.DONE)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()

@@ -4,24 +4,43 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import check_format, parse_object, pretty_json
 
-CLUSTER = "shadow"
+CLUSTERS = MappingProxyType({"rest": "shadow", "grpc": "shadow.grpc"})
 RUNTIME_KEY = "headrace.shadow"  # Envoy's runtime may say another share, of a million
 MOST_AT_A_TIME = 64  # mirrored requests: a comparator that hangs holds no more of Envoy than these
+MAX_BODY_BYTES = 256 * 1024
 MILLION = 1_000_000
 _OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+_FILTERS = "type.googleapis.com/envoy.extensions.filters.http"
+# Without it Envoy reads a user's request no faster than the comparator takes its copy: one that
+# hangs would stop all requests larger than the buffers between them.
+_WHOLE_OR_DROPPED = [
+    {
+        "name": "envoy.filters.http.buffer",
+        "typed_config": {
+            "@type": f"{_FILTERS}.buffer.v3.Buffer",
+            "max_request_bytes": MAX_BODY_BYTES,
+        },
+    },
+    {
+        "name": "envoy.filters.http.upstream_codec",
+        "typed_config": {"@type": f"{_FILTERS}.upstream_codec.v3.UpstreamCodec"},
+    },
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShadowAddress:
     """Where the comparator listens, and the share of requests that it is sent."""
 
-    port: int
+    port: int  # for REST
     percent: float
+    grpc: int | None = None  # a comparator of before takes no gRPC
     host: str = "127.0.0.1"
 
     def __post_init__(self) -> None:
@@ -30,10 +49,15 @@ class ShadowAddress:
             message = f"shadow: expected a percentage from 0 to 100, found {self.percent!r}"
             raise BadRequestError(message)
 
+    @property
+    def ports(self) -> dict[str, int]:
+        """Return the port of each protocol that it takes."""
+        return {"rest": self.port, **({} if self.grpc is None else {"grpc": self.grpc})}
+
     def to_text(self) -> str:
         """Return `shadow.json` as text."""
-        fields = {"host": self.host, "port": self.port, "percent": self.percent}
-        return pretty_json({"format": "shadow_address/1", **fields})
+        fields = {"host": self.host, "rest": self.port, "grpc": self.grpc, "percent": self.percent}
+        return pretty_json({"format": "shadow_address/2", **fields})
 
 
 def read_shadow(path: Path) -> ShadowAddress | None:
@@ -42,19 +66,27 @@ def read_shadow(path: Path) -> ShadowAddress | None:
         record: Any = parse_object(path.read_bytes(), str(path))
     except FileNotFoundError:
         return None
-    check_format(record, "shadow_address", 1, str(path))
+    number = check_format(record, "shadow_address", 2, str(path))
     try:
         return ShadowAddress(
-            host=str(record["host"]), port=int(record["port"]), percent=float(record["percent"])
+            host=str(record["host"]),
+            port=int(record["port" if number == 1 else "rest"]),
+            grpc=None if number == 1 or record["grpc"] is None else int(record["grpc"]),
+            percent=float(record["percent"]),
         )
     except (KeyError, TypeError, ValueError) as error:
-        message = f"{path}: expected host, port and percent of the comparator, found: {error!r}"
+        message = f"{path}: expected host, ports and percent of the comparator, found: {error!r}"
         raise BadRequestError(message) from error
 
 
-def shadow_cluster(address: ShadowAddress) -> dict[str, Any]:
-    """Return the comparator's cluster: what is too much for it is dropped, nobody waits."""
-    socket = {"address": address.host, "port_value": address.port}
+def shadow_clusters(address: ShadowAddress) -> list[dict[str, Any]]:
+    """Return the comparator's clusters: what is too much for it is dropped, nobody waits."""
+    return [_cluster(address.host, port, protocol) for protocol, port in address.ports.items()]
+
+
+def _cluster(host: str, port: int, protocol: str) -> dict[str, Any]:
+    name = CLUSTERS[protocol]
+    socket = {"address": host, "port_value": port}
     endpoint = {"endpoint": {"address": {"socket_address": socket}}}
     most = {
         "max_connections": MOST_AT_A_TIME,
@@ -62,26 +94,30 @@ def shadow_cluster(address: ShadowAddress) -> dict[str, Any]:
         "max_requests": MOST_AT_A_TIME,
         "max_retries": 0,
     }
+    kind = "http2_protocol_options" if protocol == "grpc" else "http_protocol_options"
     return {
-        "name": CLUSTER,
+        "name": name,
         "type": "STATIC",
         "connect_timeout": "0.1s",
         "load_assignment": {
-            "cluster_name": CLUSTER,
+            "cluster_name": name,
             "endpoints": [{"lb_endpoints": [endpoint]}],
         },
         "typed_extension_protocol_options": {
             _OPTIONS: {
                 "@type": f"type.googleapis.com/{_OPTIONS}",
-                "explicit_http_config": {"http_protocol_options": {}},
+                "explicit_http_config": {kind: {}},
+                "http_filters": _WHOLE_OR_DROPPED,
             }
         },
         "circuit_breakers": {"thresholds": [most]},
     }
 
 
-def mirrored(address: ShadowAddress) -> list[dict[str, Any]]:
-    """Return the mirror policy of a route."""
+def mirrored(address: ShadowAddress, protocol: str) -> list[dict[str, Any]]:
+    """Return the mirror policy of a protocol's routes; none where the comparator cannot take it."""
+    if protocol not in address.ports:
+        return []
     share = {"numerator": round(address.percent / 100 * MILLION), "denominator": "MILLION"}
     fraction = {"default_value": share, "runtime_key": RUNTIME_KEY}
-    return [{"cluster": CLUSTER, "runtime_fraction": fraction}]
+    return [{"cluster": CLUSTERS[protocol], "runtime_fraction": fraction}]

@@ -32,9 +32,9 @@ from tasks.contracts.slot_hosts import GRPC_PORT, REST_PORT, slot_folder
 from tasks.rollout.assignment import bucket_of
 from tasks.rollout.record import Colour
 from tasks.rollout.state import ModelState, open_state
+from tasks.serving.slot_check import LOAD_SECONDS, Staged, wait_until_loaded
 from tasks.serving.slot_folder import Slot, publish
 from tasks.serving.version_states import VersionId
-from tasks.stages.stage_bundle import LOAD_SECONDS, Staged, wait_until_loaded
 from tests.cluster.built_images import image_name, image_names, load_images
 from tests.cluster.shop_users import Got, read_got
 from tests.unit.helm.rendered import CHART, ONE_NODE

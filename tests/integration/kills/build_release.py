@@ -158,6 +158,13 @@ def made_with_users(build: Builder) -> None:
     )
     build.keep(Stage.JUDGE_STEP, {"step": Stage.SHIFT_TRAFFIC})
     build.keep(Stage.ROLL_BACK_RELEASE, {"slot": Stage.STAGE_BUNDLE})
+    build.keep(
+        Stage.HOTFIX_STABLE,
+        {"bundle": Stage.BUNDLE_MODEL},
+        model=MODEL,
+        reason="prices were wrong",
+        requested_by="person ann, run manual__1",
+    )
     build.keep(Stage.PROMOTE_RELEASE, {"slot": Stage.STAGE_BUNDLE})
     build.keep(
         Stage.MIRROR_RELEASE,

@@ -35,13 +35,23 @@ WITH_EFFECTS = frozenset(
         Stage.JUDGE_STEP,
         Stage.PROMOTE_RELEASE,
         Stage.ROLL_BACK_RELEASE,
+        Stage.HOTFIX_STABLE,
         Stage.MIRROR_RELEASE,
     }
 )
-FOUND_AFTER_TRAFFIC = (Stage.JUDGE_STEP, Stage.ROLL_BACK_RELEASE, Stage.MIRROR_RELEASE)
+FOUND_AFTER_TRAFFIC = (
+    Stage.JUDGE_STEP,
+    Stage.ROLL_BACK_RELEASE,
+    Stage.HOTFIX_STABLE,
+    Stage.MIRROR_RELEASE,
+)
+LOADED_INTO = {Stage.STAGE_BUNDLE: Colour.GREEN, Stage.HOTFIX_STABLE: Colour.VIOLET}
 # The clock, MLflow's own id and what hangs on them: all in which two equal effects may differ.
 TIMES = frozenset(
-    {"at", "started_at", "promoted_at", "rolled_back_at", "expires_at", "step_began_at", "run_id"}
+    {
+        *("at", "started_at", "promoted_at", "rolled_back_at", "hotfixed_at", "expires_at"),
+        *("step_began_at", "run_id"),
+    }
 )
 CHAIN = frozenset({"head", "previous", "digest", "ledger_digest"})  # digests over those times
 MEASURED = frozenset({"latency_ms", "latency_ms_rest"})  # what the infra check's clock saw
@@ -99,7 +109,7 @@ class KillWorld:
             process.wait(timeout=60)
 
     def choose_slots(self) -> None:
-        """Write down three slots; the third colour is never used here."""
+        """Write down three slots."""
         slots = {}
         for colour in Colour:
             folder = self.state / MODEL / "slots" / colour.value
@@ -110,9 +120,9 @@ class KillWorld:
         (self.state / MODEL / "slots.json").write_text(json.dumps(record))
 
     def start_slots(self) -> None:
-        """Start the servers of two slots; one whose port is taken meanwhile ends at once."""
+        """Start the servers of the slots; one whose port is taken meanwhile ends at once."""
         slots = json.loads((self.state / MODEL / "slots.json").read_text())["slots"]
-        for colour in (Colour.BLUE.value, Colour.GREEN.value):
+        for colour in map(str, Colour):
             slot = slots[colour]
             self.start(
                 colour,
@@ -191,8 +201,8 @@ class KillWorld:
             return
         shutil.copytree(found / "ledger", store / "ledger")
         self._restore_state(found / "state", state)
-        if stage is Stage.STAGE_BUNDLE:
-            for version in (state / MODEL / "slots" / Colour.GREEN).iterdir():
+        if stage in LOADED_INTO:
+            for version in (state / MODEL / "slots" / LOADED_INTO[stage]).iterdir():
                 shutil.rmtree(version)
         if stage is Stage.MIRROR_RELEASE:
             self.forget_mirror()

@@ -7,6 +7,7 @@ import json
 import socket
 import struct
 import threading
+from collections.abc import Callable
 from concurrent import futures
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -32,6 +33,7 @@ class Mood:
     half_seconds: float = 0.0
     half_status: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE
     padding_bytes: int = 0
+    answers: Callable[[bytes], bytes] | None = None  # by gRPC, instead of the name
     asked: int = 0
     bodies: list[int] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -147,14 +149,15 @@ class GrpcStub:
                 context.abort(mood.half_status, "broke off")
             if mood.grpc_status is not None:
                 context.abort(mood.grpc_status, "told to")
-            return mood.name.encode()
+            return mood.name.encode() if mood.answers is None else mood.answers(request)
 
         service, method = METHOD.strip("/").split("/")
         handler = grpc.method_handlers_generic_handler(
             service, {method: grpc.unary_unary_rpc_method_handler(predict)}
         )
         self.server = grpc.server(
-            futures.ThreadPoolExecutor(16), options=[("grpc.so_reuseport", 0)]
+            futures.ThreadPoolExecutor(16),
+            options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1)],
         )
         self.server.add_generic_rpc_handlers((handler,))
         self.server.add_insecure_port(f"127.0.0.1:{port}")

@@ -1,22 +1,30 @@
-"""`headrace hotfix` with real model servers, a sealed bundle and its gate report."""
+"""`headrace hotfix` and its stage, with real model servers, a sealed bundle and its gate report."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tasks.__main__ import World, run_stage
 from tasks.adapters.artifact_store import ArtifactStore, Recipe
 from tasks.adapters.object_store import ObjectStore
 from tasks.cli.hotfix import hotfix
 from tasks.contracts.artifacts import Address, Manifest
 from tasks.contracts.errors import BadRequestError
+from tasks.contracts.exit_codes import ExitCode
 from tasks.contracts.gate_reports import GateCheck, GateReport
 from tasks.contracts.requests import PLANS
+from tasks.contracts.stage_io import StageRequest
 from tasks.contracts.stages import STAGE_FACTS, ArtifactKind, Stage
 from tasks.rollout.phases import Phase
 from tasks.rollout.record import Colour
@@ -37,6 +45,7 @@ PARITY = GateCheck(
     limits={"min_value": 1, "max_value": None},
     measured={"rows": 30, "unexpected": 0, "missing": 0},
 )
+ROOT = Path(__file__).resolve().parents[3]
 ANN = Note(who="person ann", why="prices were wrong")
 
 
@@ -88,6 +97,36 @@ class Shop(Stack):
         said: list[str] = []
         hotfix(self.state, self.store, bundle, ANN, said.append)
         return said
+
+    def request(self, bundle: Address, run: str = "manual__1") -> StageRequest:
+        """Return what the DAG asks of the stage."""
+        who = f"person ann, run {run}"
+        return StageRequest(
+            stage=Stage.HOTFIX_STABLE,
+            store_url=self.store_url,
+            reads={"bundle": str(bundle)},
+            settings={"model": MODEL, "reason": "prices were wrong", "requested_by": who},
+        )
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            "PATH": os.environ["PATH"],
+            "HEADRACE_STATE": str(self.state_dir),
+            "HEADRACE_WORK": str(self.folder / "work"),
+            "HEADRACE_TERMINATION_LOG": str(self.folder / "said"),
+        }
+
+    def started(self, request: StageRequest) -> subprocess.Popen[bytes]:
+        """Start the stage as both runtimes do, in a process of its own."""
+        asked = self.folder / "request.json"
+        asked.write_text(request.to_text())
+        words = (sys.executable, "-m", "tasks", request.stage.value, str(asked))
+        with (self.folder / "stage.log").open("ab") as log:
+            return subprocess.Popen(words, cwd=ROOT, env=self.environment, stdout=log, stderr=log)
+
+    def kinds(self) -> list[str]:
+        return [entry.kind for entry in self.state.history() if "hotfix" in entry.kind]
 
     def available(self, colour: Colour, version: int) -> bool:
         slot = read_slots(self.state_dir / MODEL / "slots.json")[colour]
@@ -159,3 +198,79 @@ def test_a_hotfix_that_does_not_load_or_answers_wrongly_leaves_stable_as_it_was(
     shop.hotfix(shop.sealed(models / "shop/bundle", passed=True))
     assert shop.state.peek().roles.stable is Colour.VIOLET
     assert shop.available(Colour.VIOLET, 5)
+
+
+def record_of(shop: Shop, request: StageRequest) -> tuple[dict[str, Any], str]:
+    """Run the stage and return what it sealed, and its sentence."""
+    manifest, outcome = run_stage(request, World(request, shop.environment))
+    text = (shop.store.fetch(manifest) / "hotfix.json").read_text()
+    found: dict[str, Any] = json.loads(text)
+    return found, outcome.sentence
+
+
+def test_the_stage_seals_what_it_did_and_names_the_person_of_the_run(
+    shop: Shop, models: Path
+) -> None:
+    request = shop.request(shop.sealed(models / "shop/bundle", passed=True))
+    found, sentence = record_of(shop, request)
+    entry = shop.state.history()[-1]
+    assert (entry.kind, entry.who, entry.why) == (
+        *("hotfixed", "person ann, run manual__1"),
+        "prices were wrong",
+    )
+    assert found["who"] == entry.who
+    assert (found["release_number"], found["instead_of"], found["sequence"]) == (
+        3,
+        1,
+        entry.sequence,
+    )
+    assert found["gate_report"].startswith("gate_report/")
+    assert "second keeps 5 % of users" in sentence
+    assert record_of(shop, request)[1].startswith("re-used: ")  # the task is cleared
+    other, _ = record_of(shop, shop.request(Address.parse(request.reads["bundle"]), "manual__2"))
+    assert other == found  # somebody was before this run, with the same bundle
+    assert shop.state.history()[-1].sequence == entry.sequence
+    assert shop.hotfix(Address.parse(request.reads["bundle"])) != []  # and the command: the same
+    assert shop.kinds() == ["hotfix_reserved", "hotfixed"]
+
+
+def test_the_stage_refuses_a_bundle_that_no_gate_passed_for_good(shop: Shop, models: Path) -> None:
+    before = shop.state.peek().sequence
+    stage = shop.started(shop.request(shop.sealed(models / "shop/bundle", passed=False)))
+    assert stage.wait(120) == ExitCode.BAD_REQUEST
+    assert "found only refusals" in (shop.folder / "said").read_text()
+    assert shop.state.peek().sequence == before
+
+
+def test_the_stage_killed_at_any_moment_and_run_again_ends_as_if_undisturbed(
+    shop: Shop, models: Path
+) -> None:
+    request = shop.request(shop.sealed(models / "shop/bundle", passed=True))
+    violet = shop.state_dir / MODEL / "slots" / "violet"
+    output = shop.store.objects
+
+    def reserved() -> bool:
+        return shop.kinds() == ["hotfix_reserved"]
+
+    moments: list[Callable[[], bool]] = [
+        reserved,
+        (violet / "3").exists,
+        lambda: shop.kinds() == ["hotfix_reserved", "hotfixed"],
+        lambda: bool(output.list("hotfix")),
+    ]
+    for moment in moments:
+        stage = shop.started(request)
+        while stage.poll() is None and not moment():
+            time.sleep(0.002)
+        stage.kill()
+        stage.wait()
+        now = shop.state.peek()
+        # Whenever it died: stable is what it was, or the hotfix serves; the candidate is the same.
+        stable = Colour.VIOLET if "hotfixed" in shop.kinds() else Colour.BLUE
+        assert (now.roles.stable, now.roles.candidate) == (stable, Colour.GREEN)
+        assert (now.status.phase, now.status.share) == (Phase.STEPPING, 500)
+        assert shop.available(stable, 3 if stable is Colour.VIOLET else 1)
+    assert shop.started(request).wait(120) == ExitCode.DONE
+    assert shop.kinds() == ["hotfix_reserved", "hotfixed"]
+    assert shop.available(Colour.VIOLET, 3)
+    assert shop.state.verify() == []

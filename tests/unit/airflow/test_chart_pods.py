@@ -24,6 +24,7 @@ ROLLOUT_STAGES = {
     Stage.JUDGE_STEP,
     Stage.PROMOTE_RELEASE,
     Stage.ROLL_BACK_RELEASE,
+    Stage.HOTFIX_STABLE,
     Stage.MIRROR_RELEASE,
 }
 # The rest of the rules is about pods of the chart itself.
@@ -65,10 +66,11 @@ def test_a_stages_pod_keeps_to_restricted_security(
     assert {"name": "state", "mountPath": "/srv/headrace/state"} in base["volumeMounts"]
 
 
+@pytest.mark.parametrize("stage", (Stage.STAGE_BUNDLE, Stage.HOTFIX_STABLE))
 def test_a_rollout_stage_has_the_rights_and_ways_that_it_needs(
-    world: World, tmp_path: Path
+    world: World, stage: Stage, tmp_path: Path
 ) -> None:
-    pod = made(world, Stage.STAGE_BUNDLE, tmp_path)
+    pod = made(world, stage, tmp_path)
     assert pod["spec"]["automountServiceAccountToken"] is True
     found = objects(ONE_NODE)
     assert can(found, (NAMESPACE, pod["spec"]["serviceAccountName"]), RECORD)

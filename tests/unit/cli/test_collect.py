@@ -14,7 +14,9 @@ from tasks.cli.home import Home
 from tasks.cli.ledgers import named
 from tasks.cli.verify import verify_release
 from tasks.contracts.errors import CorruptArtifactError
+from tasks.contracts.requests import PLANS
 from tasks.contracts.stages import Stage
+from tasks.rollout.hotfix import apply_hotfix, reserve_hotfix
 from tests.unit.cli.any_ledger import (
     HOMES,
     Plan,
@@ -147,6 +149,22 @@ def test_a_persons_rollback_stays_and_that_of_no_release_goes(tiny) -> None:
     assert collect(tiny) == [str(nothing.address)]
     assert tiny.store.find(rollback.address) == rollback
     assert verified(tiny, "second") == []
+
+
+def test_a_hotfix_stays_with_the_bundle_of_the_release_that_made_it(tiny) -> None:
+    tiny.promote("first")
+    made = tiny.make("elsewhere")
+    tiny.make("second", reserve=True)
+    tiny.state.begin_step("second", 1, PLANS["replay"], per_try_timeout_ms=150.0)
+    bundle = made[Stage.BUNDLE_MODEL]
+    reserve_hotfix(tiny.state, "fix", bundle=str(bundle.address))
+    apply_hotfix(tiny.state, "fix")
+    record = {"hotfix.json": '{"release_id": "fix"}'}
+    hotfix = tiny.seal(Stage.HOTFIX_STABLE, record, {"bundle": bundle})
+    removed = collect(tiny)
+    assert str(hotfix.address) not in removed
+    assert str(bundle.address) not in removed
+    assert verified(tiny, "first") == []
 
 
 def test_a_report_on_equal_bytes_of_another_key_stays_with_what_it_names(tiny) -> None:

@@ -30,7 +30,7 @@ WRONG_LINES = [
     (["rollback"], "the following arguments are required: --reason"),
     (["pause"], "the following arguments are required: --reason"),
     (["resume"], "the following arguments are required: --reason"),
-    (["hotfix", "--reason", "x"], "the following arguments are required: --bundle"),
+    (["hotfix", "--reason", "x"], "one of the arguments --bundle --abandon is required"),
 ]
 IMPOSSIBLE = [
     (["history"], "model recommender: expected one that was released, found none"),

@@ -67,6 +67,23 @@ def test_a_hotfix_is_verified_back_to_the_events_of_the_release_that_made_its_bu
     verdict = verify_release(tiny.store, tiny.state, release)
     # Events to bundle, of the hotfix and of what it replaced: its entry names both.
     assert (verdict.artifacts, verdict.gates) == (10, 10)
+    entry = tiny.state.history()[-1]
+    record = {
+        "release_id": "fix",
+        "release_number": entry.release_number,
+        "instead_of": 1,
+        "who": entry.who,
+        "why": entry.why,
+        "step": entry.step,
+        "hotfixed_at": entry.at,
+        "sequence": entry.sequence,
+    }
+    tiny.seal(Stage.HOTFIX_STABLE, {"hotfix.json": json.dumps(record)}, {"bundle": bundle})
+    assert found() == []
+    forged = json.dumps({**record, "who": "person bob"})
+    tiny.seal(Stage.HOTFIX_STABLE, {"hotfix.json": forged}, {"bundle": bundle})
+    (problem,) = found()
+    assert f"hotfix.json: field who: expected {entry.who!r}, found 'person bob'" in problem
     path = tiny.folder_of(bundle) / bundle.payload_folder / "payload.txt"
     path.write_text("other bytes")
     assert any(f"{bundle.address}: file payload.txt" in line for line in found())

@@ -59,6 +59,7 @@ def test_all_dags_parse_in_half_a_second_and_import_nothing_heavy(tmp_path: Path
     found = tries[0]
     assert found["errors"] == {}
     assert found["dags"] == [
+        "hotfix_stable",
         "pause_or_resume",
         "release_classifier",
         "release_recommender",
@@ -82,6 +83,7 @@ def test_the_same_dags_parse_with_pods(tmp_path: Path) -> None:
     found = parse(tmp_path, DEPLOYMENT | pods)
     assert found["errors"] == {}
     assert found["dags"] == [
+        "hotfix_stable",
         "pause_or_resume",
         "release_classifier",
         "release_recommender",

@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.sdk.exceptions import ParamValidationError
 
 from tasks.contracts.requests import MAX_STEPS
-from tasks.contracts.stages import STAGE_FACTS, ArtifactKind, Stage
+from tasks.contracts.stages import STAGE_FACTS, STAGES_BY_HAND, ArtifactKind, Stage
 
 STAGES = Path(__file__).resolve().parents[3] / "tasks" / "stages"
 STEP_STAGES = (Stage.SHIFT_TRAFFIC, Stage.JUDGE_STEP)
+IN_A_RELEASE = [stage for stage in Stage if stage not in STAGES_BY_HAND]
 NO_STAGES = {"approval", "hold_share", "released"}  # a person, the lease meanwhile, the leaf
 
 
@@ -26,12 +29,12 @@ def stage_tasks(dag: Any) -> list[Any]:
 
 def test_the_tasks_before_the_steps_follow_the_enum(release: Any) -> None:
     order = {task.task_id: number for number, task in enumerate(release.topological_sort())}
-    outside = [s for s in Stage if s not in STEP_STAGES and s is not Stage.GATE_ARTIFACT]
+    outside = [s for s in IN_A_RELEASE if s not in {*STEP_STAGES, Stage.GATE_ARTIFACT}]
     assert sorted(outside, key=lambda stage: order[stage.value]) == outside
 
 
 def test_every_stage_is_in_the_dag_and_nothing_else(release: Any) -> None:
-    assert {task.call.stage for task in stage_tasks(release)} == set(Stage)
+    assert {task.call.stage for task in stage_tasks(release)} == set(IN_A_RELEASE)
     others = {task.task_id for task in release.tasks if not hasattr(task, "call")}
     assert others == NO_STAGES | {f"step_{step}.bake" for step in range(1, MAX_STEPS + 1)}
 
@@ -68,7 +71,7 @@ def test_whatever_a_task_reads_was_made_before_it(release: Any) -> None:
         assert names | gates <= before, task.task_id
 
 
-@pytest.mark.parametrize("stage", [s for s in Stage if s is not Stage.GATE_ARTIFACT])
+@pytest.mark.parametrize("stage", [s for s in IN_A_RELEASE if s is not Stage.GATE_ARTIFACT])
 def test_the_dag_gives_each_stage_the_inputs_that_it_reads(release: Any, stage: Stage) -> None:
     reads = reads_of(stage)
     needed = {name for name in reads if not name.endswith("?")}
@@ -100,6 +103,53 @@ def test_no_task_is_a_teardown_for_airflow_ends_a_run_marked_failed_as_green_wit
 
 def test_rollback_by_hand_is_one_stage(dags: dict[str, Any]) -> None:
     assert [task.task_id for task in dags["roll_back"].tasks] == ["roll_back_release"]
+
+
+def test_a_hotfix_by_hand_is_one_stage_that_reads_the_bundle_of_the_form(
+    dags: dict[str, Any],
+) -> None:
+    (task,) = dags["hotfix_stable"].tasks
+    assert task.task_id == "hotfix_stable"
+    run = SimpleNamespace(run_id="manual__1", triggering_user_name="ann")
+    bundle = f"serving_bundle/{'b' * 64}"
+    form = {"model": "shop", "bundle": bundle, "reason": "prices were wrong"}
+    request = task.call.request({"ti": None, "dag_run": run, "params": form}, "file:///s")
+    assert (request.stage, request.release) == (Stage.HOTFIX_STABLE, None)
+    assert request.reads == {"bundle": bundle}
+    assert request.reads.keys() == reads_of(Stage.HOTFIX_STABLE).keys()
+    who = "person ann, run manual__1"
+    assert request.settings == {
+        "model": "shop",
+        "reason": "prices were wrong",
+        "requested_by": who,
+    }
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    (
+        pytest.param("bundle", "trained_model/" + "b" * 64, id="another kind of artifact"),
+        pytest.param("bundle", "serving_bundle/latest", id="no key"),
+        pytest.param("reason", "x", id="no reason"),
+        pytest.param("model", "../shop", id="a strange model"),
+    ),
+)
+def test_the_form_of_a_hotfix_refuses_what_names_nothing(
+    dags: dict[str, Any], field: str, wrong: str
+) -> None:
+    params = dags["hotfix_stable"].params
+    with pytest.raises(ParamValidationError):
+        params.get_param(field).resolve(wrong)
+
+
+def test_the_form_of_a_hotfix_has_no_default_that_would_be_sent_by_mistake(
+    dags: dict[str, Any],
+) -> None:
+    params = dags["hotfix_stable"].params
+    assert list(params) == ["model", "bundle", "reason"]
+    for field in ("bundle", "reason"):
+        with pytest.raises(ParamValidationError):
+            params.get_param(field).resolve()
 
 
 def test_pausing_by_hand_asks_for_a_reason(dags: dict[str, Any]) -> None:

@@ -84,7 +84,7 @@ def test_who_meets_the_candidate(phase: Phase, share: int, asked: list[str]) -> 
     assert [header["name"] for header in rest["match"]["headers"]] == asked
 
 
-SHADOW = ShadowAddress(port=9911, percent=5.0)
+SHADOW = ShadowAddress(port=9911, percent=5.0, grpc=9913)
 
 
 def mirrored(routed: RoutedModel, shadow: ShadowAddress | None = SHADOW) -> list[str]:
@@ -96,14 +96,38 @@ def mirrored(routed: RoutedModel, shadow: ShadowAddress | None = SHADOW) -> list
     ]
 
 
-def test_a_sample_of_rest_requests_is_mirrored_while_there_is_a_candidate() -> None:
-    both = ["shop/candidate/2 rest", "shop/stable/1 rest"]
-    assert mirrored(model(Phase.STEPPING, 500)) == both
-    assert mirrored(model(Phase.STAGED)) == both[1:]
+def test_a_sample_of_requests_is_mirrored_while_there_is_a_candidate() -> None:
+    candidates = ["shop/candidate/2 grpc", "shop/candidate/2 rest"]
+    stables = ["shop/stable/1 grpc", "shop/stable/1 rest"]
+    assert mirrored(model(Phase.STEPPING, 500)) == candidates + stables
+    assert mirrored(model(Phase.STAGED)) == stables
     alone = model(Phase.SERVING, roles=Roles(stable=Colour.BLUE))
     assert mirrored(alone) == []
     assert mirrored(model(Phase.HALTED, 10_000)) == []  # the one slot that answers has enough to do
     assert mirrored(model(Phase.STEPPING, 500), None) == []
+
+
+def test_a_comparator_that_takes_no_grpc_is_sent_rest_alone() -> None:
+    before = ShadowAddress(port=9911, percent=5.0)
+    assert mirrored(model(Phase.STAGED), before) == ["shop/stable/1 rest"]
+    assert [one["name"] for one in render_clusters([], before)["resources"]] == ["shadow"]
+
+
+def test_each_protocol_is_mirrored_to_its_own_cluster_under_the_same_limits() -> None:
+    rest, grpc = render_clusters([], SHADOW)["resources"]
+    (options,) = grpc["typed_extension_protocol_options"].values()
+    assert options["explicit_http_config"] == {"http2_protocol_options": {}}
+    assert grpc["circuit_breakers"] == rest["circuit_breakers"]
+    (limits,) = grpc["circuit_breakers"]["thresholds"]
+    assert (limits["max_requests"], limits["max_pending_requests"], limits["max_retries"]) == (
+        64,
+        64,
+        0,
+    )
+    (table,) = render_routes([model(Phase.STAGED)], SHADOW)["resources"]
+    routes = table["virtual_hosts"][0]["routes"]
+    targets = [route["route"]["request_mirror_policies"][0]["cluster"] for route in routes]
+    assert targets == [grpc["name"], rest["name"]]
 
 
 def test_the_share_of_mirrored_requests_is_said_in_millionths_and_can_be_changed() -> None:
@@ -114,7 +138,7 @@ def test_the_share_of_mirrored_requests_is_said_in_millionths_and_can_be_changed
     assert fraction["default_value"] == {"numerator": 50_000, "denominator": "MILLION"}
     assert fraction["runtime_key"] == "headrace.shadow"
     clusters = {one["name"] for one in render_clusters([], SHADOW)["resources"]}
-    assert clusters == {policy["cluster"]}
+    assert policy["cluster"] in clusters
     assert render_clusters([])["resources"] == []
 
 

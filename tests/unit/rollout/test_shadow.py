@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tasks.contracts.errors import BadRequestError
+from tasks.contracts.errors import BadRequestError, HeadraceError
 from tasks.rollout.comparison import ShadowReport
 from tasks.rollout.shadow import Comparator, Inbox, Mirrored
 from tasks.rollout.shadow_routes import ShadowAddress, read_shadow
@@ -52,7 +52,13 @@ def state(tmp_path: Path) -> ModelState:
 def comparator(folder: Path, slots: Answers, **others: Any) -> Comparator:
     client = httpx.Client(transport=httpx.MockTransport(slots))
     clock = iter(range(0, 10_000, 10)).__next__
-    return Comparator(state_dir=folder, client=client, **{"monotonic": clock, **others})
+    return Comparator(
+        state_dir=folder, client=client, **{"ask_grpc": nobody, "monotonic": clock, **others}
+    )
+
+
+def nobody(address: str, _request: bytes, _version: int) -> dict[str, Any]:
+    raise HeadraceError(f"{address}: expected no question by gRPC")
 
 
 def report(folder: Path) -> ShadowReport:
@@ -180,12 +186,52 @@ def test_a_share_that_is_none_is_refused(percent: float) -> None:
         ShadowAddress(port=1, percent=percent)
 
 
+def test_what_came_by_grpc_is_asked_by_grpc(state: ModelState, tmp_path: Path) -> None:
+    state.reserve_slot("second")
+    asked = []
+    ranked = {1: [["a", "b"]], 2: [["a", "c"]]}
+
+    def ask(address: str, request: bytes, version: int) -> dict[str, Any]:
+        asked.append((address, request, version))
+        return {"items": ranked[version], "scores": [[1.0, 0.5]]}
+
+    slots = Slots()
+    made = comparator(tmp_path, slots, ask_grpc=ask)
+    made.inbox.put(Mirrored(model="shop", body=b"tensors", protocol="grpc"))
+    made.turn()
+    made.write()
+    assert asked == [("127.0.0.1:3", b"tensors", 2), ("127.0.0.1:1", b"tensors", 1)]
+    assert slots.asked == []
+    found = report(tmp_path)
+    assert (found.compared, found.overlap["1"], found.overlap["10"]) == (1, 1.0, 0.5)
+
+
+def test_a_slot_that_fails_by_grpc_is_counted(state: ModelState, tmp_path: Path) -> None:
+    state.reserve_slot("second")
+    made = comparator(tmp_path, Slots())
+    made.inbox.put(Mirrored(model="shop", body=b"", protocol="grpc"))
+    made.turn()
+    assert made.inbox.dropped == {"slot": 1}
+
+
 def test_what_the_comparator_says_of_itself_is_read_or_refused(tmp_path: Path) -> None:
     path = tmp_path / "shadow.json"
     assert read_shadow(path) is None
-    address = ShadowAddress(port=9911, percent=5.0)
-    path.write_text(address.to_text())
-    assert read_shadow(path) == address
-    path.write_text('{"format": "shadow_address/1"}')
-    with pytest.raises(BadRequestError, match="host, port and percent"):
+    for grpc in (9913, None):
+        address = ShadowAddress(port=9911, percent=5.0, grpc=grpc)
+        path.write_text(address.to_text())
+        assert read_shadow(path) == address
+    for number in (1, 2):
+        path.write_text(f'{{"format": "shadow_address/{number}"}}')
+        with pytest.raises(BadRequestError, match="host, ports and percent"):
+            read_shadow(path)
+    path.write_text('{"format": "shadow_address/3"}')
+    with pytest.raises(BadRequestError, match="written by a newer Headrace"):
         read_shadow(path)
+
+
+def test_what_a_comparator_of_before_said_is_still_read(tmp_path: Path) -> None:
+    path = tmp_path / "shadow.json"
+    fields = '"host": "127.0.0.1", "port": 9911, "percent": 5.0'
+    path.write_text(f'{{"format": "shadow_address/1", {fields}}}')
+    assert read_shadow(path) == ShadowAddress(port=9911, percent=5.0)
