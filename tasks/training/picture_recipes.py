@@ -24,6 +24,7 @@ class PictureRecipe:
     name: str
     architecture: PictureArchitecture
     widths: tuple[int, ...] = ()  # channels of the network's stages
+    blocks: tuple[int, ...] = (0, 1, 1)  # residual blocks of each
     mirrored: bool = False
     fit: PictureFitSettings | None = None
     keras: KerasFitSettings | None = None  # neither: fitted by counting
@@ -38,7 +39,8 @@ class PictureRecipe:
         """Return every setting as JSON: part of the artifact's key."""
         seeded = self if self.fit is None else replace(self, fit=replace(self.fit, seed=seed))
         drawn = seed if self.fit or self.keras else None  # nothing is drawn where one only counts
-        return dict(asdict(seeded)) | {"widths": list(self.widths), "seed": drawn}
+        lists: dict[str, Json] = {"widths": list(self.widths), "blocks": list(self.blocks)}
+        return dict(asdict(seeded)) | lists | {"seed": drawn}
 
 
 def majority_class() -> PictureRecipe:
