@@ -25,7 +25,7 @@ from tasks.events.pictures import land_pictures, plan_pictures
 from tasks.features.pictures import build_pictures
 from tasks.models.pictures import Pictures
 from tasks.statistics.bootstrap import mean_interval
-from tasks.training.device import device_name, training_device
+from tasks.training.device import demand_determinism, device_name, training_device
 from tasks.training.keras_fit import keras_logits
 from tasks.training.make_classifier import (
     Classifier,
@@ -75,7 +75,7 @@ def main() -> None:
     options = parser.parse_args()
     recipe = with_settings(picture_recipe_named(options.recipe), options.set)
     torch.set_num_threads(recipe.threads)
-    torch.use_deterministic_algorithms(True)
+    demand_determinism()
     pictures = fashion_mnist()
     began, used = time.monotonic(), time.process_time()
 
