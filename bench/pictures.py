@@ -2,7 +2,7 @@
 
 Files are found as a release finds them ($HEADRACE_DATA, or Debian's dataset-fashion-mnist); every choice is
 made on the select period, which is part of the training pictures: `--select` asks no test, `--set` changes settings
-of the fit, or `widths`. A killed run goes on from FOLDER.
+of the fit, `widths` or `blocks`. A killed run goes on from FOLDER.
 usage: python -m bench.pictures RECIPE FOLDER [--seed 1] [--select] [--set NAME=VALUE ..]
 """
 
@@ -25,7 +25,7 @@ from tasks.events.pictures import land_pictures, plan_pictures
 from tasks.features.pictures import build_pictures
 from tasks.models.pictures import Pictures
 from tasks.statistics.bootstrap import mean_interval
-from tasks.training.device import device_name, training_device
+from tasks.training.device import demand_determinism, device_name, training_device
 from tasks.training.keras_fit import keras_logits
 from tasks.training.make_classifier import (
     Classifier,
@@ -56,16 +56,13 @@ def accuracy(made: Classifier, pictures: Pictures, period: Period) -> str:
 
 
 def with_settings(recipe: PictureRecipe, changes: Sequence[str]) -> PictureRecipe:
-    """Return the recipe with settings of its fit changed, or its `widths`."""
-    own = [change for change in changes if change.startswith("widths=")]
+    """Return the recipe with settings of its fit changed, or its `widths` and `blocks`."""
+    own = [change for change in changes if change.startswith(("widths=", "blocks="))]
     recipe = changed(recipe, own)
-    if len(own) == len(changes):
-        return replace(recipe, widths=tuple(recipe.widths))
-    fit = "fit" if recipe.fit else "keras"
+    recipe = replace(recipe, widths=tuple(recipe.widths), blocks=tuple(recipe.blocks))
     others = [change for change in changes if change not in own]
-    return replace(
-        recipe, widths=tuple(recipe.widths), **{fit: changed(getattr(recipe, fit), others)}
-    )
+    fit = "fit" if recipe.fit else "keras"
+    return replace(recipe, **{fit: changed(getattr(recipe, fit), others)}) if others else recipe
 
 
 def main() -> None:
@@ -78,7 +75,7 @@ def main() -> None:
     options = parser.parse_args()
     recipe = with_settings(picture_recipe_named(options.recipe), options.set)
     torch.set_num_threads(recipe.threads)
-    torch.use_deterministic_algorithms(True)
+    demand_determinism()
     pictures = fashion_mnist()
     began, used = time.monotonic(), time.process_time()
 

@@ -32,7 +32,7 @@ from bench.changed_settings import changed
 from tasks.models.blend import PARTS, BlendedRecommender
 from tasks.models.interactions import EventRows, Interactions
 from tasks.models.item_neighbours import ItemNeighbours
-from tasks.training.device import device_name, training_device
+from tasks.training.device import demand_determinism, device_name, training_device
 from tasks.training.fit import train_shares
 from tasks.training.make_model import COUNTED, Made, Workshop, make_counted, make_model
 from tasks.training.metrics import Ranking, evaluate
@@ -135,7 +135,7 @@ def trained(
     A blend's other parts are counted on what the network was trained on.
     """
     device = training_device()
-    torch.use_deterministic_algorithms(True)
+    demand_determinism()
     said_at = time.monotonic()
 
     def say(sentence: str, fraction: float | None) -> None:

@@ -95,6 +95,7 @@ PICTURE_RECIPES: MappingProxyType[str, str] = MappingProxyType(
         "majority_class": "The shares of the classes for every picture: a first release",
         "class_means": "The class whose mean picture is nearest",
         "residual_picture_net": "Small residual network in torch; an hour on one core",
+        "deep_picture_net": "Deeper residual network in torch; wants a GPU",
         "keras_two_convolutions": "Two convolutions in Keras 3, exported natively",
     }
 )

@@ -35,7 +35,10 @@ class _Residual(nn.Module):
 
 
 class PictureNet(nn.Module):
-    """Stem, then twice a halving and a residual block, then a weighted sum over places.
+    """Stem, then twice a halving, residual blocks after each, then a weighted sum over places.
+
+    `widths` are the channels of the picture at full, half and quarter side, `blocks` how many residual
+    blocks there are of each.
 
     Catalogue pictures are centred, so that places differ in what they tell: each channel learns
     its own weights of them where global average pooling has equal ones.
@@ -45,17 +48,25 @@ class PictureNet(nn.Module):
     scale: Tensor
 
     def __init__(
-        self, classes: int, *, side: int, widths: Sequence[int], mirrored: bool = False
+        self,
+        classes: int,
+        *,
+        side: int,
+        widths: Sequence[int],
+        blocks: Sequence[int] = (0, 1, 1),
+        mirrored: bool = False,
     ) -> None:
         super().__init__()
         stem, middle, last = widths
+        at_full, at_half, at_quarter = blocks
         self.mirrored = mirrored  # the mean over the picture and its mirror image is served
         self.trunk = nn.Sequential(
             _Convolution(1, stem),
+            *(_Residual(stem) for _ in range(at_full)),
             _Convolution(stem, middle, stride=2),
-            _Residual(middle),
+            *(_Residual(middle) for _ in range(at_half)),
             _Convolution(middle, last, stride=2),
-            _Residual(last),
+            *(_Residual(last) for _ in range(at_quarter)),
         )
         places = -(-side // SHRINKS)
         self.places = nn.Parameter(torch.full((last, places, places), 1 / places**2))

@@ -19,7 +19,7 @@ from tasks.models.profile_definition import PROFILE_DEFINITION_FILE, ProfileDefi
 from tasks.models.registry import save_model
 from tasks.training import make_classifier
 from tasks.training.classifier_files import write_classifier
-from tasks.training.device import device_name, training_device
+from tasks.training.device import demand_determinism, device_name, training_device
 from tasks.training.fit import Epoch
 from tasks.training.make_model import (
     Made,
@@ -100,7 +100,7 @@ def _workshop(context: StageContext) -> Workshop:
     release, interactions = context.the_release(), _interactions(context)
     recipe = recipe_named(release.recipe, baskets=interactions.baskets)
     torch.set_num_threads(recipe.threads)
-    torch.use_deterministic_algorithms(True)
+    demand_determinism()
     return Workshop(
         interactions=interactions,
         recipe=recipe,
@@ -116,7 +116,7 @@ def _train_classifier(context: StageContext) -> Outcome:
     release = context.the_release()
     recipe = picture_recipe_named(release.recipe)
     torch.set_num_threads(recipe.threads)
-    torch.use_deterministic_algorithms(True)
+    demand_determinism()
     pictures = Pictures.load(context.inputs["features"].path)
     baselines = make_classifier.make_baselines(pictures)
     model = make_classifier.make_classifier(

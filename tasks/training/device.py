@@ -18,6 +18,12 @@ def training_device() -> torch.device:
     return torch.device("cuda", 0)
 
 
+def demand_determinism() -> None:
+    """Compute the same bits each time; what is not written yet need not be blanked for that, a kernel each."""
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
 def device_name(device: torch.device) -> str:
     """Return "cpu" or the name of the GPU: results are the same bits only on the same kind."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -106,7 +106,11 @@ def make_classifier(
             curve=tuple(curve),
             resumed_from=resumed,
         )
-    arguments |= {"widths": list(recipe.widths), "mirrored": recipe.mirrored}
+    arguments |= {
+        "widths": list(recipe.widths),
+        "blocks": list(recipe.blocks),
+        "mirrored": recipe.mirrored,
+    }
     fit = picture_fit(pictures, recipe, seed)
     found = fit.run(checkpoints, progress)
     return Classifier(
@@ -128,6 +132,7 @@ def picture_fit(pictures: Pictures, recipe: PictureRecipe, seed: int) -> Picture
         len(pictures.class_names),
         side=pictures.images.shape[1],
         widths=recipe.widths,
+        blocks=recipe.blocks,
         mirrored=recipe.mirrored,
     )
     shown = pictures.shown(pictures.rows(Period.TRAIN))

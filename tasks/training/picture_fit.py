@@ -43,6 +43,7 @@ class PictureFitSettings:
     max_shift: int  # pixels: each training picture is moved by up to so many, and mirrored or not
     cutout: int = 0  # pixels: side of the square that is blanked in each training picture
     ema_decay: float  # of the average over steps that is kept as the model
+    bf16: bool = False  # the network's products in bfloat16; weights, loss and sums in float32
     seed: int
     threads: int = 1
 
@@ -67,11 +68,12 @@ def augmented(images: Tensor, max_shift: int, generator: torch.Generator) -> Ten
     count, height, width = images.shape
     mirrored = torch.rand(count, generator=generator) < 0.5
     down, right = torch.randint(0, 2 * max_shift + 1, (2, count), generator=generator)
-    images = torch.where(mirrored[:, None, None], images.flip(2), images)
+    rows = (down[:, None] + torch.arange(height)).to(images.device)
+    columns = (right[:, None] + torch.arange(width)).to(images.device)
+    images = torch.where(mirrored.to(images.device)[:, None, None], images.flip(2), images)
     wide = functional.pad(images, (max_shift,) * 4)
-    rows = down[:, None] + torch.arange(height)
-    columns = right[:, None] + torch.arange(width)
-    return wide[torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    places = torch.arange(count, device=images.device)
+    return wide[places[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
 def cut_out(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
@@ -81,7 +83,7 @@ def cut_out(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
     left = torch.randint(0, width, (count, 1, 1), generator=generator) - side // 2
     rows, columns = torch.arange(height).view(1, -1, 1), torch.arange(width).view(1, 1, -1)
     inside = (rows >= top) & (rows < top + side) & (columns >= left) & (columns < left + side)
-    return images.masked_fill(inside, 0.0)
+    return images.masked_fill(inside.to(images.device), 0.0)
 
 
 def predicted(
@@ -124,8 +126,8 @@ class PictureFit:
         self.checkpoint_seconds, self.monotonic = checkpoint_seconds, monotonic
         self.pictures = pictures
         train = pictures.rows(Period.TRAIN)
-        self.images = torch.from_numpy(pictures.shown(train))
-        self.labels = torch.from_numpy(pictures.labels[train])
+        self.images = torch.from_numpy(pictures.shown(train)).to(self.device)
+        self.labels = torch.from_numpy(pictures.labels[train]).to(self.device)
         self.model = _laid_out(model.to(self.device), torch.channels_last)
         average = get_ema_multi_avg_fn(settings.ema_decay)
         self.average = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
@@ -137,7 +139,8 @@ class PictureFit:
             weight_decay=settings.weight_decay,
         )
         self.curve: list[PictureEpoch] = []
-        self.batches_done, self.total_loss = 0, 0.0  # of the epoch in progress
+        self.batches_done = 0  # of the epoch in progress
+        self.total_loss = self._no_loss()
         self.resumed_from: str | None = None  # the place in words, for facts and people
         self._saved_at = monotonic()
 
@@ -154,15 +157,19 @@ class PictureFit:
         while len(self.curve) < self.settings.epochs:
             number = len(self.curve) + 1
             self._train_epoch(number, checkpoints, progress)
-            loss, accuracy = self.total_loss / self.batches, self.select_accuracy()
+            loss, accuracy = self.total_loss.item() / self.batches, self.select_accuracy()
             self.curve.append(PictureEpoch(epoch=number, loss=loss, select_accuracy=accuracy))
-            self.batches_done, self.total_loss = 0, 0.0
+            self.batches_done, self.total_loss = 0, self._no_loss()
             self._save(checkpoints)
             fraction = number / self.settings.epochs
             progress(f"epoch {number}: loss {loss:.4f}, select accuracy {accuracy:.4f}", fraction)
         self.model.load_state_dict(self.average.module.state_dict())
         _laid_out(self.model.to("cpu"), torch.contiguous_format).eval()
         return self.curve
+
+    def _no_loss(self, so_far: float = 0.0) -> Tensor:
+        """Return a sum that stays where it is made: to read it each time would wait for the GPU."""
+        return torch.tensor(so_far, dtype=torch.float64, device=self.device)
 
     def select_accuracy(self) -> float:
         """Return the averaged model's share of right classes in the select period."""
@@ -187,21 +194,21 @@ class PictureFit:
             done = (before + place) / steps
             progress(f"epoch {number}, batch {place + 1} of {self.batches}", done)
 
-    def _step(self, rows: Tensor, generator: torch.Generator) -> float:
+    def _step(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+        rows = rows.to(self.device)
         images = augmented(self.images[rows], self.settings.max_shift, generator)
         if self.settings.cutout:
             images = cut_out(images, self.settings.cutout, generator)
-        logits = self.model(images.to(self.device, non_blocking=True))
+        with torch.autocast(self.device.type, torch.bfloat16, self.settings.bf16):
+            logits = self.model(images)
         loss = functional.cross_entropy(
-            logits,
-            self.labels[rows].to(self.device, non_blocking=True),
-            label_smoothing=self.settings.label_smoothing,
+            logits.float(), self.labels[rows], label_smoothing=self.settings.label_smoothing
         )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
         self.average.update_parameters(self.model)
-        return loss.item()
+        return loss.detach()
 
     def _save(self, checkpoints: Path) -> None:
         state: dict[str, Any] = {
@@ -210,7 +217,7 @@ class PictureFit:
             "optimizer": optimizer_state(self.optimizer),
             "curve": [vars(point) for point in self.curve],
             "batches_done": self.batches_done,
-            "total_loss": self.total_loss,
+            "total_loss": self.total_loss.item(),
         }
         save_checkpoint(checkpoints, state)
         self._saved_at = self.monotonic()
@@ -223,5 +230,6 @@ class PictureFit:
         self.average.load_state_dict(state["average"])
         load_optimizer_state(self.optimizer, state["optimizer"])
         self.curve = [PictureEpoch(**point) for point in state["curve"]]
-        self.batches_done, self.total_loss = state["batches_done"], state["total_loss"]
+        self.batches_done = state["batches_done"]
+        self.total_loss = self._no_loss(state["total_loss"])
         self.resumed_from = f"epoch {len(self.curve)} and batch {self.batches_done}"

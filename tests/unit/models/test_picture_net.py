@@ -21,6 +21,12 @@ def test_the_recipe_of_the_benchmark_stays_below_half_a_million_parameters() -> 
     assert sum(tensor.numel() for tensor in large.parameters()) == 469_866
 
 
+def test_deeper_networks_have_the_blocks_they_were_asked_for() -> None:
+    deep = PictureNet(10, side=28, widths=(32, 64, 128), blocks=(3, 3, 1), mirrored=True)
+    assert sum(tensor.numel() for tensor in deep.parameters()) == 673_514
+    assert deep.eval()(torch.rand(2, 28, 28)).shape == (2, 10)
+
+
 def test_a_mirrored_network_answers_a_picture_and_its_mirror_image_alike() -> None:
     images = torch.rand(5, SIDE, SIDE)
     both, alone = network(mirrored=True), network()

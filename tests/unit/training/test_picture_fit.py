@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,20 +39,28 @@ def bars() -> Pictures:
     return Pictures(images=images, labels=labels, period=period, class_names=("row", "column"))
 
 
-def fit(**options: Any) -> PictureFit:
+def fit(*, bf16: bool = False, blocks: tuple[int, int, int] = (0, 1, 1), **more: Any) -> PictureFit:
     torch.manual_seed(5)
-    model = PictureNet(2, side=SIDE, widths=(4, 8, 8))
-    return PictureFit(model, bars(), SETTINGS, device=torch.device("cpu"), **options)
+    model = PictureNet(2, side=SIDE, widths=(4, 8, 8), blocks=blocks)
+    settings = replace(SETTINGS, bf16=bf16)
+    return PictureFit(model, bars(), settings, device=torch.device("cpu"), **more)
 
 
 def quiet(_sentence: str, _share: float | None) -> None:
     return None
 
 
+@pytest.mark.parametrize(
+    "settings",
+    (
+        pytest.param({}, id="float32"),
+        pytest.param({"bf16": True, "blocks": (1, 1, 1)}, id="bfloat16, deeper"),
+    ),
+)
 def test_rows_and_columns_are_told_apart_on_pictures_that_were_not_trained_on(
-    tmp_path: Path,
+    tmp_path: Path, settings: dict[str, Any]
 ) -> None:
-    curve = fit().run(tmp_path, quiet)
+    curve = fit(**settings).run(tmp_path, quiet)
     assert [point.epoch for point in curve] == [1, 2, 3, 4]
     assert curve[-1].loss < curve[0].loss
     assert curve[-1].select_accuracy > 0.9
@@ -72,9 +81,13 @@ class KilledError(Exception):
     pass
 
 
-@pytest.mark.parametrize("batch", (3, 8, 21), ids="killed after batch {}".format)
-def test_a_killed_fit_ends_with_the_same_weights(tmp_path: Path, batch: int) -> None:
-    whole = fit()
+@pytest.mark.parametrize(
+    ("batch", "bf16"),
+    ((3, False), (8, False), (21, False), (11, True)),
+    ids=("early", "between", "late", "in bfloat16"),
+)
+def test_a_killed_fit_ends_with_the_same_weights(tmp_path: Path, batch: int, bf16: bool) -> None:
+    whole = fit(bf16=bf16)
     whole_curve = whole.run(tmp_path / "whole", quiet)
     seen = 0
 
@@ -85,8 +98,8 @@ def test_a_killed_fit_ends_with_the_same_weights(tmp_path: Path, batch: int) -> 
             raise KilledError
 
     with pytest.raises(KilledError):
-        fit(checkpoint_seconds=0.0).run(tmp_path / "killed", kill)
-    again = fit()
+        fit(bf16=bf16, checkpoint_seconds=0.0).run(tmp_path / "killed", kill)
+    again = fit(bf16=bf16)
     curve = again.run(tmp_path / "killed", quiet)
     assert again.resumed_from is not None
     assert curve == whole_curve
