@@ -1,7 +1,4 @@
-"""Recurrent network over steps: GRU4Rec (Hidasi et al., 2016) with a tied item table.
-
-Served, its S steps are unrolled in the graph.
-"""
+"""Recurrent network over steps: GRU4Rec (Hidasi et al., 2016) with a tied item table."""
 
 from __future__ import annotations
 
@@ -40,3 +37,9 @@ class Gru(SequenceModel):
         x, _ = self.inputs(items, steps_ago)
         hidden, _ = self.recurrent(self.dropout(x))
         return self.norm(self.out(self.dropout(hidden)))
+
+    def embed(self, items: Tensor, steps_ago: Tensor) -> Tensor:
+        """Return the user's state float32 [B, D]; no other state is brought back."""
+        x, _ = self.inputs(items, steps_ago)
+        _, last = self.recurrent(self.dropout(x))
+        return self.norm(self.out(self.dropout(last[-1])))
