@@ -1,7 +1,8 @@
-"""Training seconds with windows batched by length, beside the same fit with every window padded to the whole.
+"""CPU seconds of training with windows batched by length, beside the same fit with every window padded to the whole.
 
 Peer in the same run: the same recipe, seed and number of examples with `length_buckets` 1. The two take turns, a fit of some epochs
-each; seconds are of the batches only, without what is ranked between epochs. NDCG@10 is on the item before the last, after each epoch.
+each. Seconds are of the process, since other work on the machine would count otherwise, and of the batches only, without what is
+ranked between epochs. NDCG@10 is on the item before the last, after each epoch.
 usage: HEADRACE_DATA=folder python -m bench.length_buckets [--data beauty] [--recipe short_transformer] [--buckets 4]
        [--epochs 3] [--rounds 1] [--set NAME=VALUE ..]
 """
@@ -31,14 +32,14 @@ SEED = 1
 
 @dataclass(kw_only=True)
 class Clock:
-    """Adds up the time from the start of each epoch to the end of its last batch."""
+    """Adds up the process's time from the start of each epoch to the end of its last batch."""
 
     seconds: float = 0.0
-    since: float = field(default_factory=time.perf_counter)
+    since: float = field(default_factory=time.process_time)
 
     def hear(self, sentence: str, _share: float | None) -> None:
         """Take what a fit says after every batch and every epoch."""
-        now = time.perf_counter()
+        now = time.process_time()
         if ", batch " in sentence:
             self.seconds += now - self.since
         self.since = now

@@ -41,8 +41,8 @@ class Gru(SequenceModel):
         hidden, _ = self.recurrent(self.dropout(x))
         return self.norm(self.out(self.dropout(hidden)))
 
-    def embed(self, items: Tensor, steps_ago: Tensor) -> Tensor:
+    def embed(self, items: Tensor, steps_ago: Tensor, *, steps: int | None = None) -> Tensor:
         """Return the user's state float32 [B, D]; no other state is brought back."""
-        x, _ = self.inputs(items, steps_ago)
+        x, _ = self.inputs(items, steps_ago, steps=steps)
         _, last = self.recurrent(self.dropout(x))
         return self.norm(self.out(self.dropout(last[-1])))

@@ -63,9 +63,9 @@ class SequenceModel(nn.Module, ABC):
         counts = inside.sum(dim=2, keepdim=True)
         return inside @ self.items(items) / counts.clamp(min=1.0).sqrt(), counts
 
-    def embed(self, items: Tensor, steps_ago: Tensor) -> Tensor:
+    def embed(self, items: Tensor, steps_ago: Tensor, *, steps: int | None = None) -> Tensor:
         """Return the user's state float32 [B, D]."""
-        return self.states(items, steps_ago)[:, -1]
+        return self.states(items, steps_ago, steps=steps)[:, -1]
 
     def scored(self, states: Tensor) -> Tensor:
         """Return `states` [.., D] as they are multiplied with `scoring_table`."""
@@ -75,9 +75,9 @@ class SequenceModel(nn.Module, ABC):
         """Return [I + 1, D], what states are multiplied with."""
         return self.items.weight if self.temperature is None else _normed(self.items.weight)
 
-    def forward(self, items: Tensor, steps_ago: Tensor) -> Tensor:
-        """Return scores float32 [B, I + 1] from items and steps_ago, int64 [B, L]."""
-        state = self.scored(self.embed(items, steps_ago))
+    def forward(self, items: Tensor, steps_ago: Tensor, *, steps: int | None = None) -> Tensor:
+        """Return scores float32 [B, I + 1] from items and steps_ago, int64 [B, L]; of the last `steps` only."""
+        state = self.scored(self.embed(items, steps_ago, steps=steps))
         return state @ self.scoring_table().t() + (self.bias + self.penalty).unsqueeze(0)
 
 

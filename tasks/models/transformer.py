@@ -172,9 +172,10 @@ class Transformer(SequenceModel):
         shown = self.steps if steps is None else steps
         return self._states(items, steps_ago, asked=shown, shown=shown)
 
-    def embed(self, items: Tensor, steps_ago: Tensor) -> Tensor:
+    def embed(self, items: Tensor, steps_ago: Tensor, *, steps: int | None = None) -> Tensor:
         """Return the user's state float32 [B, D]; the last block computes no other."""
-        return self._states(items, steps_ago, asked=1, shown=self.steps)[:, -1]
+        shown = self.steps if steps is None else steps
+        return self._states(items, steps_ago, asked=1, shown=shown)[:, -1]
 
     def _states(self, items: Tensor, steps_ago: Tensor, *, asked: int, shown: int) -> Tensor:
         steps = None if shown == self.steps else shown
