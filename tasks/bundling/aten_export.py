@@ -33,7 +33,7 @@ from tasks.bundling.aten_graph import (
 from tasks.bundling.simplify import simplify
 from tasks.contracts.errors import BadRequestError
 
-_KEPT_WHOLE = (
+KEPT_WHOLE = (
     torch.ops.aten.gru.input,
     torch.ops.aten.layer_norm.default,
     torch.ops.aten.linear.default,
@@ -104,7 +104,7 @@ def _by_arity(module: torch.nn.Module, shapes: tuple[Any, ...]) -> Any:
 
 def _decompositions(*, keep_composites: bool) -> dict[Any, Callable[..., Any]]:
     table: Any = torch.export.default_decompositions()
-    for op in _KEPT_WHOLE if keep_composites else ():
+    for op in KEPT_WHOLE if keep_composites else ():
         table.pop(op, None)
     return cast("dict[Any, Callable[..., Any]]", table)
 

@@ -156,6 +156,8 @@ def identity_of(arrays: Mapping[str, Array], text: str) -> str:
 def _number_functions(graph_def: Any) -> None:
     """Count functions (of loops) from 0: TensorFlow counts what the process made before, too."""
     names = [function.signature.name for function in graph_def.library.function]
+    if not names:  # to touch the library would add one to the bytes
+        return
     in_order = sorted(names, key=lambda name: int(name[len(_unnumbered(name)) :] or 0))
     new = {name: f"{_unnumbered(name)}{place}" for place, name in enumerate(in_order)}
     # Arguments that a function does not use are named after it.
