@@ -2,7 +2,8 @@
 
 Peer in the same run: the graph that torch's own decomposition of the GRU gives, one copy of the step for each of the 100 steps. The
 network of the recipe `gru` at MovieLens-1M's size, int8, weights drawn and not trained, which changes neither bytes nor times. Both are
-loaded by the server's own session, one thread, and asked the same requests in turns.
+loaded by the server's own session, one thread, and asked the same requests in turns. Milliseconds are of the process, since other work
+on the machine would count otherwise.
 usage: python -m bench.recurrent_serving [--rounds 10]
 """
 
@@ -67,12 +68,12 @@ def request(batch: int, length: int) -> dict[str, bytes]:
 
 
 def seconds(session: SavedModelSession, asked: dict[str, bytes]) -> float:
-    """Return the seconds of one answer, the median of a few."""
+    """Return the process's seconds for one answer, the median of a few."""
     found = []
     for _ in range(ASKED_A_TURN):
-        start = time.perf_counter()
+        start = time.process_time()
         session.run(session.signatures["serving_default"], asked)
-        found.append(time.perf_counter() - start)
+        found.append(time.process_time() - start)
     return statistics.median(found)
 
 
