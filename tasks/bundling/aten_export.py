@@ -1,7 +1,8 @@
 """torch module -> `graph.json` + `weights.safetensors`: torch.export, decomposed to core ATen.
 
-Four composite operators stay whole (linear, matmul, layer_norm, scaled_dot_product_attention):
-at batch 1 the server pays per operator, and each of them is fewer there than its parts.
+Five composite operators stay whole. At batch 1 the server pays per operator, and linear, matmul,
+layer_norm and scaled_dot_product_attention are fewer there than their parts; gru would become one
+copy of its step for each step.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from tasks.bundling.aten_graph import (
 from tasks.bundling.simplify import simplify
 from tasks.contracts.errors import BadRequestError
 
-_KEPT_WHOLE = (
+KEPT_WHOLE = (
+    torch.ops.aten.gru.input,
     torch.ops.aten.layer_norm.default,
     torch.ops.aten.linear.default,
     torch.ops.aten.matmul.default,
@@ -102,7 +104,7 @@ def _by_arity(module: torch.nn.Module, shapes: tuple[Any, ...]) -> Any:
 
 def _decompositions(*, keep_composites: bool) -> dict[Any, Callable[..., Any]]:
     table: Any = torch.export.default_decompositions()
-    for op in _KEPT_WHOLE if keep_composites else ():
+    for op in KEPT_WHOLE if keep_composites else ():
         table.pop(op, None)
     return cast("dict[Any, Callable[..., Any]]", table)
 

@@ -9,6 +9,7 @@ tables and derives values (de-quantised weights) once, when the model is loaded.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf import text_format
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2, saver_pb2
 
 from tasks.bundling.aten_graph import Array
@@ -81,6 +83,7 @@ class GraphWriter:
         meta.meta_info_def.tensorflow_version = tf.__version__
         meta.meta_info_def.stripped_default_attrs = True
         meta.graph_def.CopyFrom(self.graph.as_graph_def())
+        _number_functions(meta.graph_def)
         _strip_defaults(meta.graph_def)
         if saver is not None:
             meta.saver_def.CopyFrom(saver)
@@ -150,11 +153,38 @@ def identity_of(arrays: Mapping[str, Array], text: str) -> str:
     return digest.hexdigest()[:16]
 
 
+def _number_functions(graph_def: Any) -> None:
+    """Count functions (of loops) from 0: TensorFlow counts what the process made before, too."""
+    names = [function.signature.name for function in graph_def.library.function]
+    if not names:  # to touch the library would add one to the bytes
+        return
+    in_order = sorted(names, key=lambda name: int(name[len(_unnumbered(name)) :] or 0))
+    new = {name: f"{_unnumbered(name)}{place}" for place, name in enumerate(in_order)}
+    # Arguments that a function does not use are named after it.
+    mentioned = re.compile(rf"({'|'.join(map(re.escape, names))})(?!\d)")
+    texts = sorted(
+        mentioned.sub(lambda found: new[found[0]], text_format.MessageToString(function))
+        for function in graph_def.library.function
+    )
+    del graph_def.library.function[:]
+    for text in texts:
+        text_format.Parse(text, graph_def.library.function.add())
+    for node in graph_def.node:
+        for attribute in node.attr.values():
+            if attribute.func.name in new:
+                attribute.func.name = new[attribute.func.name]
+
+
+def _unnumbered(name: str) -> str:
+    return name.rstrip("0123456789")
+
+
 def _strip_defaults(graph_def: Any) -> None:
     """Drop attributes at their defaults, which the reader knows, as saved_model.save does."""
     from tensorflow.python.framework import op_def_registry  # noqa: PLC0415 (private: one place)
 
-    for node in graph_def.node:
+    of_functions = (node for made in graph_def.library.function for node in made.node_def)
+    for node in (*graph_def.node, *of_functions):
         op_def = op_def_registry.get(node.op)
         for attribute in op_def.attr if op_def else ():
             name = attribute.name

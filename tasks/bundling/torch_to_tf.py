@@ -18,6 +18,7 @@ import tensorflow as tf
 from tasks.bundling import tf_elementwise as elementwise
 from tasks.bundling import tf_indexing as indexing
 from tasks.bundling import tf_layers as layers
+from tasks.bundling import tf_recurrent as recurrent
 from tasks.bundling import tf_reductions as reductions
 from tasks.bundling import tf_shapes as shapes
 from tasks.bundling.aten_graph import Argument, AtenGraph, Dtype, Node, Ref
@@ -214,6 +215,8 @@ LOWERING: Mapping[str, Handler] = MappingProxyType(
         "aten.mv.default": layers.mv,
         "aten.native_layer_norm.default": layers.native_layer_norm,
         "aten.scaled_dot_product_attention.default": layers.attention,
+        # tf_recurrent
+        "aten.gru.input": recurrent.gru,
         # tf_indexing
         "aten.embedding.default": indexing.embedding,
         "aten.gather.default": indexing.gather,

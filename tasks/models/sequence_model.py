@@ -7,6 +7,7 @@ nothing. The table that is read is the table that scores (tied), with a bias per
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ class SequenceModel(nn.Module, ABC):
 
     penalty: Tensor
     ages: Tensor
+    sees_empty_steps: ClassVar[bool] = False  # whether steps without items change later states
 
     def __init__(
         self,
@@ -43,24 +45,27 @@ class SequenceModel(nn.Module, ABC):
         self.register_buffer("ages", torch.arange(steps, 0, -1))
 
     @abstractmethod
-    def states(self, items: Tensor, steps_ago: Tensor) -> Tensor:
-        """Return [B, S, D]: the state after each of the last S steps, right-aligned."""
+    def states(self, items: Tensor, steps_ago: Tensor, *, steps: int | None = None) -> Tensor:
+        """Return [B, S, D]: the state after each of the last S `steps` (all of them), right-aligned."""
 
-    def places_of(self, items: Tensor, steps_ago: Tensor) -> Tensor:
+    def places_of(self, items: Tensor, steps_ago: Tensor, *, steps: int | None = None) -> Tensor:
         """Return float32 [B, S, L]: 1 where an item of the history was taken in a step."""
         known = (items > 0).to(torch.float32)
-        inside = (steps_ago.unsqueeze(1) == self.ages.view(1, -1, 1)).to(torch.float32)
+        ages = self.ages if steps is None else self.ages[-steps:]
+        inside = (steps_ago.unsqueeze(1) == ages.view(1, -1, 1)).to(torch.float32)
         return inside * known.unsqueeze(1)
 
-    def inputs(self, items: Tensor, steps_ago: Tensor) -> tuple[Tensor, Tensor]:
+    def inputs(
+        self, items: Tensor, steps_ago: Tensor, *, steps: int | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return the steps' embeddings [B, S, D] and their numbers of known items [B, S, 1]."""
-        inside = self.places_of(items, steps_ago)
+        inside = self.places_of(items, steps_ago, steps=steps)
         counts = inside.sum(dim=2, keepdim=True)
         return inside @ self.items(items) / counts.clamp(min=1.0).sqrt(), counts
 
-    def embed(self, items: Tensor, steps_ago: Tensor) -> Tensor:
+    def embed(self, items: Tensor, steps_ago: Tensor, *, steps: int | None = None) -> Tensor:
         """Return the user's state float32 [B, D]."""
-        return self.states(items, steps_ago)[:, -1]
+        return self.states(items, steps_ago, steps=steps)[:, -1]
 
     def scored(self, states: Tensor) -> Tensor:
         """Return `states` [.., D] as they are multiplied with `scoring_table`."""
@@ -70,9 +75,9 @@ class SequenceModel(nn.Module, ABC):
         """Return [I + 1, D], what states are multiplied with."""
         return self.items.weight if self.temperature is None else _normed(self.items.weight)
 
-    def forward(self, items: Tensor, steps_ago: Tensor) -> Tensor:
-        """Return scores float32 [B, I + 1] from items and steps_ago, int64 [B, L]."""
-        state = self.scored(self.embed(items, steps_ago))
+    def forward(self, items: Tensor, steps_ago: Tensor, *, steps: int | None = None) -> Tensor:
+        """Return scores float32 [B, I + 1] from items and steps_ago, int64 [B, L]; of the last `steps` only."""
+        state = self.scored(self.embed(items, steps_ago, steps=steps))
         return state @ self.scoring_table().t() + (self.bias + self.penalty).unsqueeze(0)
 
 

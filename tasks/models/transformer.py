@@ -37,6 +37,11 @@ def joined(seen: Tensor) -> Tensor:
     return seen.transpose(1, 2).reshape(batch, steps, heads * size)
 
 
+def last_steps(square: Tensor, steps: int) -> Tensor:
+    """Return [.., S, S] of the last `steps` of a square over steps."""
+    return square if square.shape[-1] == steps else square[..., -steps:, -steps:]
+
+
 class Block(nn.Module):
     """One pre-norm block: multi-head causal attention, then a feed-forward net."""
 
@@ -97,7 +102,7 @@ class TransductionUnit(nn.Module):
 
     def __init__(self, width: int, heads: int, dropout: float, steps: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.steps = heads, steps
         self.norm = nn.LayerNorm(width)
         self.mix = nn.Linear(width, 4 * width)
         self.seen_norm = nn.LayerNorm(width)
@@ -113,10 +118,11 @@ class TransductionUnit(nn.Module):
         """Return the last `asked` steps [B, A, D]; where `mask` [B, 1, S, S] is far below 0, no step is looked at."""
         gate, query, key, value = by_heads(functional.silu(self.mix(self.norm(x))), 4, self.heads)
         gate, query, mask = gate[:, :, -asked:], query[:, :, -asked:], mask[:, :, -asked:]
-        ages = self.ages(self.distance[-asked:]).permute(2, 0, 1).unsqueeze(0)  # [1, H, A, S]
+        distance = last_steps(self.distance, x.shape[1])
+        ages = self.ages(distance[-asked:]).permute(2, 0, 1).unsqueeze(0)  # [1, H, A, S]
         logits = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1]) + ages
         visible = (mask > VISIBLE).to(x.dtype)
-        seen = (functional.silu(logits) * visible / x.shape[1]) @ value
+        seen = (functional.silu(logits) * visible / self.steps) @ value
         return x[:, -asked:] + self.out(self.dropout(self.seen_norm(joined(seen)) * joined(gate)))
 
 
@@ -161,23 +167,27 @@ class Transformer(SequenceModel):
         nn.init.normal_(self.places.weight, std=0.02)
         self.profile = None if profile is None else ProfileInputs(num_items, **profile, width=width)
 
-    def states(self, items: Tensor, steps_ago: Tensor) -> Tensor:
-        """Return [B, S, D]: the state after each of the last S steps, right-aligned."""
-        return self._states(items, steps_ago, self.steps)
+    def states(self, items: Tensor, steps_ago: Tensor, *, steps: int | None = None) -> Tensor:
+        """Return [B, S, D]: the state after each of the last S `steps` (all of them), right-aligned."""
+        shown = self.steps if steps is None else steps
+        return self._states(items, steps_ago, asked=shown, shown=shown)
 
-    def embed(self, items: Tensor, steps_ago: Tensor) -> Tensor:
+    def embed(self, items: Tensor, steps_ago: Tensor, *, steps: int | None = None) -> Tensor:
         """Return the user's state float32 [B, D]; the last block computes no other."""
-        return self._states(items, steps_ago, 1)[:, -1]
+        shown = self.steps if steps is None else steps
+        return self._states(items, steps_ago, asked=1, shown=shown)[:, -1]
 
-    def _states(self, items: Tensor, steps_ago: Tensor, asked: int) -> Tensor:
-        summed, counts = self.inputs(items, steps_ago)
-        x = summed + self.places.weight
+    def _states(self, items: Tensor, steps_ago: Tensor, *, asked: int, shown: int) -> Tensor:
+        steps = None if shown == self.steps else shown
+        summed, counts = self.inputs(items, steps_ago, steps=steps)
+        x = summed + (self.places.weight if steps is None else self.places.weight[-shown:])
         if self.profile is not None:
-            x = x + self.profile(items, self.places_of(items, steps_ago))
-        empty = (counts < 0.5).to(torch.float32).view(items.shape[0], 1, 1, self.steps)
+            x = x + self.profile(items, self.places_of(items, steps_ago, steps=steps))
+        empty = (counts < 0.5).to(torch.float32).view(items.shape[0], 1, 1, shown)
         # Lower than an empty step: a step without items must look at itself, not at the future.
-        mask = self.causal.to(torch.float32) * (4 * MASKED) + empty * MASKED
+        causal = last_steps(self.causal, shown).to(torch.float32)
+        mask = causal * (4 * MASKED) + empty * MASKED
         x = self.dropout(x)
         for place, block in enumerate(self.blocks, start=1):
-            x = block(x, mask, asked if place == len(self.blocks) else self.steps)
+            x = block(x, mask, asked if place == len(self.blocks) else shown)
         return self.norm(x)

@@ -27,6 +27,7 @@ from tasks.training.checkpoints import (
     save_checkpoint,
 )
 from tasks.training.device import training_device
+from tasks.training.length_buckets import Extent, buckets_of
 from tasks.training.losses import Loss, gbce, gbce_power, sampled_softmax, softmax
 from tasks.training.metrics import evaluate
 from tasks.training.random_states import random_states, restore_random_states, seed_all
@@ -57,6 +58,9 @@ class FitSettings:
     loss: Loss = "sampled_softmax"
     calibration: float = 0.75  # gBCE's t
     bf16: bool = False  # the network's products in bfloat16; weights, loss and sums in float32
+    length_buckets: int = (
+        1  # in how many lengths windows are batched; 1: all are padded to the whole
+    )
 
     def rate_of(self, epoch: int) -> float:
         """Return the learning rate of epoch 1, 2, ..; `cosine` warms up, then falls to nearly nothing.
@@ -133,6 +137,7 @@ class Batch:
     rows: torch.Tensor  # [P] which of `used`
     targets: torch.Tensor  # [P]
     negatives: torch.Tensor  # [N] of all pairs; [0] for the full softmax
+    steps: int | None = None  # S where the network is shown fewer steps than it has
 
 
 def train_shares(interactions: Interactions) -> torch.Tensor:
@@ -156,7 +161,8 @@ class Objective(nn.Module):
     def forward(self, batch: Batch) -> torch.Tensor:
         """Return the mean loss of the batch's pairs, a scalar."""
         with torch.autocast(batch.items.device.type, torch.bfloat16, self.settings.bf16):
-            states = self.model.states(batch.items, batch.steps_ago).flatten(0, 1)[batch.used]
+            states = self.model.states(batch.items, batch.steps_ago, steps=batch.steps)
+            states = states.flatten(0, 1)[batch.used]
         pairs = {
             "states": self.model.scored(states.float()),
             "rows": batch.rows,
@@ -198,6 +204,7 @@ class Fit:
         self.settings, self.ranks = settings, ranks
         self.checkpoint_seconds, self.monotonic = checkpoint_seconds, monotonic
         self.windows: Windows = training_windows(interactions, model.steps, settings.max_length)
+        self.buckets = buckets_of(model, self.windows, settings.length_buckets)
         shares = train_shares(interactions)
         self.draw = _drawn(shares, settings.loss)
         self.log_q = torch.log(self.draw.clamp(min=1e-12)).to(self.device)
@@ -257,6 +264,9 @@ class Fit:
             self.epoch = EpochInProgress.start(
                 number, len(self.windows), self.settings.seed, self.ranks.rank
             )
+            if self.buckets is not None:
+                drawn = self.epoch.order, size, self.epoch.sampler
+                self.epoch.order = self.buckets.arranged(*drawn)
         epoch = self.epoch
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.rate_of(number)
@@ -283,7 +293,8 @@ class Fit:
         """Return this rank's loss of the batch `rows`; its average over the ranks is the batch's mean."""
         mine = self.ranks.share(rows)
         pairs = self._pairs(mine) * self.ranks.size / self._pairs(rows)  # 1 where one rank has all
-        batch = self._batch(mine if len(mine) else rows[:1], generator)  # with weight 0
+        extent = None if self.buckets is None else self.buckets.extent(rows)  # one for all ranks
+        batch = self._batch(mine if len(mine) else rows[:1], generator, extent)  # with weight 0
         loss: torch.Tensor = self.objective(batch) * pairs
         return loss
 
@@ -291,22 +302,31 @@ class Fit:
         offsets = self.windows.pair_offsets
         return int((offsets[rows + 1] - offsets[rows]).sum())
 
-    def _batch(self, rows: np.ndarray[Any, Any], generator: torch.Generator) -> Batch:
+    def _batch(
+        self,
+        rows: np.ndarray[Any, Any],
+        generator: torch.Generator,
+        extent: Extent | None = None,
+    ) -> Batch:
         windows = self.windows
+        steps = self.model.steps if extent is None else extent.steps
+        length = self.settings.max_length if extent is None else extent.items
         spans = [
             np.arange(windows.pair_offsets[row], windows.pair_offsets[row + 1]) for row in rows
         ]
         pairs = np.concatenate(spans)
         window = np.repeat(np.arange(len(rows)), [len(span) for span in spans])
-        places = window * self.model.steps + windows.pair_place[pairs]
+        left_out = self.model.steps - steps
+        places = window * steps + windows.pair_place[pairs] - left_out
         used, rows_of_pairs = np.unique(places, return_inverse=True)
         return Batch(
-            items=self._moved(windows.items[rows]),
-            steps_ago=self._moved(windows.steps_ago[rows]),
+            items=self._moved(windows.items[rows][:, -length:]),
+            steps_ago=self._moved(windows.steps_ago[rows][:, -length:]),
             used=self._moved(used),
             rows=self._moved(rows_of_pairs),
             targets=self._moved(windows.pair_item[pairs]),
             negatives=self._negatives(generator).to(self.device),
+            steps=None if extent is None else steps,
         )
 
     def _negatives(self, generator: torch.Generator) -> torch.Tensor:

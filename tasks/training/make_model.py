@@ -139,6 +139,7 @@ def fit_settings(recipe: Recipe, seed: int) -> FitSettings:
         loss=settings.loss,
         calibration=settings.calibration,
         bf16=settings.bf16,
+        length_buckets=settings.length_buckets,
     )
 
 

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from tasks.contracts.ranks import ALONE, Ranks
 from tasks.models.interactions import Examples, Interactions, history_batch
+from tasks.models.sequence_model import SequenceModel
 
 TOP = 10
 CHUNK = 256
 CPU = torch.device("cpu")
 Floats = NDArray[np.float64]
-Scorer = Callable[[Tensor, Tensor], Tensor]
+Scorer = Callable[..., Tensor]  # of items and steps_ago, int64 [B, L]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,18 +79,30 @@ def top_items(
     unseen: bool,
     device: torch.device = CPU,
 ) -> NDArray[np.int64]:
-    """Return [E, 10]: the best items of every example by `scorer`, which lies on `device`."""
-    found = []
+    """Return [E, 10]: the best items of every example by `scorer`, which lies on `device`.
+
+    Histories of about one length are asked about together, with no more padding than the longest needs.
+    """
+    lengths = (examples.end - interactions.offsets[examples.user]).clip(1, max_length)
+    order = np.argsort(lengths, kind="stable")
+    found = np.zeros((len(examples), min(TOP, interactions.num_items + 1)), np.int64)
     for start in range(0, len(examples), CHUNK):
-        chunk = examples.take(slice(start, start + CHUNK))
-        history = history_batch(interactions, chunk, max_length)
+        rows = order[start : start + CHUNK]
+        history = history_batch(interactions, examples.take(rows), int(lengths[rows].max()))
         items, ago = (torch.from_numpy(x).to(device) for x in history)
         with torch.no_grad():
-            scores = scorer(items, ago)
+            scores = scorer(items, ago, **_least_steps(scorer, history[1]))
             scores = without_seen(scores, items) if unseen else scores
-            best = torch.topk(scores, min(TOP, scores.shape[1]), dim=1).indices
-            found.append(best.cpu().numpy())
-    return np.concatenate(found) if found else np.zeros((0, TOP), np.int64)
+            best = torch.topk(scores, found.shape[1], dim=1).indices
+            found[rows] = best.cpu().numpy()
+    return found
+
+
+def _least_steps(scorer: Scorer, steps_ago: NDArray[np.int64]) -> dict[str, int]:
+    """Return how many steps a network need be shown, where it can be shown fewer than it has."""
+    if not isinstance(scorer, SequenceModel) or scorer.sees_empty_steps:
+        return {}
+    return {"steps": int(steps_ago.max(initial=1).clip(1, scorer.steps))}
 
 
 def evaluate(

@@ -95,6 +95,9 @@ class NetworkSettings:
     calibration: float = 0.75  # gBCE's t
     temperature: float | None = None  # scores are cosines divided by it, or, without, products
     bf16: bool = False  # the network's products in bfloat16; weights, loss and sums in float32
+    length_buckets: int = (
+        1  # in how many lengths windows are batched; 1: all are padded to the whole
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,10 +13,13 @@ from tasks.bundling.aten_graph import read_graph
 from tasks.bundling.bundle import saved_model_bytes
 from tasks.bundling.signatures import ServedModel, write_served_model
 from tasks.compression.compress import compress
+from tasks.models.gru import Gru
 from tasks.models.item_neighbours import ItemNeighbours
 from tasks.models.registry import build_model
+from tasks.training.make_model import untrained_network
+from tasks.training.recipes import recipe_named
 
-ITEMS = 20_000
+ITEMS, MOVIES = 20_000, 3_416
 IDS = tuple(str(800_000 + 37 * place) for place in range(ITEMS))
 
 
@@ -43,20 +46,26 @@ def transformer() -> torch.nn.Module:
     return model.eval()
 
 
+def gru() -> torch.nn.Module:
+    """Return the network of the recipe `gru` at MovieLens-1M's size."""
+    return untrained_network(recipe_named("gru", baskets=False), MOVIES, 0).model.eval()
+
+
 def written_bytes(model: torch.nn.Module, recipe: str, folder: Path) -> int:
+    ids = IDS[:MOVIES] if isinstance(model, Gru) else IDS
     small = compress(model, recipe)
     items, ago = torch.ones((3, 7), dtype=torch.int64), torch.ones((3, 7), dtype=torch.int64)
     inputs = {"items": items, "steps_ago": ago}
     export_module(small, inputs, small.names).save(folder / recipe)
     graph, weights = read_graph(folder / recipe)
     served = ServedModel(
-        graph=graph, weights=weights, item_ids=IDS, k=20, max_length=384, exclude_seen=False
+        graph=graph, weights=weights, item_ids=ids, k=20, max_length=384, exclude_seen=False
     )
     write_served_model(folder / f"{recipe}-saved", served)
     return saved_model_bytes(folder / f"{recipe}-saved")
 
 
-@pytest.mark.parametrize("make", (markov, transformer))
+@pytest.mark.parametrize("make", (markov, transformer, gru))
 def test_int8_takes_at_most_thirty_percent(
     make: Callable[[], torch.nn.Module], tmp_path: Path
 ) -> None:

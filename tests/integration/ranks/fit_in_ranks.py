@@ -1,6 +1,6 @@
 """`fit_in_ranks.py FOLDER SETTINGS`: one rank of a small fit; writes FOLDER/ended-RANK.json with the weights' digest.
 
-SETTINGS is JSON: dropout, max_epochs, users, checkpoint_seconds. torchrun's variables say which rank of how many.
+SETTINGS is JSON: dropout, max_epochs, users, checkpoint_seconds, length_buckets. torchrun's variables say which rank of how many.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ def main(folder: Path, told: dict[str, float]) -> int:
         max_length=16,
         seed=5,
         threads=1,
+        length_buckets=int(told["length_buckets"]),
     )
     several = os.environ["WORLD_SIZE"] != "1"
     with joined_ranks() if several else nullcontext(ALONE) as ranks:

@@ -38,6 +38,14 @@ def test_without_dropout_several_ranks_have_the_curve_of_one(tmp_path, alone, si
     assert all(one["curve"] == ended[0]["curve"] for one in ended)
 
 
+def test_with_length_buckets_two_ranks_have_the_curve_of_one(tmp_path) -> None:
+    two = Started(tmp_path / "two", 2, length_buckets=2).ended()
+    one = Started(tmp_path / "one", 1, length_buckets=2).ended()[0]
+
+    assert losses(two[0]) == pytest.approx(losses(one), rel=1e-5)
+    assert two[0]["digest"] == two[1]["digest"]
+
+
 def test_with_dropout_each_rank_draws_its_own_and_the_curve_is_near(tmp_path, alone) -> None:
     ended = Started(tmp_path / "two", 2, dropout=0.1).ended()
     one = Started(tmp_path / "one", 1, dropout=0.1).ended()[0]
@@ -48,11 +56,12 @@ def test_with_dropout_each_rank_draws_its_own_and_the_curve_is_near(tmp_path, al
 
 
 @pytest.mark.trial
-@pytest.mark.parametrize("size", (1, 2, 3))
+@pytest.mark.parametrize(("size", "length_buckets"), ((1, 1), (2, 1), (3, 1), (2, 2)))
 def test_all_ranks_killed_at_random_moments_end_with_the_undisturbed_weights(
-    tmp_path: Path, size: int
+    tmp_path: Path, size: int, length_buckets: int
 ) -> None:
     told = {"dropout": 0.1, "users": 60, "max_epochs": 10, "checkpoint_seconds": 0.05}
+    told["length_buckets"] = length_buckets
     whole = Started(tmp_path / "whole", size, **told)
     whole.wait_until_begun()
     began = time.monotonic()

@@ -358,6 +358,11 @@ LAYERS: dict[str, Function] = {
         _attention(x, n, mask="none"),
     ),
     "convolution, batch norm and pooling": lambda x, n: (_convolved(x),),
+    "gru of one layer, of two, steps first": lambda x, n: (
+        *_recurrent(x, layers=1),
+        *_recurrent(x, layers=2),
+        *_recurrent(x, layers=1, batch_first=False),
+    ),
 }
 
 
@@ -378,6 +383,19 @@ def _attention(x: Tensor, n: Tensor, mask: str) -> Tensor:
         "none": {"scale": 0.7},
     }
     return functional.scaled_dot_product_attention(query, key, key, **masks[mask])
+
+
+def _recurrent(x: Tensor, *, layers: int, batch_first: bool = True) -> tuple[Tensor, Tensor]:
+    """Return both values of a GRU over five steps: how many there are, torch wants to know."""
+    steps = x[:, :1, None] * torch.linspace(-2, 2, 20).reshape(5, 4)
+    weights = [
+        torch.linspace(-0.9, 0.7, 9 * columns).reshape(shape)
+        for layer in range(layers)
+        for columns, shape in ((3 if layer else 4, (9, -1)), (3, (9, 3)), (1, (9,)), (1, (9,)))
+    ]
+    begin = torch.full((layers, x.shape[0], 3), 0.1)
+    given = steps if batch_first else steps.transpose(0, 1)
+    return torch.gru(given, begin, weights, True, layers, 0.0, False, False, batch_first)
 
 
 def _convolved(x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 from tasks.bundling.aten_graph import Argument, AtenGraph, Node, Ref, TensorKind
 from tasks.bundling.saved_model import identity_of
@@ -201,6 +202,11 @@ def test_written_twice_the_bytes_are_equal(folder: Path, tmp_path: Path) -> None
     assert len(files) == 3
     for name in files:
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_a_network_without_loops_has_no_library_of_functions(folder: Path) -> None:
+    model = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
+    assert not model.meta_graphs[0].graph_def.HasField("library")  # an empty one has bytes, too
 
 
 def test_the_identity_tells_dtype_and_place_apart() -> None:

@@ -49,6 +49,17 @@ def test_a_state_knows_nothing_of_later_steps(network):
     assert not torch.allclose(one[:, -1], other[:, -1], atol=1e-4)
 
 
+def test_shown_only_the_steps_that_there_are_the_states_are_the_same(network):
+    items, ago = torch.tensor([[4, 2, 7], [0, 0, 5]]), torch.tensor([[2, 1, 1], [0, 0, 1]])
+    whole = network.states(items, ago)
+    shown = network.states(items, ago, steps=2)
+
+    assert whole.shape[1] == 4
+    assert shown.shape[1] == 2
+    assert torch.allclose(shown[0], whole[0, -2:], atol=1e-6)
+    assert torch.allclose(shown[1, -1], whole[1, -1], atol=1e-6)
+
+
 def test_steps_before_the_window_are_not_seen(network):
     one = network(torch.tensor([[1, 2, 3]]), torch.tensor([[5, 2, 1]]))
     other = network(torch.tensor([[8, 2, 3]]), torch.tensor([[6, 2, 1]]))

@@ -134,20 +134,22 @@ def killed_at(place: str):
     return say
 
 
+@pytest.mark.parametrize("length_buckets", (1, 2))
 @pytest.mark.parametrize("batch", range(1, 4))
 def test_killed_at_any_batch_of_an_epoch_all_random_states_go_on_as_they_were(
-    small_shop, tmp_path: Path, batch: int
+    small_shop, tmp_path: Path, batch: int, length_buckets: int
 ) -> None:
-    whole = a_fit(small_shop, kind=NoisyFit)
+    settings = replace(SETTINGS, length_buckets=length_buckets)
+    whole = a_fit(small_shop, settings, kind=NoisyFit)
     whole.run(tmp_path / "whole", quiet)
     with pytest.raises(Killed):  # a checkpoint after every batch
-        a_fit(small_shop, kind=NoisyFit, checkpoint_seconds=0).run(
+        a_fit(small_shop, settings, kind=NoisyFit, checkpoint_seconds=0).run(
             tmp_path / "killed", killed_at(f"epoch 2, batch {batch}")
         )
     for generator in (random.seed, np.random.seed, torch.manual_seed):
         generator(999)  # a new process starts anywhere
 
-    again = a_fit(small_shop, kind=NoisyFit)
+    again = a_fit(small_shop, settings, kind=NoisyFit)
     again.run(tmp_path / "killed", quiet)
 
     assert again.resumed_from == f"epoch 1 and batch {batch}"

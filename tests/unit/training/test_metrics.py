@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from tasks.contracts.ranks import Ranks
-from tasks.models.interactions import Examples, Interactions
-from tasks.training.metrics import evaluate, mean_by_user, rank, without_seen
+from tasks.models.gru import Gru
+from tasks.models.interactions import Examples, Interactions, history_batch
+from tasks.models.transformer import BLOCKS, Transformer
+from tasks.training.metrics import evaluate, mean_by_user, rank, top_items, without_seen
 
 
 def examples(*targets: list[int], misses: tuple[int, ...] | None = None) -> Examples:
@@ -106,3 +108,40 @@ def test_ranks_that_score_shares_find_what_one_finds(small_shop: Interactions, s
     assert [len(one) for one in shares] == [len(range(place, 24, size)) for place in range(size)]
     assert np.array_equal(found[-1].ndcg, alone.ndcg)
     assert 0 < alone.mean_ndcg < 1
+
+
+@pytest.mark.parametrize("block", (*BLOCKS, "gru"))
+def test_short_histories_shown_without_padding_get_the_same_answers(small_shop, block) -> None:
+    torch.manual_seed(1)
+    shape = {"steps": 6, "width": 16, "layers": 2, "dropout": 0.1}
+    model = (
+        Gru(12, hidden=8, **shape)
+        if block == "gru"
+        else Transformer(12, heads=2, block=block, **shape)
+    )
+    torch.nn.init.normal_(model.bias)
+    asked = small_shop.examples(0)
+    assert len(set(asked.step.tolist())) > 6  # more steps than the network has, and fewer
+    model.eval()
+
+    found = top_items(model, small_shop, asked, 16, unseen=False)
+
+    whole = [torch.from_numpy(one) for one in history_batch(small_shop, asked, 16)]
+    with torch.no_grad():
+        scores = model(*whole)
+    assert found.tolist() == torch.topk(scores, 10).indices.tolist()
+
+
+def test_how_much_of_a_history_is_shown_is_what_the_longest_of_a_chunk_needs(small_shop) -> None:
+    shown = []
+
+    def noting(items: torch.Tensor, ago: torch.Tensor) -> torch.Tensor:
+        shown.append(tuple(items.shape))
+        return by_last_item(items, ago)
+
+    top_items(noting, small_shop, small_shop.examples(0).take(slice(0, 5)), 16, unseen=False)
+    top_items(noting, small_shop, small_shop.examples(1), 16, unseen=False)
+
+    # Of the first user's steps 1 to 5 with two items each; then all, cut to 16.
+    assert shown[0] == (5, 10)
+    assert {width for _, width in shown[1:]} == {16}
