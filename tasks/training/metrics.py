@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tasks.contracts.ranks import ALONE, Ranks
+from tasks.models.event_types import history_types, takes_event_types
 from tasks.models.interactions import Examples, Interactions, history_batch
 
 TOP = 10
 CHUNK = 256
 CPU = torch.device("cpu")
 Floats = NDArray[np.float64]
-Scorer = Callable[[Tensor, Tensor], Tensor]
+Scorer = Callable[..., Tensor]  # of items, steps_ago and perhaps event_types, int64 [B, L]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +70,20 @@ def without_seen(scores: Tensor, items: Tensor) -> Tensor:
     return scores - seen * 1e9
 
 
+def requests_for(
+    model: object,
+    interactions: Interactions,
+    examples: Examples,
+    max_length: int,
+    device: torch.device = CPU,
+) -> tuple[Tensor, ...]:
+    """Return what a model is asked with, int64 [B, L] each: items, steps_ago, types if it takes them."""
+    asked: tuple[NDArray[np.int64], ...] = history_batch(interactions, examples, max_length)
+    if takes_event_types(model):
+        asked = (*asked, history_types(interactions, examples, max_length))
+    return tuple(torch.from_numpy(one).to(device) for one in asked)
+
+
 def top_items(
     scorer: Scorer,
     interactions: Interactions,
@@ -82,11 +97,10 @@ def top_items(
     found = []
     for start in range(0, len(examples), CHUNK):
         chunk = examples.take(slice(start, start + CHUNK))
-        history = history_batch(interactions, chunk, max_length)
-        items, ago = (torch.from_numpy(x).to(device) for x in history)
+        asked = requests_for(scorer, interactions, chunk, max_length, device)
         with torch.no_grad():
-            scores = scorer(items, ago)
-            scores = without_seen(scores, items) if unseen else scores
+            scores = scorer(*asked)
+            scores = without_seen(scores, asked[0]) if unseen else scores
             best = torch.topk(scores, min(TOP, scores.shape[1]), dim=1).indices
             found.append(best.cpu().numpy())
     return np.concatenate(found) if found else np.zeros((0, TOP), np.int64)

@@ -68,7 +68,9 @@ def test_a_file_of_pictures_is_told_from_one_of_shoppers(
         assert found.body_of(request) == requests.body_of(request)
         assert found.is_hit(request, {"outputs": {"classes": [[requests.labels[request]]]}})
     assert list(found.of_step(3)) == list(requests.of_step(3))
-    with pytest.raises(BadRequestError, match="expected format replay_requests/1, found 'replay_pi"):
+    with pytest.raises(
+        BadRequestError, match="expected format replay_requests/1, found 'replay_pi"
+    ):
         ReplayRequests.load(path)
 
 
