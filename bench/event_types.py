@@ -1,9 +1,11 @@
-"""A Transformer with and without event types on Taobao's sample: what types are worth, and how the next one is foretold.
+"""A Transformer with and without event types, on Taobao's sample or a made-up shop: what types are worth, how the next is foretold.
 
 Both recipes are trained on the same windows with the same seed and judged on the same select examples, which also stop the
 training; gate and canary periods are not read. Peers in the same run: the Markov chain over the last two types and their shares,
 both counted on the train period. `without types` is the same trained network asked as a client asks that does not know them.
-usage: HEADRACE_DATA=folder python -m bench.event_types [--seed 1] [--recipes transformer typed_transformer]
+In the made-up shop (`--made-up FOLDER`, its files are kept there for `headrace release --dataset events`) which item follows depends on
+the item and on what was done with it, but for one event in ten, and the type on the type before: a network that uses types must gain.
+usage: HEADRACE_DATA=folder python -m bench.event_types [--made-up FOLDER] [--seed 1] [--recipes transformer typed_transformer]
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ import time
 from pathlib import Path
 from typing import Any, cast
 
-import torch
+import numpy as np
+import pandas as pd
 
 from tasks.contracts.artifacts import Manifest
 from tasks.contracts.catalogues import DATASETS
@@ -26,21 +29,66 @@ from tasks.models.event_types import TYPES, next_types
 from tasks.models.interactions import Interactions
 from tasks.stages import build_features, ingest_events, train_model
 
-DATASET = "taobao"
+EVENTS, ITEMS = "events.parquet", "items.csv"
+SHOP_ITEMS, SHOP_USERS, USER_EVENTS, SHOP_DAYS = 150, 500, 70, 60
+NEXT_TYPE = {  # of the made-up shop: what is done next, and how often
+    "view": (("view", "cart", "favourite"), (0.4, 0.4, 0.2)),
+    "favourite": (("view", "cart"), (0.8, 0.2)),
+    "cart": (("purchase", "view"), (0.7, 0.3)),
+    "purchase": (("view", "favourite"), (0.9, 0.1)),
+}
 
 
-def context(folder: Path, inputs: dict[str, Path], recipe: str, seed: int) -> StageContext:
-    """Return what a stage needs, without a store and without gates."""
-    release = ReleaseRequest(
+def make_up(folder: Path) -> None:
+    """Write events and items of a shop where types matter."""
+    draw = np.random.default_rng(7)
+    follows = {kind: draw.permutation(SHOP_ITEMS) for kind in NEXT_TYPE}
+    follows["cart"] = np.arange(SHOP_ITEMS)  # what is in the cart is looked at again, or bought
+    rows = []
+    for user in range(SHOP_USERS):
+        item, kind, hours = int(draw.integers(SHOP_ITEMS)), "view", float(draw.uniform(0, 24))
+        for _ in range(USER_EVENTS):
+            if hours < SHOP_DAYS * 24:
+                rows.append((f"user-{user}", f"item-{item}", kind, hours))
+            stray = draw.random() < 0.1
+            item = int(draw.integers(SHOP_ITEMS)) if stray else int(follows[kind][item])
+            kinds, chances = NEXT_TYPE[kind]
+            kind = str(draw.choice(kinds, p=chances))
+            hours += float(draw.exponential(24)) + 0.01
+    frame = pd.DataFrame(rows, columns=["user_id", "item_id", "event_type", "hours"])
+    frame["timestamp"] = pd.Timestamp("2026-05-01", tz="UTC") + pd.to_timedelta(frame.hours, "h")
+    frame["timestamp"] = frame.timestamp.dt.floor("s").astype("datetime64[us, UTC]")
+    folder.mkdir(parents=True, exist_ok=True)
+    frame.drop(columns="hours").to_parquet(folder / EVENTS)
+    titles = [
+        (f"item-{place}", f"Thing {place}", f"shelf {place % 7}") for place in range(SHOP_ITEMS)
+    ]
+    pd.DataFrame(titles, columns=["item_id", "title", "category"]).to_csv(
+        folder / ITEMS, index=False
+    )
+
+
+def request(recipe: str, seed: int, shop: Path | None) -> ReleaseRequest:
+    """Return a release of the sample, or of the made-up shop."""
+    dataset = "taobao" if shop is None else "events"
+    urls: dict[str, Any] = {} if shop is None else {
+        "events_url": f"file://{shop / EVENTS}", "catalogue_url": f"file://{shop / ITEMS}",
+    }  # fmt: skip
+    return ReleaseRequest(
         release_id="bench",
-        model=DATASETS[DATASET].default_model,
-        dataset=DATASET,
-        as_of=str(DATASETS[DATASET].as_of),
+        model=DATASETS[dataset].default_model,
+        dataset=dataset,
+        as_of=DATASETS[dataset].as_of or "2026-07-01T00:00:00Z",
         recipe=recipe,
         compression="none",
         plan=plan_named("replay"),
         seed=seed,
+        **urls,
     )
+
+
+def context(folder: Path, inputs: dict[str, Path], release: ReleaseRequest) -> StageContext:
+    """Return what a stage needs, without a store and without gates."""
     manifest = cast("Manifest", None)  # stages read the payload; the runner checks manifests
     out, work = folder / "out", folder / "work"
     out.mkdir(parents=True)
@@ -58,18 +106,18 @@ def context(folder: Path, inputs: dict[str, Path], recipe: str, seed: int) -> St
     )
 
 
-def features_in(folder: Path) -> Path:
-    """Return the folder of the features of the sample."""
-    events = context(folder / "events", {}, "popularity", 1)
+def features_in(folder: Path, release: ReleaseRequest) -> Path:
+    """Return the folder of the features."""
+    events = context(folder / "events", {}, release)
     ingest_events.run(events)
-    features = context(folder / "features", {"events": events.out}, "popularity", 1)
+    features = context(folder / "features", {"events": events.out}, release)
     build_features.run(features)
     return features.out
 
 
-def trained(folder: Path, features: Path, recipe: str, seed: int) -> dict[str, Any]:
+def trained(folder: Path, features: Path, release: ReleaseRequest) -> dict[str, Any]:
     """Return the report of a trained recipe, with its epochs and seconds."""
-    one = context(folder, {"features": features}, recipe, seed)
+    one = context(folder, {"features": features}, release)
     started = time.monotonic()
     train_model.run(one)
     report: dict[str, Any] = json.loads((one.out / "report.json").read_text("utf-8"))
@@ -82,18 +130,21 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--seed", type=int, default=1)
     options.add_argument("--recipes", nargs="+", default=["transformer", "typed_transformer"])
+    options.add_argument("--made-up", type=Path)
     asked = options.parse_args()
+    shop: Path | None = asked.made_up
+    if shop is not None:
+        shop = shop.resolve()
+        make_up(shop)
     with tempfile.TemporaryDirectory() as scratch:
-        features = features_in(Path(scratch))
+        features = features_in(Path(scratch), request("popularity", asked.seed, shop))
         known = Interactions.load(features / "interactions.npz")
         examples = known.examples(Period.SELECT)
-        counts = torch.bincount(
-            torch.from_numpy(next_types(known, examples).place), minlength=TYPES
-        )
+        counts = np.bincount(next_types(known, examples).place, minlength=TYPES)
         print(f"{known.num_users} users, {known.num_items} items, {len(examples)} select examples")
         print(f"types of their events on known items {EVENT_TYPES}: {counts.tolist()}")
         for recipe in asked.recipes:
-            report = trained(Path(scratch) / recipe, features, recipe, asked.seed)
+            report = trained(Path(scratch) / recipe, features, request(recipe, asked.seed, shop))
             print(f"\n{recipe}: {report['epochs']} epochs, {report['seconds']:.0f} s")
             print(f"  select NDCG@10: {report['select_ndcg10']}")
             if "next_type" in report:

@@ -251,6 +251,8 @@ def _golden(folder: Path, bundle: dict[str, Json], wanted: BundleBounds) -> list
         len(line["items"]) != k or len(line["items"]) != len(line["scores"]) for line in lines
     )
     unequal = sum(len(line["history"]) != len(line["steps_ago"]) for line in lines)
+    typed = [line for line in lines if "event_types" in line]
+    untyped = sum(len(line["history"]) != len(line["event_types"]) for line in typed)
     return [
         Measurement(
             name="golden requests",
@@ -272,6 +274,11 @@ def _golden(folder: Path, bundle: dict[str, Json], wanted: BundleBounds) -> list
             maximum=0,
             unit="count",
             expected="as many steps as items",
+        ),
+        none_of(
+            "golden histories without types",
+            untyped,
+            "as many types as items, where types are sent",
         ),
     ]
 

@@ -107,7 +107,7 @@ class TransformerSettings(NetworkSettings):
     event_types: bool = (
         False  # whether types of events are an input, and the next one's is foretold
     )
-    next_type_weight: float = 0.2  # of the next type's cross entropy beside the items' loss
+    next_type_weight: float = 1.0  # of the next type's cross entropy beside the items' loss
     unknown_types: float = 0.2  # the share of windows shown without types: how other clients ask
 
     def __post_init__(self) -> None:
