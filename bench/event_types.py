@@ -5,7 +5,7 @@ training; gate and canary periods are not read. Peers in the same run: the Marko
 both counted on the train period. `without types` is the same trained network asked as a client asks that does not know them.
 In the made-up shop (`--made-up FOLDER`, its files are kept there for `headrace release --dataset events`) which item follows depends on
 the item and on what was done with it, but for one event in ten, and the type on the type before: a network that uses types must gain.
-usage: HEADRACE_DATA=folder python -m bench.event_types [--made-up FOLDER] [--seed 1] [--recipes transformer typed_transformer]
+usage: HEADRACE_DATA=folder python -m bench.event_types [--made-up FOLDER [--users 500]] [--seed 1] [--recipes transformer typed_transformer]
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tasks.models.interactions import Interactions
 from tasks.stages import build_features, ingest_events, train_model
 
 EVENTS, ITEMS = "events.parquet", "items.csv"
-SHOP_ITEMS, SHOP_USERS, USER_EVENTS, SHOP_DAYS = 150, 500, 70, 60
+SHOP_ITEMS, SHELF, USER_EVENTS, SHOP_DAYS = 150, 15, 70, 60
 NEXT_TYPE = {  # of the made-up shop: what is done next, and how often
     "view": (("view", "cart", "favourite"), (0.4, 0.4, 0.2)),
     "favourite": (("view", "cart"), (0.8, 0.2)),
@@ -39,13 +39,14 @@ NEXT_TYPE = {  # of the made-up shop: what is done next, and how often
 }
 
 
-def make_up(folder: Path) -> None:
+def make_up(folder: Path, users: int) -> None:
     """Write events and items of a shop where types matter."""
     draw = np.random.default_rng(7)
-    follows = {kind: draw.permutation(SHOP_ITEMS) for kind in NEXT_TYPE}
+    shelves = np.arange(SHOP_ITEMS).reshape(-1, SHELF)
+    follows = {kind: draw.permuted(shelves, axis=1).ravel() for kind in NEXT_TYPE}
     follows["cart"] = np.arange(SHOP_ITEMS)  # what is in the cart is looked at again, or bought
     rows = []
-    for user in range(SHOP_USERS):
+    for user in range(users):
         item, kind, hours = int(draw.integers(SHOP_ITEMS)), "view", float(draw.uniform(0, 24))
         for _ in range(USER_EVENTS):
             if hours < SHOP_DAYS * 24:
@@ -61,7 +62,8 @@ def make_up(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     frame.drop(columns="hours").to_parquet(folder / EVENTS)
     titles = [
-        (f"item-{place}", f"Thing {place}", f"shelf {place % 7}") for place in range(SHOP_ITEMS)
+        (f"item-{place}", f"Thing {place}", f"shelf {place // SHELF}")
+        for place in range(SHOP_ITEMS)
     ]
     pd.DataFrame(titles, columns=["item_id", "title", "category"]).to_csv(
         folder / ITEMS, index=False
@@ -129,13 +131,14 @@ def main() -> None:
     """Print what was measured."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--seed", type=int, default=1)
-    options.add_argument("--recipes", nargs="+", default=["transformer", "typed_transformer"])
+    options.add_argument("--recipes", nargs="*", default=["transformer", "typed_transformer"])
     options.add_argument("--made-up", type=Path)
+    options.add_argument("--users", type=int, default=500, help="of the made-up shop")
     asked = options.parse_args()
     shop: Path | None = asked.made_up
     if shop is not None:
         shop = shop.resolve()
-        make_up(shop)
+        make_up(shop, asked.users)
     with tempfile.TemporaryDirectory() as scratch:
         features = features_in(Path(scratch), request("popularity", asked.seed, shop))
         known = Interactions.load(features / "interactions.npz")
