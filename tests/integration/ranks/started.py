@@ -14,7 +14,7 @@ from typing import Any
 from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[3]
-SETTINGS = {"dropout": 0.0, "max_epochs": 6, "users": 40, "checkpoint_seconds": 30.0}
+SETTINGS = {"dropout": 0.0, "max_epochs": 6, "users": 40, "checkpoint_seconds": 30.0, "typed": 0}
 PATIENCE_SECONDS = 300
 
 
