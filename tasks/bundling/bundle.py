@@ -10,20 +10,25 @@ from typing import Any, cast
 
 import numpy as np
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from tasks.bundling.aten_graph import AtenGraph, read_graph
-from tasks.bundling.golden import GOLDEN_FILE, Golden
+from tasks.bundling.golden import GOLDEN_FILE, Answers, Golden, TypedAnswers
 from tasks.bundling.golden_profiles import GOLDEN_PROFILES_FILE, PROFILE_FOLDER, GoldenProfiles
-from tasks.bundling.parity import COMPARED, TIE, certify, served_inputs
+from tasks.bundling.parity import COMPARED, TIE, ServedInputs, certify, certify_typed, served_inputs
 from tasks.bundling.profile_parity import certify_profiles
 from tasks.bundling.profile_signature import ServedProfile, read_profile
 from tasks.bundling.served_model import LoadedModel
 from tasks.bundling.signatures import ServedModel, write_served_model
 from tasks.bundling.warmup import write_warmup
+from tasks.contracts.columns import EVENT_TYPES
+from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import Json, canonical_json, parse_object, pretty_json
+from tasks.contracts.served_signatures import NEXT_EVENT
 from tasks.contracts.stage_io import SayProgress
 
 MODEL = "model"
+TYPED = NEXT_EVENT  # in records: what concerns requests with types
 WARMUP_BATCHES = (1, 8, 64)
 
 
@@ -97,6 +102,9 @@ def write_bundle(source: Source, out: Path, progress: SayProgress) -> dict[str, 
             signatures[name] = cast("Json", model.describe())
             if served.profile is not None:
                 certificates["profile"] = _certify_profiles(source, served.profile, model)
+            if served.takes_event_types:
+                typed = _typed_answers(source, name)
+                certificates[TYPED] = certify_typed(model, requests, source.item_ids, typed)
         write_warmup(folder, list(_warmup(source, served)))
     certificate: dict[str, Json] = {
         "format": "parity_certificate/1",
@@ -105,6 +113,7 @@ def write_bundle(source: Source, out: Path, progress: SayProgress) -> dict[str, 
         **cast("dict[str, Json]", certificates[MODEL]),
         "baselines": {name: certificates[name] for name in source.names if name != MODEL},
         "profile": certificates["profile"],
+        **_of_typed(certificates.get(TYPED)),
     }
     _write(out / "parity.json", pretty_json(certificate))
     _write(out / "bundle.json", pretty_json(_bundle_record(source, sizes, signatures)))
@@ -125,7 +134,21 @@ def _bundle_record(
         "signatures": signatures[MODEL],
         "baselines": {name: sizes[name] for name in source.names if name != MODEL},
         "profile": source.profile.record(),
+        **_of_typed(None if source.golden.typed is None else {"event_types": list(EVENT_TYPES)}),
     }
+
+
+def _of_typed(record: Json) -> dict[str, Json]:
+    """Return a record of what is there only where the model takes the types of events."""
+    return {} if record is None else {TYPED: record}
+
+
+def _typed_answers(source: Source, name: str) -> TypedAnswers:
+    found = source.golden.typed
+    if found is None or name != MODEL:
+        message = f"{name}: expected golden answers with event types in {GOLDEN_FILE}, found none"
+        raise BadRequestError(message)
+    return found
 
 
 def _sizes(source: Source, served: ServedModel, name: str, folder: Path) -> dict[str, Json]:
@@ -177,8 +200,14 @@ def _warmup(source: Source, served: ServedModel) -> Iterator[tuple[str, Mapping[
             yield "serving_default", inputs.batch(slice(0, size))
     yield "serving_default", inputs.one(0)
     yield "recommend", inputs.one(0) | _choices(source)
+    if served.takes_event_types:
+        yield NEXT_EVENT, _typed_inputs(source, _typed_answers(source, MODEL)).one(0)
     if served.profile is not None:
         yield "profile", inputs.one(0)
+
+
+def _typed_inputs(source: Source, typed: TypedAnswers) -> ServedInputs:
+    return served_inputs(source.golden.requests, source.item_ids, typed.event_types)
 
 
 def _choices(source: Source) -> dict[str, Any]:
@@ -186,19 +215,35 @@ def _choices(source: Source) -> dict[str, Any]:
 
 
 def _golden_lines(source: Source) -> Iterator[str]:
-    """Yield one JSON line per real golden request: served inputs and torch's answers."""
-    requests, answers = source.golden.requests, source.golden.answers[MODEL]
-    inputs = served_inputs(requests, source.item_ids)
-    names = ("", *source.item_ids)
+    """Yield one JSON line per real golden request: served inputs and torch's answers.
+
+    Where the model takes types, each request comes once more with them, after all without.
+    """
+    answers, typed = source.golden.answers[MODEL], source.golden.typed
+    inputs = served_inputs(source.golden.requests, source.item_ids)
+    yield from _lines(source, inputs, answers)
+    if typed is not None:
+        with_types = _typed_inputs(source, typed)
+        yield from _lines(source, with_types, typed.ranked, typed.next_types)
+
+
+def _lines(
+    source: Source,
+    inputs: ServedInputs,
+    answers: Answers,
+    next_types: NDArray[np.float32] | None = None,
+) -> Iterator[str]:
+    requests, names = source.golden.requests, ("", *source.item_ids)
     for row in np.flatnonzero(requests.real):
         asked = inputs.one(int(row))
         record = {
             "user": str(requests.user[row]),
-            "history": asked["history"][0].tolist(),
-            "steps_ago": asked["steps_ago"][0].tolist(),
+            **{name: rows[0].tolist() for name, rows in asked.items()},
             "items": [names[item] for item in answers.items[row]],
             "scores": [float(score) for score in answers.scores[row]],
         }
+        if next_types is not None:
+            record["next_types"] = [float(chance) for chance in next_types[row]]
         yield canonical_json(record) + "\n"
 
 

@@ -15,15 +15,18 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.bundling.golden import Answers, Requests
+from tasks.bundling.golden import Answers, Requests, TypedAnswers
 from tasks.bundling.served_model import LoadedModel
+from tasks.contracts.columns import EVENT_TYPES
 from tasks.contracts.json_types import Json
+from tasks.contracts.served_signatures import NEXT_EVENT
 
 COMPARED = 10
 TIE = 1e-5
 BATCH = 64
 
 Bools = NDArray[np.bool_]
+ServedAnswer = Mapping[str, NDArray[Any]]
 Floats = NDArray[np.float64]
 
 
@@ -89,54 +92,57 @@ class ServedInputs:
 
     history: NDArray[Any]  # object [R, L]
     steps_ago: NDArray[np.int64]  # [R, L]
+    event_types: NDArray[Any] | None = None  # object [R, L], where they are sent too
 
     def one(self, row: int) -> dict[str, NDArray[Any]]:
         """Return request `row` alone, without padding (one empty id where nothing is left)."""
         known = self.history[row] != ""
         if not known.any():
             known[-1:] = True
-        return {
-            "history": self.history[row : row + 1, known],
-            "steps_ago": self.steps_ago[row : row + 1, known],
-        }
+        return {name: rows[row : row + 1, known] for name, rows in self._sent().items()}
 
     def batch(self, rows: slice) -> dict[str, NDArray[Any]]:
         """Return requests padded on the right: the other side than in training."""
-        history, ago = self.history[rows].copy(), self.steps_ago[rows].copy()
-        for place in range(len(history)):
-            padding = int(np.argmax([*(history[place] != ""), True]))
-            history[place] = np.roll(history[place], -padding)
-            ago[place] = np.roll(ago[place], -padding)
-        return {"history": history, "steps_ago": ago}
+        sent = {name: values[rows].copy() for name, values in self._sent().items()}
+        for place in range(len(sent["history"])):
+            padding = int(np.argmax([*(sent["history"][place] != ""), True]))
+            for values in sent.values():
+                values[place] = np.roll(values[place], -padding)
+        return sent
+
+    def _sent(self) -> dict[str, NDArray[Any]]:
+        sent = {"history": self.history, "steps_ago": self.steps_ago}
+        return sent if self.event_types is None else {**sent, "event_types": self.event_types}
 
 
-def served_inputs(requests: Requests, item_ids: Sequence[str]) -> ServedInputs:
-    """Return the requests with ids in place of indices."""
+def served_inputs(
+    requests: Requests, item_ids: Sequence[str], types: NDArray[np.int64] | None = None
+) -> ServedInputs:
+    """Return the requests with ids in place of indices, and names in place of `types` [R, L]."""
     names = np.asarray(["", *item_ids], dtype=object)
-    return ServedInputs(history=names[requests.items], steps_ago=requests.steps_ago)
+    kinds = None if types is None else np.asarray(["", *EVENT_TYPES], dtype=object)[types]
+    return ServedInputs(
+        history=names[requests.items], steps_ago=requests.steps_ago, event_types=kinds
+    )
 
 
 def asked_one_by_one(
-    model: LoadedModel, inputs: ServedInputs, indices: Mapping[bytes, int]
-) -> Answers:
-    """Return what `serving_default` answers to each request alone."""
-    return _answers(
-        [model.ask("serving_default", inputs.one(row)) for row in range(len(inputs.history))],
-        indices,
-    )
+    model: LoadedModel, inputs: ServedInputs, signature: str = "serving_default"
+) -> list[ServedAnswer]:
+    """Return what `signature` answers to each request alone."""
+    return [model.ask(signature, inputs.one(row)) for row in range(len(inputs.history))]
 
 
 def asked_in_batches(
-    model: LoadedModel, inputs: ServedInputs, indices: Mapping[bytes, int]
-) -> Answers:
-    """Return what `serving_default` answers to the requests in batches of 64."""
+    model: LoadedModel, inputs: ServedInputs, signature: str = "serving_default"
+) -> list[ServedAnswer]:
+    """Return what `signature` answers to the requests in batches of 64."""
     starts = range(0, len(inputs.history), BATCH)
-    return _answers(
-        [model.ask("serving_default", inputs.batch(slice(s, s + BATCH))) for s in starts], indices
-    )
+    return [model.ask(signature, inputs.batch(slice(s, s + BATCH))) for s in starts]
 
 
-def _answers(found: Sequence[Mapping[str, NDArray[Any]]], indices: Mapping[bytes, int]) -> Answers:
+def _answers(found: Sequence[ServedAnswer], item_ids: Sequence[str]) -> Answers:
+    indices = {name.encode(): place for place, name in enumerate(["", *item_ids])}
     items = np.concatenate([answer["items"] for answer in found])
     scores = np.concatenate([answer["scores"] for answer in found]).astype(np.float32)
     index = np.asarray([indices[item] for item in items.ravel()], np.int64)
@@ -148,9 +154,33 @@ def certify(
 ) -> dict[str, Json]:
     """Ask every golden request alone and in batches; return the numbers, whole and per slice."""
     inputs = served_inputs(requests, item_ids)
-    indices = {name.encode(): place for place, name in enumerate(["", *item_ids])}
-    alone = compare(asked_one_by_one(model, inputs, indices), torch)
-    batched = compare(asked_in_batches(model, inputs, indices), torch)
+    alone = compare(_answers(asked_one_by_one(model, inputs), item_ids), torch)
+    batched = compare(_answers(asked_in_batches(model, inputs), item_ids), torch)
+    return _certificate(requests, alone, batched)
+
+
+def certify_typed(
+    model: LoadedModel, requests: Requests, item_ids: Sequence[str], torch: TypedAnswers
+) -> dict[str, Json]:
+    """Ask `next_event` every golden request with its types, alone and in batches; return the numbers.
+
+    `worst_next_type_difference` is of a chance of the next event's type, over real and made-up requests.
+    """
+    inputs = served_inputs(requests, item_ids, torch.event_types)
+    found = [ask(model, inputs, NEXT_EVENT) for ask in (asked_one_by_one, asked_in_batches)]
+    alone, batched = (compare(_answers(one, item_ids), torch.ranked) for one in found)
+    away = [
+        np.abs(np.concatenate([answer["next_types"] for answer in one]) - torch.next_types)
+        for one in found
+    ]
+    worst = max(float(np.where(np.isfinite(one), one, np.inf).max(initial=0.0)) for one in away)
+    return {
+        **_certificate(requests, alone, batched),
+        "worst_next_type_difference": worst if np.isfinite(worst) else None,
+    }
+
+
+def _certificate(requests: Requests, alone: Agreement, batched: Agreement) -> dict[str, Json]:
     both = together(alone, batched)
     slices = {
         name: both.record(kind == name)

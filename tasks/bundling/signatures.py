@@ -4,7 +4,8 @@ History is string [B, L], L >= 1, "" where there is nothing, on any side; ids ou
 vocabulary are ignored. The known ids keep their order, move to the right end and are cut to the
 last `max_length`. steps_ago is int64 [B, L]: how many baskets ago, 1 the latest; 0 (or a missing
 input, where the signature allows it) means "count positions from the end of the known history".
-`profile` also takes event_types string [B, L] and days_ago float32 [B, L] of the same events.
+`profile` also takes event_types string [B, L] and days_ago float32 [B, L] of the same events, and `next_event`, of
+networks that read types, event_types. The other signatures leave types out: to them all are unknown.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from tasks.bundling.saved_model import GraphWriter, Signature, identity_of
 from tasks.bundling.torch_to_tf import lower
 from tasks.contracts.columns import EVENT_TYPES
 from tasks.contracts.errors import BadRequestError
+from tasks.contracts.served_signatures import NEXT_EVENT
 from tasks.models.profile_definition import UNKNOWN_DAYS
 
 _PROFILE = "profile/"
@@ -33,7 +35,9 @@ LOWEST_SCORE = float(np.finfo(np.float32).min)  # of padding, of unknown and of 
 class ServedModel:
     """A network with what serving adds to it."""
 
-    graph: AtenGraph  # inputs items, steps_ago; outputs scores [B, I + 1] and perhaps embedding
+    graph: (
+        AtenGraph  # items, steps_ago -> scores [B, I + 1], perhaps embedding; types -> next_types
+    )
     weights: Mapping[str, Array]
     item_ids: Sequence[str]  # [I]
     k: int
@@ -44,9 +48,11 @@ class ServedModel:
     def __post_init__(self) -> None:
         """Refuse a network of another shape than recommendation needs."""
         inputs, outputs = set(self.graph.inputs), set(self.graph.outputs)
-        if inputs != {"items", "steps_ago"} or "scores" not in outputs:
+        wanted = {"items", "steps_ago"} | ({"event_types"} if "next_types" in outputs else set())
+        if inputs != wanted or "scores" not in outputs:
             message = (
-                "served model: expected inputs items, steps_ago and an output scores, "
+                "served model: expected inputs items, steps_ago and an output scores, with an output "
+                "next_types an input event_types too, "
                 f"found inputs {sorted(inputs)}, outputs {sorted(outputs)}"
             )
             raise BadRequestError(message)
@@ -56,6 +62,11 @@ class ServedModel:
                 f" found k={self.k}, max_length={self.max_length}"
             )
             raise BadRequestError(message)
+
+    @property
+    def takes_event_types(self) -> bool:
+        """Say whether the network reads the types of events."""
+        return "event_types" in self.graph.inputs
 
 
 def write_served_model(folder: Path, model: ServedModel) -> None:
@@ -87,6 +98,14 @@ class _Aligned:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Types:
+    """Types of the events that a client sent."""
+
+    sent: Any  # string [B, L]
+    codes: Any  # int64 [B, L], 0 for what is no type
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Builder:
     model: ServedModel
     writer: GraphWriter
@@ -99,7 +118,8 @@ class _Builder:
         ids, table = self._vocabulary()
         aligned = self._aligned(history, steps_ago, table)
         items = aligned.items
-        outputs = self._network(items, aligned.steps)
+        types = self._types(optional=True) if self.model.takes_event_types else None
+        outputs = self._network(aligned, types)
         scores = outputs["scores"]
         no_steps: dict[str, Array] = {"steps_ago": np.zeros((1, 1), np.int64)}
         answer = self._top(scores, items if self.model.exclude_seen else None, self.model.k, ids)
@@ -109,9 +129,27 @@ class _Builder:
         if "embedding" in outputs:
             embedding = {"embedding": outputs["embedding"]}
             found["embed"] = Signature(inputs=requests, outputs=embedding, defaults=no_steps)
+        if types is not None:
+            found[NEXT_EVENT] = Signature(
+                inputs={**requests, "event_types": types.sent},
+                outputs={**answer, "next_types": outputs["next_types"]},
+                defaults={**no_steps, "event_types": np.full((1, 1), "", np.object_)},
+            )
         if self.model.profile is not None:
-            found["profile"] = self._profile(self.model.profile, requests, aligned, table)
+            found["profile"] = self._profile(self.model.profile, requests, aligned, table, types)
         return found
+
+    def _types(self, *, optional: bool) -> _Types:
+        """Return the input `event_types`; an optional one is unknown to signatures that leave it out."""
+        name, unknown = "event_types", np.full((1, 1), "", np.object_)
+        sent = (
+            tf.compat.v1.placeholder_with_default(unknown, [None, None], name)
+            if optional
+            else _placeholder(name, tf.string, [None, None])
+        )
+        kinds = tf.range(1, len(EVENT_TYPES) + 1, dtype=tf.int64)
+        known = self.writer.table("event_types", tf.constant(EVENT_TYPES), kinds)
+        return _Types(sent=sent, codes=_look_up(known, sent))
 
     def _vocabulary(self) -> tuple[Any, Any]:
         """Return ids string [I + 1] ("" first) and the table from id to index, 0 if unknown."""
@@ -135,8 +173,10 @@ class _Builder:
         steps = tf.where(items > 0, steps, tf.zeros([], tf.int64))
         return _Aligned(items=items, steps=steps, order=order, shape=tf.shape(found))
 
-    def _network(self, items: Any, steps: Any) -> dict[str, Any]:
-        inputs = {"items": items, "steps_ago": steps}
+    def _network(self, aligned: _Aligned, types: _Types | None) -> dict[str, Any]:
+        inputs = {"items": aligned.items, "steps_ago": aligned.steps}
+        if types is not None:
+            inputs["event_types"] = aligned.same_events(types.codes, tf.zeros([], tf.int64))
         return network_outputs(self.writer, self.model.graph, self.model.weights, inputs)
 
     def _top(self, scores: Any, seen: Any | None, k: Any, ids: Any) -> dict[str, Any]:
@@ -179,21 +219,24 @@ class _Builder:
         )
 
     def _profile(
-        self, profile: ServedProfile, requests: Mapping[str, Any], aligned: _Aligned, table: Any
+        self,
+        profile: ServedProfile,
+        requests: Mapping[str, Any],
+        aligned: _Aligned,
+        table: Any,
+        types: _Types | None,
     ) -> Signature:
         """Return the signature that says what the events of the request make of the user."""
-        inputs = {**requests, "event_types": _placeholder("event_types", tf.string, [None, None])}
+        types = self._types(optional=False) if types is None else types
+        inputs = {**requests, "event_types": types.sent}
         defaults: dict[str, Array] = {
             "steps_ago": np.zeros((1, 1), np.int64),
             "event_types": np.full((1, 1), "", np.object_),
         }
-        kinds = tf.range(1, len(EVENT_TYPES) + 1, dtype=tf.int64)
-        known_types = self.writer.table("event_types", tf.constant(EVENT_TYPES), kinds)
-        types = _look_up(known_types, inputs["event_types"])
         seen = {
             "items": aligned.items,
             "steps_ago": aligned.steps,
-            "event_types": aligned.same_events(types, tf.zeros([], tf.int64)),
+            "event_types": aligned.same_events(types.codes, tf.zeros([], tf.int64)),
         }
         if profile.definition.timed:
             inputs["days_ago"] = _placeholder("days_ago", tf.float32, [None, None])

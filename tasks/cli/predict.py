@@ -15,8 +15,10 @@ from tasks.cli.ledgers import state_of
 from tasks.cli.stack import the_running
 from tasks.cli.stores import open_store
 from tasks.contracts.artifacts import Address
+from tasks.contracts.columns import EVENT_TYPES
 from tasks.contracts.errors import BadRequestError, HeadraceError
 from tasks.contracts.exit_codes import ExitCode
+from tasks.contracts.served_signatures import NEXT_EVENT
 from tasks.contracts.stages import ArtifactKind
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ class History:
 
     items: tuple[str, ...]
     steps_ago: tuple[int, ...]
+    event_types: tuple[str, ...] = ()  # where every model that the user may meet reads them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +50,15 @@ class Answer:
     items: tuple[str, ...]
     scores: tuple[float, ...]
     milliseconds: float
+    next_types: tuple[float, ...] = ()  # chances of EVENT_TYPES, where types were sent
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Ask for one user and print the answer with titles."""
     home = Home.from_environment()
     router = the_running(home).addresses["router"]
-    stable = state_of(home, options.model).peek().stable
+    record = state_of(home, options.model).peek()
+    stable = record.stable
     if stable is None or stable.bundle is None:
         message = f"{options.model}: expected a release that serves, found none; release one first"
         raise BadRequestError(message)
@@ -66,8 +71,13 @@ def run(options: argparse.Namespace, console: Console) -> int:
             "POST its pictures to the router (docs/runbooks/release.md)"
         )
         raise BadRequestError(message)
-    max_length = int(str(read_payload(store, bundle, "bundle.json")["max_length"]))
-    history = history_of(features, options.user, max_length)
+    served = read_payload(store, bundle, "bundle.json")
+    others = [record.candidate.bundle] if record.candidate and record.candidate.bundle else []
+    typed = NEXT_EVENT in served and all(
+        NEXT_EVENT in read_payload(store, Address.parse(other), "bundle.json") for other in others
+    )
+    max_length = int(str(served["max_length"]))
+    history = history_of(features, options.user, max_length, typed=typed)
     answer = ask(router, options.model, options.user, history)
     latest = history.items[: -SHOWN_HISTORY - 1 : -1]
     titles = titles_of(features, [*answer.items, *latest])
@@ -79,6 +89,9 @@ def run(options: argparse.Namespace, console: Console) -> int:
     ]
     title = f"{options.model} through {router} in {answer.milliseconds:.0f} ms"
     console.table(title, COLUMNS, rows[: options.k])
+    if answer.next_types:
+        chances = zip(EVENT_TYPES, answer.next_types, strict=True)
+        console.say("next event: " + ", ".join(f"{kind} {share:.0%}" for kind, share in chances))
     if len(rows) < options.k:
         console.say(f"the served graph answers {len(rows)} items")
     return int(ExitCode.DONE)
@@ -97,10 +110,11 @@ def features_of(store: ArtifactStore, bundle: Address) -> Path:
     return store.fetch(found[0])
 
 
-def history_of(features: Path, user: str, max_length: int) -> History:
+def history_of(features: Path, user: str, max_length: int, *, typed: bool = False) -> History:
     """Return the latest `max_length` items of a user, as the next request would send them."""
     import numpy as np  # noqa: PLC0415  other commands do not need it
 
+    from tasks.models.event_types import history_types  # noqa: PLC0415
     from tasks.models.interactions import Interactions, history_batch  # noqa: PLC0415
 
     known = Interactions.load(features / "interactions.npz")
@@ -110,9 +124,14 @@ def history_of(features: Path, user: str, max_length: int) -> History:
         raise BadRequestError(message)
     items, ago = history_batch(known, known.after_all(rows), max_length)
     real = items[0] != 0
+    kinds: tuple[str, ...] = ()
+    if typed:
+        codes = history_types(known, known.after_all(rows), max_length)[0][real]
+        kinds = tuple(("", *EVENT_TYPES)[code] for code in codes)
     return History(
         items=tuple(str(known.item_ids[item - 1]) for item in items[0][real]),
         steps_ago=tuple(int(steps) for steps in ago[0][real]),
+        event_types=kinds,
     )
 
 
@@ -156,6 +175,9 @@ def ask(router: str, model: str, user: str, history: History) -> Answer:
     body: dict[str, Any] = {
         "inputs": {"history": [list(history.items)], "steps_ago": [list(history.steps_ago)]}
     }
+    if history.event_types:
+        body["signature_name"] = NEXT_EVENT
+        body["inputs"]["event_types"] = [list(history.event_types)]
     request = urllib.request.Request(  # noqa: S310 - the address of our own stack
         f"{router}/v1/models/{model}:predict",
         data=json.dumps(body).encode(),
@@ -176,4 +198,5 @@ def ask(router: str, model: str, user: str, history: History) -> Answer:
         items=tuple(outputs["items"][0]),
         scores=tuple(outputs["scores"][0]),
         milliseconds=(time.monotonic() - started) * 1000,
+        next_types=tuple(outputs.get("next_types", [()])[0]),
     )

@@ -11,6 +11,7 @@ from torch.func import functional_call
 
 from tasks.compression.coding import Coded, coded_8_bit
 from tasks.contracts.errors import BadRequestError
+from tasks.models.event_types import takes_event_types
 
 Coder = Callable[[Tensor], Coded | None]
 
@@ -24,24 +25,31 @@ CODERS: Mapping[str, Coder] = MappingProxyType({"int8": coded_8_bit, "none": _as
 
 
 class ServedOutputs(nn.Module):
-    """What is served of a model: scores, and the user's embedding where the model has one."""
+    """What is served of a model: scores, the user's embedding and the next type where it has them."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
         self.has_embedding = callable(getattr(model, "embed", None))
+        self.takes_event_types = takes_event_types(model)
 
     @property
     def names(self) -> tuple[str, ...]:
         """Return the names of the outputs in order."""
-        return ("scores", "embedding") if self.has_embedding else ("scores",)
+        embedding = ("embedding",) if self.has_embedding else ()
+        return ("scores", *embedding, *(("next_types",) if self.takes_event_types else ()))
 
-    def forward(self, items: Tensor, steps_ago: Tensor) -> tuple[Tensor, ...]:
-        """Return scores [B, I + 1] and perhaps the embedding [B, D]."""
-        scores = self.model(items, steps_ago)
-        if not self.has_embedding:
-            return (scores,)
-        return scores, self.model.embed(items, steps_ago)  # type: ignore[operator]
+    def forward(
+        self, items: Tensor, steps_ago: Tensor, event_types: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """Return scores [B, I + 1], perhaps the embedding [B, D] and the next type's chances [B, T]."""
+        asked = (items, steps_ago) if event_types is None else (items, steps_ago, event_types)
+        found: list[Tensor] = [self.model(*asked)]
+        if self.has_embedding:
+            found.append(self.model.embed(*asked))  # type: ignore[operator]
+        if self.takes_event_types:
+            found.append(self.model.next_types(*asked))  # type: ignore[operator]
+        return tuple(found)
 
 
 class CompressedModel(nn.Module):
@@ -65,10 +73,18 @@ class CompressedModel(nn.Module):
         """Return the names of the outputs in order."""
         return self.network.names
 
-    def forward(self, items: Tensor, steps_ago: Tensor) -> tuple[Tensor, ...]:
-        """Return scores [B, I + 1] and perhaps the embedding [B, D]."""
+    @property
+    def takes_event_types(self) -> bool:
+        """Say whether the model can be given the types of events."""
+        return self.network.takes_event_types
+
+    def forward(
+        self, items: Tensor, steps_ago: Tensor, event_types: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """Return what `names` says of items, steps_ago and perhaps types, int64 [B, L]."""
         decoded = {name: self.get_submodule(place)() for name, place in self.places.items()}
-        outputs = functional_call(self.network, decoded, (items, steps_ago))
+        asked = (items, steps_ago) if event_types is None else (items, steps_ago, event_types)
+        outputs = functional_call(self.network, decoded, asked)
         return cast("tuple[Tensor, ...]", outputs)
 
 

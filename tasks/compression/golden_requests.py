@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tasks.compression.compress import CompressedModel
+from tasks.models.event_types import TYPES, history_types
 from tasks.models.interactions import Examples, Interactions, history_batch
 from tasks.models.popularity_slices import SLICES, user_slices
 
@@ -58,6 +62,20 @@ def request_arrays(
     }
 
 
+def request_types(
+    interactions: Interactions, wanted: int, max_length: int, seed: int
+) -> NDArray[np.int64]:
+    """Return [R, L]: the types of the events of `request_arrays`, codes of `models.event_types`."""
+    rows = [
+        history_types(interactions, examples, max_length)
+        for examples in choose_examples(interactions, wanted, seed)
+    ]
+    edges = np.zeros((4, max_length), np.int64)
+    edges[1, -1] = TYPES
+    edges[2] = np.arange(max_length) % (TYPES + 1)  # an unknown type among them
+    return np.concatenate([*rows, edges])
+
+
 def _edges(
     interactions: Interactions, max_length: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -71,22 +89,36 @@ def _edges(
 
 
 def answer(
-    model: nn.Module, items: NDArray[np.int64], ago: NDArray[np.int64], k: int, *, exclude: bool
+    model: nn.Module, *given: NDArray[np.int64], k: int, exclude: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Return the k best items and scores of each request; equal scores in order of index."""
+    """Return the k best items and scores of each request; equal scores in order of index.
+
+    `given` are items, steps_ago and perhaps event_types, [R, L] each.
+    """
     found: list[tuple[Tensor, Tensor]] = []
-    for start in range(0, len(items), BATCH):
-        asked = torch.from_numpy(items[start : start + BATCH])
-        steps = torch.from_numpy(ago[start : start + BATCH])
+    for asked in _batches(given):
         with torch.no_grad():
-            scores = model(asked, steps)[0].clone()
+            scores = model(*asked)[0].clone()
         scores[:, 0] = EXCLUDED_SCORE
         if exclude:
-            scores.scatter_(1, asked, EXCLUDED_SCORE)
+            scores.scatter_(1, asked[0], EXCLUDED_SCORE)
         best = torch.sort(scores, dim=1, descending=True, stable=True)
         found.append((best.indices[:, :k], best.values[:, :k]))
     indices, values = (torch.cat(parts) for parts in zip(*found, strict=True))
     return indices.numpy(), values.numpy()
+
+
+def next_type_answer(model: CompressedModel, *given: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return [R, T]: the chances of the next event's type after each request."""
+    place = model.names.index("next_types")
+    with torch.no_grad():
+        found = [model(*asked)[place] for asked in _batches(given)]
+    return torch.cat(found).numpy()
+
+
+def _batches(given: Sequence[NDArray[np.int64]]) -> Iterator[tuple[Tensor, ...]]:
+    for start in range(0, len(given[0]), BATCH):
+        yield tuple(torch.from_numpy(one[start : start + BATCH]) for one in given)
 
 
 def overlap(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.float64]:

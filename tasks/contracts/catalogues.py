@@ -83,6 +83,8 @@ RECIPES: MappingProxyType[str, str] = MappingProxyType(
         "gru": "Recurrent network (GRU4Rec) with sampled softmax",
         "transformer": "Causal Transformer with sampled softmax",
         "profiled_transformer": "Causal Transformer with shares of the user's profile as input",
+        "typed_transformer": "Causal Transformer over items and event types; foretells the next type",
+        "blended_typed_transformer": "The typed Transformer, personal frequency and Markov in one graph",
         "wide_transformer": "Wide causal Transformer, gated blocks, full softmax; wants a GPU",
         "blended_transformer": "Transformer, personal frequency and Markov in one graph",
         "short_transformer": "Causal Transformer over twenty steps, cosines; where histories are short",

@@ -93,7 +93,7 @@ def _golden(payload: Payload, wanted: CompressionBounds) -> list[Measurement]:
         .to_numpy()
         .tolist()
     )
-    with arrays_of(payload.path / "golden.npz", "golden_requests/1") as arrays:
+    with arrays_of(payload.path / "golden.npz", "golden_requests/1", "golden_requests/2") as arrays:
         items, scores = arrays[f"{MODEL}__items"], arrays[f"{MODEL}__scores"]
         asked = arrays["items"]
         real = arrays["history"] != "edge"

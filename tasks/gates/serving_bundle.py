@@ -11,6 +11,7 @@ from typing import cast
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.gate_reports import Figure, Series
 from tasks.contracts.json_types import Json
+from tasks.contracts.served_signatures import NEXT_EVENT
 from tasks.gates import user_profiles
 from tasks.gates.bounds import BundleBounds
 from tasks.gates.checks import Measurement, Payload, Suite, joined, measured
@@ -59,6 +60,13 @@ EXPECTED: Mapping[str, Signature] = MappingProxyType(
     }
 )
 OPTIONAL = frozenset({"embed"})
+# Of a model that reads types, which its bundle says.
+_NEXT_EVENT = Signature(
+    inputs={**_HISTORY, "event_types": _tensor("string", ANY, ANY)},
+    outputs={**_ANSWER, "next_types": _tensor("float32", ANY, ANY)},
+    optional=frozenset({"steps_ago", "event_types"}),
+)
+MAX_TYPE_DIFFERENCE = 1e-5  # of a chance of the next event's type
 
 
 def suite(payload: Payload, wanted: BundleBounds) -> Suite:
@@ -66,8 +74,9 @@ def suite(payload: Payload, wanted: BundleBounds) -> Suite:
     bundle = read_record(payload.path / "bundle.json", "serving_bundle")
     certificate = read_record(payload.path / "parity.json", "parity_certificate")
     baselines = sorted(cast("dict[str, Json]", bundle["baselines"]))
+    parity = _parity(certificate, wanted) + _typed(bundle, certificate, wanted)
     return joined(
-        Suite(batches=(measured("parity", _parity(certificate, wanted)),)),
+        Suite(batches=(measured("parity", parity),)),
         Suite(batches=(measured("signatures", _signatures(payload.path, bundle, baselines)),)),
         Suite(batches=(measured("files", _files(payload.path, bundle, baselines, wanted)),)),
         Suite(
@@ -103,6 +112,30 @@ def _parity(certificate: dict[str, Json], wanted: BundleBounds) -> list[Measurem
     return found
 
 
+def _typed(
+    bundle: dict[str, Json], certificate: dict[str, Json], wanted: BundleBounds
+) -> list[Measurement]:
+    """Return what is expected of answers to requests with event types, where the model reads them."""
+    if NEXT_EVENT not in bundle:
+        return []
+    record = cast("dict[str, Json]", certificate.get(NEXT_EVENT) or {})
+    return [
+        _agreement("torch's top 10, with event types", record, wanted),
+        Measurement(
+            name="golden requests with event types",
+            value=number(record, "requests"),
+            minimum=wanted.min_golden_requests,
+            unit="count",
+        ),
+        Measurement(
+            name="worst difference of a next type's chance",
+            value=number(record, "worst_next_type_difference"),
+            maximum=MAX_TYPE_DIFFERENCE,
+            why="TensorFlow computes another number than torch: an operator was lowered wrongly.",
+        ),
+    ]
+
+
 def _agreement(name: str, record: dict[str, Json], wanted: BundleBounds) -> Measurement:
     requests, agreeing = number(record, "requests"), number(record, "agreeing")
     # One user of a small slice may differ, as one of 500 may.
@@ -120,6 +153,8 @@ def _agreement(name: str, record: dict[str, Json], wanted: BundleBounds) -> Meas
 def _signatures(folder: Path, bundle: dict[str, Json], baselines: list[str]) -> list[Measurement]:
     found = []
     of_model = {**EXPECTED, "profile": user_profiles.signature(_HISTORY, bundle)}
+    if NEXT_EVENT in bundle:
+        of_model[NEXT_EVENT] = _NEXT_EVENT
     for name in (MODEL, *baselines):
         wanted = of_model if name == MODEL else EXPECTED
         path = folder / (MODEL if name == MODEL else f"baselines/{name}") / "saved_model.pb"
@@ -216,6 +251,8 @@ def _golden(folder: Path, bundle: dict[str, Json], wanted: BundleBounds) -> list
         len(line["items"]) != k or len(line["items"]) != len(line["scores"]) for line in lines
     )
     unequal = sum(len(line["history"]) != len(line["steps_ago"]) for line in lines)
+    typed = [line for line in lines if "event_types" in line]
+    untyped = sum(len(line["history"]) != len(line["event_types"]) for line in typed)
     return [
         Measurement(
             name="golden requests",
@@ -237,6 +274,11 @@ def _golden(folder: Path, bundle: dict[str, Json], wanted: BundleBounds) -> list
             maximum=0,
             unit="count",
             expected="as many steps as items",
+        ),
+        none_of(
+            "golden histories without types",
+            untyped,
+            "as many types as items, where types are sent",
         ),
     ]
 

@@ -35,21 +35,36 @@ class BlendedRecommender(nn.Module):
         self.register_buffer("weights", torch.ones(len(PARTS)))
         self.register_buffer("penalty", padding_penalty(num_items))
 
-    def parts(self, items: Tensor, steps_ago: Tensor) -> tuple[Tensor, ...]:
+    @property
+    def takes_event_types(self) -> bool:
+        """Say whether the network takes the types of events, and says the next one's."""
+        return self.transformer.takes_event_types
+
+    def parts(
+        self, items: Tensor, steps_ago: Tensor, event_types: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
         """Return the distributions in the order of PARTS, each [B, I + 1]."""
         frequency = share(self.frequency.counts(items, steps_ago))
         markov = share(self.markov.neighbour_sums(items, steps_ago))
-        transformer = torch.softmax(self.transformer(items, steps_ago), dim=1)
+        transformer = torch.softmax(self.transformer(items, steps_ago, event_types), dim=1)
         popularity = torch.zeros_like(frequency) + self.popularity.unsqueeze(0)
         return frequency, markov, transformer, popularity
 
-    def embed(self, items: Tensor, steps_ago: Tensor) -> Tensor:
+    def embed(self, items: Tensor, steps_ago: Tensor, event_types: Tensor | None = None) -> Tensor:
         """Return the user's state float32 [B, D]."""
-        return self.transformer.embed(items, steps_ago)
+        return self.transformer.embed(items, steps_ago, event_types)
 
-    def forward(self, items: Tensor, steps_ago: Tensor) -> Tensor:
-        """Return scores float32 [B, I + 1] from items and steps_ago, int64 [B, L]."""
-        frequency, markov, transformer, popularity = self.parts(items, steps_ago)
+    def next_types(
+        self, items: Tensor, steps_ago: Tensor, event_types: Tensor | None = None
+    ) -> Tensor:
+        """Return float32 [B, T]: the network's chances of the next event's type."""
+        return self.transformer.next_types(items, steps_ago, event_types)
+
+    def forward(
+        self, items: Tensor, steps_ago: Tensor, event_types: Tensor | None = None
+    ) -> Tensor:
+        """Return scores float32 [B, I + 1] from items, steps_ago and perhaps types, int64 [B, L]."""
+        frequency, markov, transformer, popularity = self.parts(items, steps_ago, event_types)
         mixed = (
             frequency * self.weights[0]
             + markov * self.weights[1]

@@ -56,12 +56,21 @@ class SequenceModel(nn.Module, ABC):
         return inside * known.unsqueeze(1)
 
     def inputs(
-        self, items: Tensor, steps_ago: Tensor, *, steps: int | None = None
+        self,
+        items: Tensor,
+        steps_ago: Tensor,
+        added: Tensor | None = None,
+        *,
+        steps: int | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return the steps' embeddings [B, S, D] and their numbers of known items [B, S, 1]."""
+        """Return the steps' embeddings [B, S, D] and their numbers of known items [B, S, 1].
+
+        `added` [B, L, D] is what else is known of each event, in the places of the items.
+        """
         inside = self.places_of(items, steps_ago, steps=steps)
         counts = inside.sum(dim=2, keepdim=True)
-        return inside @ self.items(items) / counts.clamp(min=1.0).sqrt(), counts
+        rows = self.items(items) if added is None else self.items(items) + added
+        return inside @ rows / counts.clamp(min=1.0).sqrt(), counts
 
     def embed(self, items: Tensor, steps_ago: Tensor, *, steps: int | None = None) -> Tensor:
         """Return the user's state float32 [B, D]."""
@@ -77,7 +86,11 @@ class SequenceModel(nn.Module, ABC):
 
     def forward(self, items: Tensor, steps_ago: Tensor, *, steps: int | None = None) -> Tensor:
         """Return scores float32 [B, I + 1] from items and steps_ago, int64 [B, L]; of the last `steps` only."""
-        state = self.scored(self.embed(items, steps_ago, steps=steps))
+        return self.scores_of(self.embed(items, steps_ago, steps=steps))
+
+    def scores_of(self, embedding: Tensor) -> Tensor:
+        """Return scores float32 [B, I + 1] of users' states [B, D]."""
+        state = self.scored(embedding)
         return state @ self.scoring_table().t() + (self.bias + self.penalty).unsqueeze(0)
 
 

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tasks.contracts.errors import BadRequestError
 from tasks.models.sequence_model import SequenceModel
+from tasks.models.typed_events import TypedEvents
 from tasks.models.user_profile import ProfileInputs
 
 MASKED = -1e9
@@ -135,7 +137,7 @@ class Transformer(SequenceModel):
     """States are those of causal blocks over the steps and their places.
 
     `profile` (labels and prior_events, as `make_model.profile_arguments` has them) adds what the steps so far make
-    of the user.
+    of the user. `event_types` adds each event's type, and a second head that says the next one's.
     """
 
     causal: Tensor
@@ -152,6 +154,7 @@ class Transformer(SequenceModel):
         block: BlockKind = "pre_norm",
         temperature: float | None = None,
         profile: Mapping[str, Any] | None = None,
+        event_types: bool = False,
     ) -> None:
         super().__init__(
             num_items, steps=steps, width=width, dropout=dropout, temperature=temperature
@@ -166,20 +169,81 @@ class Transformer(SequenceModel):
         nn.init.normal_(self.items.weight, std=1 / math.sqrt(width))
         nn.init.normal_(self.places.weight, std=0.02)
         self.profile = None if profile is None else ProfileInputs(num_items, **profile, width=width)
+        self.typed = TypedEvents(width) if event_types else None
 
-    def states(self, items: Tensor, steps_ago: Tensor, *, steps: int | None = None) -> Tensor:
-        """Return [B, S, D]: the state after each of the last S `steps` (all of them), right-aligned."""
+    @property
+    def takes_event_types(self) -> bool:
+        """Say whether the types of events are an input, and the next one's an output."""
+        return self.typed is not None
+
+    def states(
+        self,
+        items: Tensor,
+        steps_ago: Tensor,
+        event_types: Tensor | None = None,
+        *,
+        steps: int | None = None,
+    ) -> Tensor:
+        """Return [B, S, D]: the state after each of the last S `steps` (all of them), right-aligned.
+
+        `event_types` int64 [B, L] are the codes of `models.event_types`; without them all are unknown.
+        """
         shown = self.steps if steps is None else steps
-        return self._states(items, steps_ago, asked=shown, shown=shown)
+        return self._states(items, steps_ago, event_types, asked=shown, shown=shown)
 
-    def embed(self, items: Tensor, steps_ago: Tensor, *, steps: int | None = None) -> Tensor:
+    def embed(
+        self,
+        items: Tensor,
+        steps_ago: Tensor,
+        event_types: Tensor | None = None,
+        *,
+        steps: int | None = None,
+    ) -> Tensor:
         """Return the user's state float32 [B, D]; the last block computes no other."""
         shown = self.steps if steps is None else steps
-        return self._states(items, steps_ago, asked=1, shown=shown)[:, -1]
+        return self._states(items, steps_ago, event_types, asked=1, shown=shown)[:, -1]
 
-    def _states(self, items: Tensor, steps_ago: Tensor, *, asked: int, shown: int) -> Tensor:
+    def forward(
+        self,
+        items: Tensor,
+        steps_ago: Tensor,
+        event_types: Tensor | None = None,
+        *,
+        steps: int | None = None,
+    ) -> Tensor:
+        """Return scores float32 [B, I + 1] from items, steps_ago and perhaps types, int64 [B, L]."""
+        return self.scores_of(self.embed(items, steps_ago, event_types, steps=steps))
+
+    def type_logits(self, states: Tensor) -> Tensor:
+        """Return [.., T]: the head of the next event's type over `states` [.., D]."""
+        return self._demanded_types().logits(states)
+
+    def next_types(
+        self, items: Tensor, steps_ago: Tensor, event_types: Tensor | None = None
+    ) -> Tensor:
+        """Return float32 [B, T]: chances that the next event is of each type, in order of EVENT_TYPES."""
+        logits = self.type_logits(self.embed(items, steps_ago, event_types))
+        return torch.softmax(logits, dim=1)
+
+    def _demanded_types(self) -> TypedEvents:
+        if self.typed is None:
+            message = (
+                "network: expected one with event types, found one without; train it with them"
+            )
+            raise BadRequestError(message)
+        return self.typed
+
+    def _states(
+        self,
+        items: Tensor,
+        steps_ago: Tensor,
+        event_types: Tensor | None,
+        *,
+        asked: int,
+        shown: int,
+    ) -> Tensor:
         steps = None if shown == self.steps else shown
-        summed, counts = self.inputs(items, steps_ago, steps=steps)
+        summed, counts = self.inputs(items, steps_ago, self._added(items, event_types), steps=steps)
         x = summed + (self.places.weight if steps is None else self.places.weight[-shown:])
         if self.profile is not None:
             x = x + self.profile(items, self.places_of(items, steps_ago, steps=steps))
@@ -191,3 +255,10 @@ class Transformer(SequenceModel):
         for place, block in enumerate(self.blocks, start=1):
             x = block(x, mask, asked if place == len(self.blocks) else shown)
         return self.norm(x)
+
+    def _added(self, items: Tensor, event_types: Tensor | None) -> Tensor | None:
+        """Return what the types add to the items [B, L, D], None for a network without types."""
+        if event_types is not None:
+            added: Tensor = self._demanded_types()(event_types)
+            return added
+        return None if self.typed is None else self.typed(torch.zeros_like(items))

@@ -35,7 +35,7 @@ from tasks.rollout.exposures import (
 from tasks.rollout.phases import Phase
 from tasks.rollout.picture_requests import PictureReplay
 from tasks.rollout.record import StateRecord
-from tasks.rollout.replay_requests import ReplayRequests
+from tasks.rollout.replay_requests import ReplayRequests, TypedReplayRequests
 from tasks.rollout.state import models_with_state, open_state
 from tasks.rollout.step_requests import StepRequests
 
@@ -59,9 +59,10 @@ class Answer:
 
 def load_requests(path: Path) -> StepRequests:
     """Return the requests of a rollout, of shoppers or of pictures."""
-    with arrays_of(path, ReplayRequests.FORMAT, PictureReplay.FORMAT) as arrays:
-        of_pictures = str(arrays[FORMAT]) == PictureReplay.FORMAT
-    return PictureReplay.load(path) if of_pictures else ReplayRequests.load(path)
+    kinds = {one.FORMAT: one for one in (ReplayRequests, TypedReplayRequests, PictureReplay)}
+    with arrays_of(path, *kinds) as arrays:
+        kind: type[StepRequests] = kinds[str(arrays[FORMAT])]
+    return kind.load(path)
 
 
 @dataclass(kw_only=True)

@@ -10,8 +10,18 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.contracts.columns import Period
-from tasks.models.interactions import Examples, Int32s, Int64s, Interactions, Strings, history_batch
+from tasks.contracts.columns import EVENT_TYPES, Period
+from tasks.contracts.served_signatures import NEXT_EVENT, SERVING_DEFAULT
+from tasks.models.event_types import history_types
+from tasks.models.interactions import (
+    Examples,
+    Int8s,
+    Int32s,
+    Int64s,
+    Interactions,
+    Strings,
+    history_batch,
+)
 from tasks.rollout.step_requests import StepRequests, step_ends
 
 TOP_K = 10
@@ -43,11 +53,19 @@ class ReplayRequests(StepRequests):
 
     def body_of(self, request: int) -> bytes:
         """Return the JSON body of the predict request, without padding."""
+        body = {"signature_name": self.signature, "inputs": self.inputs_of(request)}
+        return json.dumps(body).encode()
+
+    @property
+    def signature(self) -> str:
+        """Return the entry of the served model that is asked."""
+        return SERVING_DEFAULT
+
+    def inputs_of(self, request: int) -> dict[str, Any]:
+        """Return the inputs of one request by name, one row each."""
         known = self.history[request] > 0
         items = [str(self.item_ids[item - 1]) for item in self.history[request][known]]
-        ago = self.steps_ago[request][known].tolist()
-        inputs = {"history": [items], "steps_ago": [ago]}
-        return json.dumps({"signature_name": "serving_default", "inputs": inputs}).encode()
+        return {"history": [items], "steps_ago": [self.steps_ago[request][known].tolist()]}
 
     def targets_of(self, request: int) -> set[str]:
         """Return the items that the user chose next, as far as they are in the vocabulary."""
@@ -60,20 +78,46 @@ class ReplayRequests(StepRequests):
         return not self.targets_of(request).isdisjoint(items[:TOP_K])
 
 
-def plan_replay(interactions: Interactions, shares: Sequence[float]) -> ReplayRequests:
+@dataclass(frozen=True, kw_only=True)
+class TypedReplayRequests(ReplayRequests):
+    """The same, with the type of each event: for rollouts whose models both read types."""
+
+    FORMAT: ClassVar[str] = "replay_requests/2"
+
+    event_types: Int8s  # [E, L] codes of `models.event_types`
+
+    @property
+    def signature(self) -> str:
+        """Return the entry of the served model that is asked."""
+        return NEXT_EVENT
+
+    def inputs_of(self, request: int) -> dict[str, Any]:
+        """Return the inputs of one request by name, one row each."""
+        known = self.history[request] > 0
+        kinds = [("", *EVENT_TYPES)[code] for code in self.event_types[request][known]]
+        return {**super().inputs_of(request), "event_types": [kinds]}
+
+
+def plan_replay(
+    interactions: Interactions, shares: Sequence[float], *, typed: bool = False
+) -> ReplayRequests:
     """Return the canary period's requests; each step gets its share, one after the other in time."""
     examples = _in_order_of_time(interactions, _at_most(interactions, MAX_REQUESTS))
     history, steps_ago = history_batch(interactions, examples, MAX_HISTORY)
-    return ReplayRequests(
-        item_ids=interactions.item_ids,
-        user_ids=interactions.user_ids,
-        user=examples.user,
-        history=history.astype(np.int32),
-        steps_ago=steps_ago.astype(np.int32),
-        target_offsets=examples.target_offsets,
-        targets=examples.targets,
-        step_ends=step_ends(shares, len(examples)),
-    )
+    planned: dict[str, Any] = {
+        "item_ids": interactions.item_ids,
+        "user_ids": interactions.user_ids,
+        "user": examples.user,
+        "history": history.astype(np.int32),
+        "steps_ago": steps_ago.astype(np.int32),
+        "target_offsets": examples.target_offsets,
+        "targets": examples.targets,
+        "step_ends": step_ends(shares, len(examples)),
+    }
+    if not typed:
+        return ReplayRequests(**planned)
+    types = history_types(interactions, examples, MAX_HISTORY)
+    return TypedReplayRequests(**planned, event_types=types.astype(np.int8))
 
 
 def _at_most(interactions: Interactions, limit: int) -> Examples:

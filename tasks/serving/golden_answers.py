@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.contracts.errors import CorruptArtifactError
+from tasks.contracts.served_signatures import NEXT_EVENT, SERVING_DEFAULT
 
 GOLDEN_FILE = "golden.jsonl"
 COMPARED_PLACES = 10
@@ -22,6 +23,7 @@ class Ranked:
 
     items: tuple[str, ...]
     scores: tuple[float, ...]
+    next_types: tuple[float, ...] = ()  # chances of the next event's type, where they are answered
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +34,7 @@ class GoldenRequest:
     inputs: Mapping[str, Any]  # one row of each: a history and its steps ago, or a picture
     answer: Ranked
     ranked: str = "items"  # the output that names what is ranked; `classes` of a classifier
+    signature: str = SERVING_DEFAULT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +57,11 @@ def read_golden(folder: Path) -> Iterator[GoldenRequest]:
                 user=str(record["user"]),
                 inputs=inputs,
                 ranked=ranked,
+                signature=NEXT_EVENT if "event_types" in inputs else SERVING_DEFAULT,
                 answer=Ranked(
                     items=tuple(map(str, record["items"])),
                     scores=tuple(map(float, record["scores"])),
+                    next_types=tuple(map(float, record.get("next_types", ()))),
                 ),
             )
         except (ValueError, KeyError, TypeError) as error:
@@ -71,12 +76,20 @@ def _inputs_of(record: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     if "images" in record:
         image = [[int(value) for value in row] for row in record["images"]]
         return {"images": [image]}, "classes"
-    history = [str(item) for item in record["history"]]
-    return {"history": [history], "steps_ago": [[int(ago) for ago in record["steps_ago"]]]}, "items"
+    inputs: dict[str, Any] = {
+        "history": [[str(item) for item in record["history"]]],
+        "steps_ago": [[int(ago) for ago in record["steps_ago"]]],
+    }
+    if "event_types" in record:
+        inputs["event_types"] = [[str(kind) for kind in record["event_types"]]]
+    return inputs, "items"
 
 
 def compare(served: Ranked, promised: Ranked) -> Comparison:
-    """Compare the first ten places: equal items, or a tie of both models within the tolerance."""
+    """Compare the first ten places: equal items, or a tie of both models within the tolerance.
+
+    Where chances of the next type are promised, each must be there within the tolerance.
+    """
     depth = min(len(served.items), len(promised.items))
     differences = [
         abs(mine - theirs)
@@ -91,10 +104,19 @@ def compare(served: Ranked, promised: Ranked) -> Comparison:
         if not _same_place(served, promised, place)
     ]
     return Comparison(
-        right=finite and complete and not wrong,
+        right=finite and complete and not wrong and _same_types(served, promised),
         worst_score_difference=worst,
         first_wrong_place=wrong[0] if wrong else None,
     )
+
+
+def _same_types(served: Ranked, promised: Ranked) -> bool:
+    if not promised.next_types:
+        return True
+    if len(served.next_types) != len(promised.next_types):
+        return False
+    pairs = zip(served.next_types, promised.next_types, strict=True)
+    return all(abs(mine - theirs) <= TIE_TOLERANCE for mine, theirs in pairs)
 
 
 def _same_place(served: Ranked, promised: Ranked, place: int) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tasks.contracts.errors import BadRequestError, HeadraceError, StoreUnavailableError
+from tasks.contracts.served_signatures import SERVING_DEFAULT
 from tasks.contracts.slot_hosts import slots_text
 from tasks.contracts.stage_io import SayProgress
 from tasks.serving.client import ServingClient, flat_values, predict_request
@@ -135,7 +136,9 @@ def check_slot(
         progress(f"asking {len(golden)} golden requests by REST", 0.4)
         by_rest = check_answers(golden, candidate.ask_rest)
         progress("measuring beside the stable slot" if stable else "measuring", 0.6)
-        measured = golden[:MEASURED_REQUESTS]
+        # Stable may not read types: both are measured by what both can be asked.
+        plain = [request for request in golden if request.signature == SERVING_DEFAULT]
+        measured = plain[:MEASURED_REQUESTS]
         latency: dict[str, Mapping[str, Latency]] = {"grpc": {}, "rest": {}}
         if measured and not by_grpc.failed:
             senders = {name: speaker.send_grpc for name, speaker in speakers.items()}
@@ -164,7 +167,10 @@ class _Speakers:
         )
 
     def _grpc_bytes(self, request: GoldenRequest) -> bytes:
-        return predict_request(self.version.name, request.inputs, version=self.version.version)
+        name, version = self.version.name, self.version.version
+        # The default entry goes without its name, as most clients send it.
+        signature = "" if request.signature == SERVING_DEFAULT else request.signature
+        return predict_request(name, request.inputs, version=version, signature=signature)
 
     def send_grpc(self, request: GoldenRequest) -> object:
         return self.grpc.predict_bytes(self._grpc_bytes(request))
@@ -178,6 +184,7 @@ class _Speakers:
         return Ranked(
             items=tuple(flat_values(outputs[request.ranked])),
             scores=tuple(flat_values(outputs["scores"])),
+            next_types=tuple(flat_values(outputs["next_types"])) if "next_types" in outputs else (),
         )
 
     def send_rest(self, request: GoldenRequest) -> object:
@@ -191,11 +198,17 @@ class _Speakers:
         return Ranked(
             items=tuple(outputs[request.ranked][0]),
             scores=tuple(map(_float32, outputs["scores"][0])),
+            next_types=tuple(map(_float32, outputs["next_types"][0]))
+            if "next_types" in outputs
+            else (),
         )
 
 
 def _rest_bytes(request: GoldenRequest) -> bytes:
-    return json.dumps({"inputs": request.inputs}).encode()
+    body: dict[str, Any] = {"inputs": request.inputs}
+    if request.signature != SERVING_DEFAULT:
+        body["signature_name"] = request.signature
+    return json.dumps(body).encode()
 
 
 def _float32(number: float) -> float:

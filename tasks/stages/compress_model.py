@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tasks.bundling.aten_export import Export, export_module
-from tasks.bundling.golden import GOLDEN_FILE, Answers, Golden, Requests
+from tasks.bundling.golden import GOLDEN_FILE, Answers, Golden, Requests, TypedAnswers
 from tasks.bundling.golden_pictures import GoldenPictures, PictureRequests
 from tasks.bundling.golden_profiles import (
     GOLDEN_PROFILES_FILE,
@@ -31,7 +31,13 @@ from tasks.compression.classifier import (
     picture_arrays,
 )
 from tasks.compression.compress import CompressedModel, compress
-from tasks.compression.golden_requests import answer, overlap, request_arrays
+from tasks.compression.golden_requests import (
+    answer,
+    next_type_answer,
+    overlap,
+    request_arrays,
+    request_types,
+)
 from tasks.compression.user_profile import (
     golden_profile_requests,
     profile_answers,
@@ -67,6 +73,7 @@ class _Compressed:
     answers: Answers
     original_answers: Answers
     real: NDArray[np.bool_]  # [R] requests that a user made
+    small: CompressedModel
 
     def record(self) -> dict[str, Json]:
         """Return bytes of the weights and how much the answers moved."""
@@ -115,7 +122,11 @@ def run(context: StageContext) -> Outcome:
         found[name].export.save(context.out / folder)
         _write(context.out / folder / "fp32.graph.json", found[name].original.graph.to_text())
     answers = {name: item.answers for name, item in found.items()}
-    Golden(requests=requests, answers=answers).save(context.out / GOLDEN_FILE)
+    typed = None
+    if found["model"].small.takes_event_types:
+        types = request_types(interactions, REQUESTS, max_length, context.the_release().seed)
+        typed = _typed(found["model"].small, requests, types, exclude=exclude)
+    Golden(requests=requests, answers=answers, typed=typed).save(context.out / GOLDEN_FILE)
     shutil.copyfile(features / "items.parquet", context.out / "items.parquet")
     _write_profile(context, interactions, max_length)
     records = {name: item.record() for name, item in found.items()}
@@ -261,18 +272,35 @@ def _compressed(model: nn.Module, recipe: str, requests: Requests, *, exclude: b
         answers=_answers(small, requests, exclude=exclude),
         original_answers=_answers(original, requests, exclude=exclude),
         real=requests.real,
+        small=small,
     )
 
 
 def _exported(model: CompressedModel) -> Export:
     items = torch.ones((3, 7), dtype=torch.int64)
     ago = torch.arange(7, 0, -1).expand(3, 7).contiguous()
-    return export_module(model, {"items": items, "steps_ago": ago}, model.names)
+    shown = {"items": items, "steps_ago": ago}
+    if model.takes_event_types:
+        shown["event_types"] = items.clone()
+    return export_module(model, shown, model.names)
 
 
 def _answers(model: CompressedModel, requests: Requests, *, exclude: bool) -> Answers:
-    items, scores = answer(model, requests.items, requests.steps_ago, TOP, exclude=exclude)
+    items, scores = answer(model, requests.items, requests.steps_ago, k=TOP, exclude=exclude)
     return Answers(items=items, scores=scores)
+
+
+def _typed(
+    model: CompressedModel, requests: Requests, types: NDArray[np.int64], *, exclude: bool
+) -> TypedAnswers:
+    """Return what the model answers to who also sends the types of the events."""
+    given = requests.items, requests.steps_ago, types
+    items, scores = answer(model, *given, k=TOP, exclude=exclude)
+    return TypedAnswers(
+        event_types=types,
+        ranked=Answers(items=items, scores=scores),
+        next_types=next_type_answer(model, *given),
+    )
 
 
 def _weight_bytes(export: Export) -> int:

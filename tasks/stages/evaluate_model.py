@@ -13,7 +13,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from tasks.bundling.classifier_evaluation import Classified, classify
-from tasks.bundling.evaluation import ask_all, contestants
+from tasks.bundling.evaluation import (
+    ask_all,
+    ask_next_types,
+    candidate,
+    contestants,
+    reads_types,
+)
 from tasks.contracts.catalogues import Material
 from tasks.contracts.columns import Period
 from tasks.contracts.errors import BadRequestError
@@ -21,8 +27,10 @@ from tasks.contracts.json_types import Json, pretty_json
 from tasks.contracts.stage_io import Outcome, StageContext
 from tasks.contracts.stages import ArtifactKind
 from tasks.models.interactions import Examples, Interactions
+from tasks.models.next_type import chain_chances, score_types, share_chances
 from tasks.models.pictures import Pictures
 from tasks.models.popularity_slices import SLICES, user_slices
+from tasks.models.profile_definition import LAST_TYPES
 from tasks.statistics.bootstrap import holm, mean_interval, paired_difference
 from tasks.statistics.ranking import Gains, mean_by_user
 
@@ -85,10 +93,33 @@ def run(context: StageContext) -> Outcome:
             "users": len(last_out.user_ids),
             "ndcg10": {name: _rounded(last_out.ndcg(name).mean()) for name in last_out.models},
         }
+    if reads_types(context.inputs["bundle"].path):
+        summary["event_types"] = _of_types(context, interactions)
     (context.out / "summary.json").write_text(pretty_json(summary), encoding="utf-8")
     means = [f"{name} {rows.ndcg(name).mean():.4f}" for name in rows.models]
     ending = "; the candidate is the champion: already serving" if _is_champion(context) else ""
     return Outcome(sentence=f"NDCG@10 over {len(rows.user_ids)} users: {', '.join(means)}{ending}")
+
+
+def _of_types(context: StageContext, interactions: Interactions) -> dict[str, Json]:
+    """Return what no gate reads: clients that send no types, and the next type beside its chain."""
+    bundle, examples = context.inputs["bundle"].path, interactions.examples(Period.GATE)
+    asked = ask_all(
+        [candidate(bundle, with_types=False)], interactions, examples, context.progress
+    )[CANDIDATE]
+    chances = {
+        CANDIDATE: ask_next_types(bundle, interactions, examples),
+        "markov_of_types": chain_chances(interactions, examples, LAST_TYPES),
+        "shares_of_types": share_chances(interactions, examples),
+    }
+    found = {name: score_types(one, interactions, examples) for name, one in chances.items()}
+    by_user = mean_by_user(asked.ndcg, examples.user, interactions.num_users)
+    users = np.bincount(examples.user, minlength=interactions.num_users) > 0
+    return {
+        "what": "no gate reads it",
+        "ndcg_without_types": _mean(by_user[users]),
+        "next_type": {name: None if one is None else one.record() for name, one in found.items()},
+    }
 
 
 def _is_champion(context: StageContext) -> bool:

@@ -13,12 +13,14 @@ from tasks.contracts.catalogues import OUTCOMES, Material
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import Json, parse_object
 from tasks.contracts.requests import ReleaseRequest
+from tasks.contracts.served_signatures import NEXT_EVENT
 from tasks.contracts.stage_io import Outcome, StageContext, StageInput
 from tasks.contracts.stages import ArtifactKind
 from tasks.models.interactions import Interactions
 from tasks.models.pictures import Pictures
 from tasks.rollout.exposures import rollout_folder
 from tasks.rollout.picture_requests import plan_picture_replay
+from tasks.rollout.record import StateRecord
 from tasks.rollout.replay import REQUESTS_FILE
 from tasks.rollout.replay_requests import plan_replay
 from tasks.rollout.state import ModelState, open_state
@@ -92,16 +94,31 @@ def _prepare_replay(context: StageContext, release: ReleaseRequest, state: Model
     folder = rollout_folder(context.the_state_dir(), release.model, rollout)
     if (folder / REQUESTS_FILE).exists():
         return
-    _planned(context, release, shares).save(folder / REQUESTS_FILE)
+    typed = _both_read_types(ObjectStore(context.store_url), state.peek())
+    _planned(context, release, shares, typed=typed).save(folder / REQUESTS_FILE)
 
 
 def _planned(
-    context: StageContext, release: ReleaseRequest, shares: Sequence[float]
+    context: StageContext, release: ReleaseRequest, shares: Sequence[float], *, typed: bool
 ) -> StepRequests:
     features = context.inputs["features"].path
     if release.material is Material.PICTURES:
         return plan_picture_replay(Pictures.load(features), shares)
-    return plan_replay(Interactions.load(features / "interactions.npz"), shares)
+    return plan_replay(Interactions.load(features / "interactions.npz"), shares, typed=typed)
+
+
+def _both_read_types(objects: ObjectStore, record: StateRecord) -> bool:
+    """Say whether event types may be sent: a user may meet either model. Else none are, which all answer."""
+    addresses = [one.bundle if one else None for one in (record.candidate, record.stable)]
+    return all(address is not None and _reads_types(objects, address) for address in addresses)
+
+
+def _reads_types(objects: ObjectStore, address: str) -> bool:
+    try:
+        bundle = objects.read(f"{address}/bundle.json")
+    except FileNotFoundError:  # its slot serves still
+        return False
+    return NEXT_EVENT in parse_object(bundle, f"{address}/bundle.json")
 
 
 def _stable_p99_ms(inputs: Mapping[str, StageInput]) -> float | None:

@@ -13,6 +13,7 @@ from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import Json, pretty_json
 from tasks.contracts.stage_io import Outcome, StageContext
 from tasks.contracts.stages import ArtifactKind
+from tasks.models.event_types import takes_event_types
 from tasks.models.interactions import Interactions
 from tasks.models.pictures import Pictures
 from tasks.models.profile_definition import PROFILE_DEFINITION_FILE, ProfileDefinition
@@ -22,6 +23,7 @@ from tasks.training.classifier_files import write_classifier
 from tasks.training.device import demand_determinism, device_name, training_device
 from tasks.training.fit import Epoch
 from tasks.training.make_model import (
+    SELECT,
     Made,
     Workshop,
     assist_training,
@@ -29,6 +31,7 @@ from tasks.training.make_model import (
     make_model,
 )
 from tasks.training.metrics import evaluate
+from tasks.training.next_type import next_type_record
 from tasks.training.picture_recipes import picture_recipe_named
 from tasks.training.ranks import joined_ranks
 from tasks.training.recipes import recipe_named
@@ -160,11 +163,14 @@ def _select_scores(shop: Workshop, models: Mapping[str, Made]) -> dict[str, floa
 
 
 def _curve_record(curve: list[Epoch]) -> dict[str, Json]:
-    return {"format": "learning_curve/1", "epochs": [dict(vars(point)) for point in curve]}
+    return {"format": "learning_curve/1", "epochs": [point.record() for point in curve]}
 
 
 def _report_record(shop: Workshop, model: Made, scores: Mapping[str, float]) -> dict[str, Json]:
     weights = getattr(model.model, "weights", None) if model.architecture == "blend" else None
+    types: dict[str, Json] = {}
+    if takes_event_types(model.model):
+        types = _types_record(shop, model)
     return {
         "format": "training_report/1",
         "recipe": shop.recipe.name,
@@ -179,6 +185,23 @@ def _report_record(shop: Workshop, model: Made, scores: Mapping[str, float]) -> 
         "blend_weights": None if weights is None else [round(float(w), 6) for w in weights],
         "select_ndcg10": {name: round(score, 6) for name, score in scores.items()},
         "select_examples": len(shop.select_examples()),
+        **types,
+    }
+
+
+def _types_record(shop: Workshop, model: Made) -> dict[str, Json]:
+    """Return how the next type is foretold, and what items are worth to a client without types."""
+    asked = shop.interactions, shop.select_examples(), shop.recipe.max_length
+
+    def unknown(items: torch.Tensor, steps_ago: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = model.model(items, steps_ago)
+        return scores
+
+    return {
+        "select_ndcg10_without_types": round(evaluate(unknown, *asked).mean_ndcg, 6),
+        "next_type": next_type_record(
+            model.model, shop.interactions, shop.interactions.examples(SELECT), asked[2]
+        ),
     }
 
 

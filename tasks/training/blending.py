@@ -11,8 +11,8 @@ from torch import Tensor
 
 from tasks.contracts.stage_io import SayProgress
 from tasks.models.blend import PARTS, BlendedRecommender
-from tasks.models.interactions import Examples, Interactions, history_batch
-from tasks.training.metrics import CHUNK, TOP, Floats, rank, without_seen
+from tasks.models.interactions import Examples, Interactions
+from tasks.training.metrics import CHUNK, TOP, Floats, rank, requests_for, without_seen
 
 CANDIDATES = 50  # best items of each part: no other item can be among a mixture's best ten often
 GRID = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.5)
@@ -34,11 +34,11 @@ def part_scores(
     kept, columns = [], []
     for start in range(0, len(examples), CHUNK):
         chunk = examples.take(slice(start, start + CHUNK))
-        items, ago = (torch.from_numpy(x) for x in history_batch(interactions, chunk, max_length))
+        asked = requests_for(model, interactions, chunk, max_length)
         with torch.no_grad():
-            parts = [part + model.penalty for part in model.parts(items, ago)]
+            parts = [part + model.penalty for part in model.parts(*asked)]
         if not interactions.repeats_allowed:
-            parts = [without_seen(part, items) for part in parts]
+            parts = [without_seen(part, asked[0]) for part in parts]
         count = min(CANDIDATES, parts[0].shape[1])
         best = torch.cat([torch.topk(part, count, dim=1).indices for part in parts], dim=1)
         best = _without_repeats(best)

@@ -13,13 +13,18 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from tasks.contracts.errors import BadRequestError
+from tasks.contracts.json_types import Json
 from tasks.contracts.ranks import ALONE, Ranks
 from tasks.contracts.stage_io import SayProgress
+from tasks.models.event_types import types_in_train
 from tasks.models.interactions import Examples, Interactions
+from tasks.models.next_type import score_types
 from tasks.models.sequence_model import SequenceModel
+from tasks.models.transformer import Transformer
 from tasks.training.checkpoints import (
     load_checkpoint,
     load_optimizer_state,
@@ -30,6 +35,7 @@ from tasks.training.device import training_device
 from tasks.training.length_buckets import Extent, buckets_of
 from tasks.training.losses import Loss, gbce, gbce_power, sampled_softmax, softmax
 from tasks.training.metrics import evaluate
+from tasks.training.next_type import network_chances
 from tasks.training.random_states import random_states, restore_random_states, seed_all
 from tasks.training.windows import Windows, training_windows
 
@@ -58,9 +64,10 @@ class FitSettings:
     loss: Loss = "sampled_softmax"
     calibration: float = 0.75  # gBCE's t
     bf16: bool = False  # the network's products in bfloat16; weights, loss and sums in float32
-    length_buckets: int = (
-        1  # in how many lengths windows are batched; 1: all are padded to the whole
-    )
+    # In how many lengths windows are batched; 1: all are padded to the whole.
+    length_buckets: int = 1
+    next_type_weight: float = 0.0  # of the next type's cross entropy, where the network takes types
+    unknown_types: float = 0.0  # the share of windows that are shown without types
 
     def rate_of(self, epoch: int) -> float:
         """Return the learning rate of epoch 1, 2, ..; `cosine` warms up, then falls to nearly nothing.
@@ -80,6 +87,11 @@ class Epoch:
     epoch: int
     loss: float
     select_ndcg10: float
+    select_type_bits: float | None = None  # per event, of networks that say the next one's type
+
+    def record(self) -> dict[str, Json]:
+        """Return the point as JSON, without what the network does not say."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 @dataclass(kw_only=True)
@@ -138,6 +150,14 @@ class Batch:
     targets: torch.Tensor  # [P]
     negatives: torch.Tensor  # [N] of all pairs; [0] for the full softmax
     steps: int | None = None  # S where the network is shown fewer steps than it has
+    event_types: torch.Tensor | None = None  # [B, L] codes, where the network takes them
+    target_types: torch.Tensor | None = None  # [P] places in EVENT_TYPES, the same
+
+    @property
+    def asked(self) -> tuple[torch.Tensor, ...]:
+        """Return what the network is asked with."""
+        given = (self.items, self.steps_ago)
+        return given if self.event_types is None else (*given, self.event_types)
 
 
 def train_shares(interactions: Interactions) -> torch.Tensor:
@@ -161,10 +181,19 @@ class Objective(nn.Module):
     def forward(self, batch: Batch) -> torch.Tensor:
         """Return the mean loss of the batch's pairs, a scalar."""
         with torch.autocast(batch.items.device.type, torch.bfloat16, self.settings.bf16):
-            states = self.model.states(batch.items, batch.steps_ago, steps=batch.steps)
+            states = self.model.states(*batch.asked, steps=batch.steps)
             states = states.flatten(0, 1)[batch.used]
+        loss = self._of_items(states.float(), batch)
+        if batch.target_types is None:
+            return loss
+        assert isinstance(self.model, Transformer)  # noqa: S101  narrows the type
+        logits = self.model.type_logits(states.float())
+        of_types = functional.cross_entropy(logits[batch.rows], batch.target_types)
+        return loss + self.settings.next_type_weight * of_types
+
+    def _of_items(self, states: torch.Tensor, batch: Batch) -> torch.Tensor:
         pairs = {
-            "states": self.model.scored(states.float()),
+            "states": self.model.scored(states),
             "rows": batch.rows,
             "targets": batch.targets,
             "table": self.model.scoring_table(),
@@ -203,13 +232,18 @@ class Fit:
         self.model, self.interactions, self.select = model.to(self.device), interactions, select
         self.settings, self.ranks = settings, ranks
         self.checkpoint_seconds, self.monotonic = checkpoint_seconds, monotonic
-        self.windows: Windows = training_windows(interactions, model.steps, settings.max_length)
+        self.typed = isinstance(model, Transformer) and model.takes_event_types
+        self.windows: Windows = training_windows(
+            interactions, model.steps, settings.max_length, typed=self.typed
+        )
         self.buckets = buckets_of(model, self.windows, settings.length_buckets)
         shares = train_shares(interactions)
         self.draw = _drawn(shares, settings.loss)
         self.log_q = torch.log(self.draw.clamp(min=1e-12)).to(self.device)
         with torch.no_grad():
             model.bias.copy_(torch.log(shares.clamp(min=1e-7)))
+        if isinstance(model, Transformer) and model.typed is not None:
+            model.typed.begin_at(torch.from_numpy(types_in_train(interactions)))
         self.objective: nn.Module = Objective(model, self.log_q, settings, interactions.num_items)
         if ranks.size > 1:
             self.objective = DistributedDataParallel(self.objective, forward_sync_buffers=False)
@@ -234,11 +268,15 @@ class Fit:
             score = self._select_score()
             if score > max((point.select_ndcg10 for point in self.curve), default=-1.0):
                 self.best = copy.deepcopy(self.model.state_dict())
-            self.curve.append(Epoch(epoch=number, loss=loss, select_ndcg10=score))
+            bits = self._select_type_bits()
+            point = Epoch(epoch=number, loss=loss, select_ndcg10=score, select_type_bits=bits)
+            self.curve.append(point)
             self.epoch = None
             self._save(checkpoints)
             fraction = number / self.settings.max_epochs
-            progress(f"epoch {number}: loss {loss:.4f}, select NDCG@10 {score:.4f}", fraction)
+            types = "" if bits is None else f", next type {bits:.3f} bits"
+            sentence = f"epoch {number}: loss {loss:.4f}, select NDCG@10 {score:.4f}{types}"
+            progress(sentence, fraction)
         self.model.load_state_dict(self.best)
         self.model.to("cpu").eval()
         return self.curve
@@ -257,6 +295,16 @@ class Fit:
             self.model, self.interactions, examples, length, device=self.device, ranks=self.ranks
         )
         return found.mean_ndcg
+
+    def _select_type_bits(self) -> float | None:
+        if not self.typed:
+            return None
+        assert isinstance(self.model, Transformer)  # noqa: S101  narrows the type
+        chances = network_chances(
+            self.model, self.interactions, self.select, self.settings.max_length, device=self.device
+        )
+        found = score_types(chances, self.interactions, self.select)
+        return None if found is None else found.bits
 
     def _train_epoch(self, number: int, checkpoints: Path, progress: SayProgress) -> float:
         size = self.settings.batch_windows
@@ -291,10 +339,14 @@ class Fit:
 
     def _loss(self, rows: np.ndarray[Any, Any], generator: torch.Generator) -> torch.Tensor:
         """Return this rank's loss of the batch `rows`; its average over the ranks is the batch's mean."""
+        shown = self._shown_types(len(rows), generator)
         mine = self.ranks.share(rows)
         pairs = self._pairs(mine) * self.ranks.size / self._pairs(rows)  # 1 where one rank has all
         extent = None if self.buckets is None else self.buckets.extent(rows)  # one for all ranks
-        batch = self._batch(mine if len(mine) else rows[:1], generator, extent)  # with weight 0
+        if len(mine):
+            batch = self._batch(mine, self.ranks.share(shown), generator, extent)
+        else:
+            batch = self._batch(rows[:1], shown[:1], generator, extent)  # with weight 0
         loss: torch.Tensor = self.objective(batch) * pairs
         return loss
 
@@ -302,9 +354,17 @@ class Fit:
         offsets = self.windows.pair_offsets
         return int((offsets[rows + 1] - offsets[rows]).sum())
 
+    def _shown_types(self, count: int, generator: torch.Generator) -> np.ndarray[Any, Any]:
+        """Return [count]: which windows are shown with types; the others as clients without them ask."""
+        if not self.typed:
+            return np.zeros(count, np.bool_)
+        drawn = torch.rand(count, generator=generator) >= self.settings.unknown_types
+        return drawn.numpy()
+
     def _batch(
         self,
         rows: np.ndarray[Any, Any],
+        shown: np.ndarray[Any, Any],
         generator: torch.Generator,
         extent: Extent | None = None,
     ) -> Batch:
@@ -327,7 +387,22 @@ class Fit:
             targets=self._moved(windows.pair_item[pairs]),
             negatives=self._negatives(generator).to(self.device),
             steps=None if extent is None else steps,
+            **self._types(rows, shown, pairs, length),
         )
+
+    def _types(
+        self,
+        rows: np.ndarray[Any, Any],
+        shown: np.ndarray[Any, Any],
+        pairs: np.ndarray[Any, Any],
+        length: int,
+    ) -> dict[str, torch.Tensor]:
+        """Return the types of the windows `rows` and of their pairs, where the network takes them."""
+        if not self.typed:
+            return {}
+        given = self.windows.event_types[rows][:, -length:].astype(np.int64) * shown[:, None]
+        wanted = self.windows.pair_type[pairs].astype(np.int64)
+        return {"event_types": self._moved(given), "target_types": self._moved(wanted)}
 
     def _negatives(self, generator: torch.Generator) -> torch.Tensor:
         if self.settings.loss == "softmax":

@@ -7,14 +7,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
+import numpy as np
 import torch
 from torch import nn
 
+from tasks.contracts.columns import EVENT_TYPES
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import Json
 from tasks.contracts.ranks import ALONE, Ranks
 from tasks.contracts.stage_io import SayProgress
 from tasks.models.blend import BlendedRecommender
+from tasks.models.event_types import types_in_train
 from tasks.models.interactions import Examples, Interactions
 from tasks.models.item_neighbours import ItemNeighbours
 from tasks.models.personal_frequency import PersonalFrequency
@@ -140,6 +143,8 @@ def fit_settings(recipe: Recipe, seed: int) -> FitSettings:
         calibration=settings.calibration,
         bf16=settings.bf16,
         length_buckets=settings.length_buckets,
+        next_type_weight=recipe.transformer.next_type_weight,
+        unknown_types=recipe.transformer.unknown_types,
     )
 
 
@@ -166,6 +171,8 @@ def untrained_network(
         arguments["block"] = recipe.transformer.block
     if definition is not None:
         arguments["profile"] = profile_arguments(definition)
+    if reads_types(recipe):
+        arguments["event_types"] = True
     torch.manual_seed(seed)
     model = build_model(architecture, arguments)
     if definition is not None and isinstance(model, Transformer) and model.profile is not None:
@@ -193,8 +200,28 @@ def _profile_of(recipe: Recipe, profiles: ProfileDefinition | None) -> ProfileDe
     return profiles
 
 
+def reads_types(recipe: Recipe) -> bool:
+    """Say whether the recipe's network is given the types of events."""
+    return recipe.architecture in {"transformer", "blend"} and recipe.transformer.event_types
+
+
+def _demand_types(shop: Workshop) -> None:
+    """Refuse a recipe that reads types where there is one type only: nothing could be learnt of it."""
+    if not reads_types(shop.recipe):
+        return
+    counts = types_in_train(shop.interactions)
+    if (counts > 0).sum() < 2:
+        found = [f"{EVENT_TYPES[place]} ({counts[place]})" for place in np.flatnonzero(counts)]
+        message = (
+            f"recipe {shop.recipe.name}: expected events of two types or more in the train period, "
+            f"found {', '.join(found) or 'no events'}; next step: take the same recipe without types"
+        )
+        raise BadRequestError(message)
+
+
 def _train(shop: Workshop) -> tuple[Made, list[Epoch]]:
     num_items = shop.interactions.num_items
+    _demand_types(shop)
     made = untrained_network(shop.recipe, num_items, shop.seed, shop.profiles)
     assert isinstance(made.model, SequenceModel)  # noqa: S101  narrows the type
     fit = Fit(

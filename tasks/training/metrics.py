@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tasks.contracts.ranks import ALONE, Ranks
+from tasks.models.event_types import history_types, takes_event_types
 from tasks.models.interactions import Examples, Interactions, history_batch
 from tasks.models.sequence_model import SequenceModel
 
@@ -18,7 +19,7 @@ TOP = 10
 CHUNK = 256
 CPU = torch.device("cpu")
 Floats = NDArray[np.float64]
-Scorer = Callable[..., Tensor]  # of items and steps_ago, int64 [B, L]
+Scorer = Callable[..., Tensor]  # of items, steps_ago and perhaps event_types, int64 [B, L]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +71,20 @@ def without_seen(scores: Tensor, items: Tensor) -> Tensor:
     return scores - seen * 1e9
 
 
+def requests_for(
+    model: object,
+    interactions: Interactions,
+    examples: Examples,
+    max_length: int,
+    device: torch.device = CPU,
+) -> tuple[Tensor, ...]:
+    """Return what a model is asked with, int64 [B, L] each: items, steps_ago, types if it takes them."""
+    asked: tuple[NDArray[np.int64], ...] = history_batch(interactions, examples, max_length)
+    if takes_event_types(model):
+        asked = (*asked, history_types(interactions, examples, max_length))
+    return tuple(torch.from_numpy(one).to(device) for one in asked)
+
+
 def top_items(
     scorer: Scorer,
     interactions: Interactions,
@@ -88,21 +103,21 @@ def top_items(
     found = np.zeros((len(examples), min(TOP, interactions.num_items + 1)), np.int64)
     for start in range(0, len(examples), CHUNK):
         rows = order[start : start + CHUNK]
-        history = history_batch(interactions, examples.take(rows), int(lengths[rows].max()))
-        items, ago = (torch.from_numpy(x).to(device) for x in history)
+        longest = int(lengths[rows].max())
+        asked = requests_for(scorer, interactions, examples.take(rows), longest, device)
         with torch.no_grad():
-            scores = scorer(items, ago, **_least_steps(scorer, history[1]))
-            scores = without_seen(scores, items) if unseen else scores
+            scores = scorer(*asked, **_least_steps(scorer, asked[1]))
+            scores = without_seen(scores, asked[0]) if unseen else scores
             best = torch.topk(scores, found.shape[1], dim=1).indices
             found[rows] = best.cpu().numpy()
     return found
 
 
-def _least_steps(scorer: Scorer, steps_ago: NDArray[np.int64]) -> dict[str, int]:
+def _least_steps(scorer: Scorer, steps_ago: Tensor) -> dict[str, int]:
     """Return how many steps a network need be shown, where it can be shown fewer than it has."""
-    if not isinstance(scorer, SequenceModel) or scorer.sees_empty_steps:
+    if not isinstance(scorer, SequenceModel) or scorer.sees_empty_steps or not steps_ago.numel():
         return {}
-    return {"steps": int(steps_ago.max(initial=1).clip(1, scorer.steps))}
+    return {"steps": min(max(int(steps_ago.max()), 1), scorer.steps)}
 
 
 def evaluate(

@@ -107,6 +107,25 @@ class TransformerSettings(NetworkSettings):
     heads: int = 2
     block: BlockKind = "pre_norm"
     profile: bool = False  # whether shares of the user's profile are an input
+    event_types: bool = (
+        False  # whether types of events are an input, and the next one's is foretold
+    )
+    next_type_weight: float = 1.0  # of the next type's cross entropy beside the items' loss
+    unknown_types: float = 0.2  # the share of windows shown without types: how other clients ask
+
+    def __post_init__(self) -> None:
+        """Refuse a weight and a share that cannot be."""
+        within(self, "next_type_weight", 0.0, 10.0)
+        within(self, "unknown_types", 0.0, 1.0)
+
+
+def within(settings: TransformerSettings, name: str, least: float, most: float) -> None:
+    """Refuse a setting outside its bounds, and what is no number."""
+    value = getattr(settings, name)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not least <= value <= most:
+        message = f"{name}: expected a number from {least:g} to {most:g}, found {value!r:.80}"
+        raise BadRequestError(message)
 
 
 SHORT = TransformerSettings(  # of short histories and rare items; chosen on Beauty's select items
@@ -233,6 +252,28 @@ def profiled_transformer(*, baskets: bool) -> Recipe:
         max_length=_length(baskets),
         markov=_markov(baskets),
         transformer=replace(_transformer(baskets), profile=True),
+    )
+
+
+def typed_transformer(*, baskets: bool) -> Recipe:
+    """Causal Transformer that is given the type of each event, and also foretells the next one's."""
+    return Recipe(
+        name="typed_transformer",
+        architecture="transformer",
+        max_length=_length(baskets),
+        markov=_markov(baskets),
+        transformer=replace(_transformer(baskets), event_types=True),
+    )
+
+
+def blended_typed_transformer(*, baskets: bool) -> Recipe:
+    """Blend of `typed_transformer` with personal frequency and Markov."""
+    return Recipe(
+        name="blended_typed_transformer",
+        architecture="blend",
+        max_length=_length(baskets),
+        markov=_markov(baskets),
+        transformer=replace(_transformer(baskets), event_types=True),
     )
 
 
@@ -370,6 +411,8 @@ RECIPES: MappingProxyType[str, Callable[..., Recipe]] = MappingProxyType(
             gru,
             transformer,
             profiled_transformer,
+            typed_transformer,
+            blended_typed_transformer,
             wide_transformer,
             blended_transformer,
             short_transformer,

@@ -7,31 +7,44 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.models.event_types import UNKNOWN_TYPE, codes_of
 from tasks.models.interactions import Interactions
 
 
 @dataclass(frozen=True, kw_only=True)
 class Windows:
-    """W windows of S steps: inputs as in serving, and (window, place, item) of what came next."""
+    """W windows of S steps: inputs as in serving, and (window, place, item, type) of what came next."""
 
     items: NDArray[np.int64]  # [W, L] right-aligned, 0 = padding
     steps_ago: NDArray[np.int64]  # [W, L]
+    event_types: NDArray[
+        np.int8
+    ]  # [W, L] codes of `models.event_types`; 0 = padding, or not asked for
     pair_offsets: NDArray[np.int64]  # [W + 1]
     pair_place: NDArray[np.int64]  # [P] which of the S states predicts the item
     pair_item: NDArray[np.int64]  # [P]
+    pair_type: NDArray[np.int8]  # [P] place of its type in EVENT_TYPES; -1 = not asked for
 
     def __len__(self) -> int:
         """Return W."""
         return len(self.items)
 
 
-def training_windows(interactions: Interactions, steps: int, max_length: int) -> Windows:
-    """Cut every user's train steps into windows of S, each predicting the step after each of S."""
-    items, ago, offsets, places, targets = [], [], [0], [], []
+def training_windows(
+    interactions: Interactions, steps: int, max_length: int, *, typed: bool = False
+) -> Windows:
+    """Cut every user's train steps into windows of S, each predicting the step after each of S.
+
+    `typed` also puts the type of each event beside its item, in the input and of what came next.
+    """
+    items, ago, types, offsets = [], [], [], [0]
+    places, targets, target_types = [], [], []
+    codes = _codes(interactions, typed=typed)
     for user in range(interactions.num_users):
         start, end = interactions.offsets[user], interactions.offsets[user + 1]
         train = interactions.period[start:end] == 0
         known = interactions.items[start:end][train].astype(np.int64)
+        known_types = codes[start:end][train]
         ordinals = _dense(interactions.basket[start:end][train])
         last = int(ordinals[-1]) if len(ordinals) else 0
         for cut in range(last, 0, -steps):  # the window ends before step `cut`
@@ -40,18 +53,28 @@ def training_windows(interactions: Interactions, steps: int, max_length: int) ->
             wanted = (place >= 1) & (ordinals >= 1) & (ordinals <= cut)
             items.append(_right(known[inside], max_length))
             ago.append(_right(cut - ordinals[inside], max_length))
+            types.append(_right(known_types[inside], max_length))
             places.append(place[wanted] - 1)
             targets.append(known[wanted])
+            target_types.append(known_types[wanted] - np.int8(1))
             offsets.append(offsets[-1] + int(wanted.sum()))
     empty = [np.zeros(0, np.int64)]
     shape = (len(items), max_length)
     return Windows(
         items=np.array(items, np.int64).reshape(shape),
         steps_ago=np.array(ago, np.int64).reshape(shape),
+        event_types=np.array(types, np.int64).astype(np.int8).reshape(shape),
         pair_offsets=np.array(offsets, np.int64),
         pair_place=np.concatenate(places or empty).astype(np.int64),
         pair_item=np.concatenate(targets or empty).astype(np.int64),
+        pair_type=np.concatenate(target_types or empty).astype(np.int8),
     )
+
+
+def _codes(interactions: Interactions, *, typed: bool) -> NDArray[np.int8]:
+    if typed:
+        return codes_of(interactions.event_type).astype(np.int8)
+    return np.full(len(interactions.items), UNKNOWN_TYPE, np.int8)
 
 
 def _dense(ordinals: NDArray[np.int32]) -> NDArray[np.int64]:

@@ -32,8 +32,11 @@ ITEMS, USERS, STEPS = 150, 60, 14
 PERIOD_OF_STEP = [0] * 9 + [1] * 2 + [2] * 2 + [3]
 
 
-def interactions() -> Interactions:
-    """Return users who take two of their own five habits each step, and a stray item."""
+def interactions(*, typed: bool = False) -> Interactions:
+    """Return users who take two of their own five habits each step, and a stray item.
+
+    All are purchases, or, typed, of a type that follows from step and item.
+    """
     generator = np.random.default_rng(4)
     rows = []
     for user in range(USERS):
@@ -49,7 +52,7 @@ def interactions() -> Interactions:
             user=users,
             item=items,
             basket=steps,
-            event_type=np.full(len(users), 3),
+            event_type=(steps + items) % 4 if typed else np.full(len(users), 3),
             time=steps * 86400,
             period=np.asarray(PERIOD_OF_STEP)[steps],
             repeats_allowed=True,
@@ -85,8 +88,8 @@ def profile_definition(known: Interactions) -> ProfileDefinition:
     )
 
 
-def make(folder: Path) -> None:
-    """Write the feature set and the trained model."""
+def make(folder: Path, *, typed: bool = False) -> None:
+    """Write the feature set and the trained model, which reads the types of events if `typed`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     import torch
@@ -100,7 +103,8 @@ def make(folder: Path) -> None:
     )
     from tasks.training.recipes import MarkovSettings
 
-    known, features, trained = interactions(), folder / "features", folder / "trained"
+    known = interactions(typed=typed)
+    features, trained = folder / "features", folder / "trained"
     features.mkdir(parents=True)
     known.save(features / "interactions.npz")
     table = {"item_index": list(range(1, ITEMS + 1)), "item_id": known.item_ids.tolist()}
@@ -121,8 +125,13 @@ def make(folder: Path) -> None:
         "layers": 2,
         "heads": 2,
         "dropout": 0.0,
+        **({"event_types": True} if typed else {}),
     }
-    save_model(build_model("transformer", arguments), "transformer", arguments, trained)
+    network = build_model("transformer", arguments)
+    for name, tensor in network.state_dict().items():
+        if name.startswith("typed"):  # large enough for types to be seen in every answer
+            tensor.copy_(torch.randn(tensor.shape))
+    save_model(network, "transformer", arguments, trained)
     report = {"format": "training_report/1", "max_length": 24, "exclude_seen": False}
     (trained / "report.json").write_text(json.dumps(report))
 

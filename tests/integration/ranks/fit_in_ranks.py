@@ -1,6 +1,7 @@
 """`fit_in_ranks.py FOLDER SETTINGS`: one rank of a small fit; writes FOLDER/ended-RANK.json with the weights' digest.
 
-SETTINGS is JSON: dropout, max_epochs, users, checkpoint_seconds, length_buckets. torchrun's variables say which rank of how many.
+SETTINGS is JSON: dropout, max_epochs, users, checkpoint_seconds, length_buckets, typed (0 or 1). torchrun's variables say which rank
+of how many.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ def main(folder: Path, told: dict[str, float]) -> int:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     interactions = shop(int(told["users"]))
+    typed = bool(told["typed"])
     settings = FitSettings(
         max_epochs=int(told["max_epochs"]),
         patience=int(told["max_epochs"]),
@@ -44,12 +46,20 @@ def main(folder: Path, told: dict[str, float]) -> int:
         seed=5,
         threads=1,
         length_buckets=int(told["length_buckets"]),
+        next_type_weight=1.0,
+        unknown_types=0.5,
     )
     several = os.environ["WORLD_SIZE"] != "1"
     with joined_ranks() if several else nullcontext(ALONE) as ranks:
         torch.manual_seed(settings.seed)
         network = Transformer(
-            ITEMS, steps=6, width=16, layers=2, heads=2, dropout=float(told["dropout"])
+            ITEMS,
+            steps=6,
+            width=16,
+            layers=2,
+            heads=2,
+            dropout=float(told["dropout"]),
+            event_types=typed,
         )
         fit = Fit(
             network,

@@ -20,6 +20,7 @@ SETTINGS = {
     "users": 40,
     "checkpoint_seconds": 30.0,
     "length_buckets": 1,
+    "typed": 0,
 }
 PATIENCE_SECONDS = 300
 

@@ -46,6 +46,14 @@ def test_with_length_buckets_two_ranks_have_the_curve_of_one(tmp_path) -> None:
     assert two[0]["digest"] == two[1]["digest"]
 
 
+def test_ranks_show_the_same_windows_without_types_as_one(tmp_path) -> None:
+    ended = Started(tmp_path / "two", 2, typed=1).ended()
+    one = Started(tmp_path / "one", 1, typed=1).ended()[0]
+
+    assert losses(ended[0]) == pytest.approx(losses(one), rel=1e-5)
+    assert len({rank["digest"] for rank in ended}) == 1
+
+
 def test_with_dropout_each_rank_draws_its_own_and_the_curve_is_near(tmp_path, alone) -> None:
     ended = Started(tmp_path / "two", 2, dropout=0.1).ended()
     one = Started(tmp_path / "one", 1, dropout=0.1).ended()[0]

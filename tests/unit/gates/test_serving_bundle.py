@@ -143,6 +143,48 @@ def test_one_user_in_five_hundred_may_differ_and_two_may_not(verdict, tmp_path, 
     ) in judge(KIND, BOUNDS).sentence
 
 
+NEXT_EVENT = (
+    {**HISTORY, "event_types": ("DT_STRING", (-1, -1))},
+    {**ANSWER, "next_types": ("DT_FLOAT", (-1, 4))},
+    ("steps_ago", "event_types"),
+)
+TYPED = {**OF_MODEL, "next_event": NEXT_EVENT}
+TYPED_BUNDLE = {"next_event": {"event_types": ["view", "favourite", "cart", "purchase"]}}
+TYPED_PARITY = {"next_event": {**AGREEMENT, "worst_next_type_difference": 1e-7}}
+
+
+def test_a_sound_bundle_that_reads_types_passes(verdict) -> None:
+    report = verdict(signatures=TYPED, bundle=TYPED_BUNDLE, parity=TYPED_PARITY)
+    assert report.passed, report.sentence
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    (
+        ({"signatures": OF_MODEL}, "signature next_event of model: event_types? string[?, ?]"),
+        ({"bundle": {}}, "other signatures of model: none expected, 1 found (next_event)"),
+        ({"parity": {}}, "torch's top 10, with event types"),
+        (
+            {"parity": {"next_event": {**AGREEMENT, "worst_next_type_difference": 0.1}}},
+            "worst difference of a next type's chance",
+        ),
+        (
+            {"parity": {"next_event": {**AGREEMENT, "worst_next_type_difference": None}}},
+            "worst difference of a next type's chance",
+        ),
+        (
+            {"parity": {"next_event": {**TYPED_PARITY["next_event"], "agreeing": 400}}},
+            "torch's top 10, with event types: at most 1 of 500 requests answered differently",
+        ),
+    ),
+)
+def test_a_bundle_that_reads_types_and_lacks_a_proof_is_refused(verdict, changes, sentence) -> None:
+    sound = {"signatures": TYPED, "bundle": TYPED_BUNDLE, "parity": TYPED_PARITY}
+    report = verdict(**{**sound, **changes})
+    assert not report.passed
+    assert sentence in report.sentence
+
+
 def without(name: str) -> dict:
     return {key: value for key, value in OF_MODEL.items() if key != name}
 

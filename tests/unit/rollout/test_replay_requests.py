@@ -8,6 +8,7 @@ import pytest
 
 from tasks.models.interactions import EventRows, Interactions
 from tasks.rollout import replay_requests
+from tasks.rollout.replay import load_requests
 from tasks.rollout.replay_requests import ReplayRequests, plan_replay
 
 ROWS = (  # user, basket, item, time, period (3 = canary)
@@ -33,7 +34,7 @@ def interactions() -> Interactions:
             user=np.array([users.index(row[0]) for row in ROWS]),
             item=np.array([items.index(row[2]) + 1 if row[2] in items else 0 for row in ROWS]),
             basket=np.array([row[1] for row in ROWS]),
-            event_type=np.full(len(ROWS), 3),
+            event_type=np.array([3, 0, 2, 3, 3, 3, 3, 3, 3]),
             time=np.array([row[3] for row in ROWS]),
             period=np.array([row[4] for row in ROWS]),
             repeats_allowed=True,
@@ -83,6 +84,26 @@ def test_requests_survive_their_file(requests: ReplayRequests, tmp_path: Path) -
     assert [found.body_of(request) for request in range(4)] == [
         requests.body_of(request) for request in range(4)
     ]
+
+
+def test_types_are_sent_where_both_models_read_them(tmp_path: Path) -> None:
+    typed = plan_replay(interactions(), [0.25, 0.25, 0.5], typed=True)
+    typed.save(tmp_path / "requests.npz")
+    found = load_requests(tmp_path / "requests.npz")
+
+    assert json.loads(found.body_of(3)) == {
+        "signature_name": "next_event",
+        "inputs": {
+            "history": [["a", "b", "c"]],
+            "steps_ago": [[2, 2, 1]],
+            "event_types": [["purchase", "view", "cart"]],
+        },
+    }
+
+
+def test_each_kind_of_file_is_read_as_what_it_is(requests: ReplayRequests, tmp_path: Path) -> None:
+    requests.save(tmp_path / "requests.npz")
+    assert type(load_requests(tmp_path / "requests.npz")) is ReplayRequests
 
 
 def test_too_many_requests_are_cut_per_user_before_users_are(

@@ -77,3 +77,40 @@ def test_a_golden_picture_that_is_no_picture_is_named(tmp_path: Any) -> None:
     (tmp_path / "golden.jsonl").write_text(json.dumps(line))
     with pytest.raises(CorruptArtifactError, match=r"golden.jsonl line 1: expected"):
         list(read_golden(tmp_path))
+
+
+CHANCES = (0.7, 0.1, 0.1, 0.1)
+TYPED = Ranked(items=ITEMS, scores=SCORES, next_types=CHANCES)
+
+
+@pytest.mark.parametrize(
+    ("served", "right"),
+    (
+        pytest.param(CHANCES, True, id="the same chances"),
+        pytest.param((0.700004, *CHANCES[1:]), True, id="within the tolerance"),
+        pytest.param((0.6, 0.2, 0.1, 0.1), False, id="another chance"),
+        pytest.param((), False, id="none"),
+        pytest.param((float("nan"), *CHANCES[1:]), False, id="no number"),
+    ),
+)
+def test_promised_chances_of_the_next_type_must_be_served(served: Any, *, right: bool) -> None:
+    answer = Ranked(items=ITEMS, scores=SCORES, next_types=served)
+    assert compare(answer, TYPED).right is right
+
+
+def test_chances_that_nobody_promised_do_no_harm() -> None:
+    assert compare(TYPED, PROMISED).right
+
+
+def test_a_golden_request_with_types_is_asked_by_its_own_signature(tmp_path) -> None:
+    plain = {"user": "ann", "history": ["a"], "steps_ago": [1], "items": ["b"], "scores": [0.5]}
+    typed = {**plain, "event_types": ["view"], "next_types": [0.25] * 4}
+    text = "".join(json.dumps(line) + "\n" for line in (plain, typed))
+    (tmp_path / "golden.jsonl").write_text(text)
+
+    first, second = read_golden(tmp_path)
+
+    assert (first.signature, second.signature) == ("serving_default", "next_event")
+    assert set(first.inputs) == {"history", "steps_ago"}
+    assert second.inputs["event_types"] == [["view"]]
+    assert second.answer.next_types == (0.25,) * 4
