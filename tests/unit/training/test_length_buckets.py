@@ -29,9 +29,11 @@ def windows(needed: list[int]) -> Windows:
     return Windows(
         items=(shown > 0).astype(np.int64),
         steps_ago=shown,
+        event_types=np.zeros(shown.shape, np.int8),
         pair_offsets=np.concatenate([[0], np.cumsum(needed)]),
         pair_place=np.concatenate([np.arange(STEPS - count, STEPS) for count in needed]),
         pair_item=np.ones(sum(needed), np.int64),
+        pair_type=np.full(sum(needed), -1, np.int8),
     )
 
 
@@ -88,16 +90,20 @@ def test_batches_come_in_any_order_and_the_smaller_one_last():
     assert all(NEEDED[last] > 4 for last in lasts)
 
 
-def a_fit(small_shop, kind: type[SequenceModel], **changes: int) -> Fit:
+def a_fit(small_shop, kind: type[SequenceModel], *, typed: bool = False, **changes: float) -> Fit:
     torch.manual_seed(5)
-    shape = {"hidden": 8} if kind is Gru else {"heads": 2}
+    shape = {"hidden": 8} if kind is Gru else {"heads": 2, "event_types": typed}
     model = kind(12, steps=6, width=16, layers=1, dropout=0.0, **shape)  # type: ignore[call-arg]
     settings = replace(SETTINGS, **changes)
     return Fit(model, small_shop, small_shop.examples(1), settings)
 
 
-def test_the_loss_of_a_batch_is_that_of_the_padded_batch(small_shop):
-    plain, short = (a_fit(small_shop, Transformer, length_buckets=count) for count in (1, 2))
+@pytest.mark.parametrize("typed", (False, True), ids=("items", "items and types"))
+def test_the_loss_of_a_batch_is_that_of_the_padded_batch(small_shop, typed):
+    plain, short = (
+        a_fit(small_shop, Transformer, typed=typed, next_type_weight=1.0, length_buckets=count)
+        for count in (1, 2)
+    )
     assert short.buckets is not None
     few = np.flatnonzero(short.buckets.steps == 3)
     assert 0 < len(few) < len(short.windows)
