@@ -8,7 +8,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from tasks.adapters.artifact_store import ArtifactStore
 from tasks.adapters.object_store import ObjectStore
+from tasks.contracts.artifacts import Address
 from tasks.contracts.catalogues import OUTCOMES, Material
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import Json, parse_object
@@ -94,7 +96,8 @@ def _prepare_replay(context: StageContext, release: ReleaseRequest, state: Model
     folder = rollout_folder(context.the_state_dir(), release.model, rollout)
     if (folder / REQUESTS_FILE).exists():
         return
-    typed = _both_read_types(ObjectStore(context.store_url), state.peek())
+    store = ArtifactStore(ObjectStore(context.store_url), cache=context.work)
+    typed = _both_read_types(store, state.peek())
     _planned(context, release, shares, typed=typed).save(folder / REQUESTS_FILE)
 
 
@@ -107,18 +110,18 @@ def _planned(
     return plan_replay(Interactions.load(features / "interactions.npz"), shares, typed=typed)
 
 
-def _both_read_types(objects: ObjectStore, record: StateRecord) -> bool:
+def _both_read_types(store: ArtifactStore, record: StateRecord) -> bool:
     """Say whether event types may be sent: a user may meet either model. Else none are, which all answer."""
     addresses = [one.bundle if one else None for one in (record.candidate, record.stable)]
-    return all(address is not None and _reads_types(objects, address) for address in addresses)
+    return all(address is not None and _reads_types(store, address) for address in addresses)
 
 
-def _reads_types(objects: ObjectStore, address: str) -> bool:
-    try:
-        bundle = objects.read(f"{address}/bundle.json")
-    except FileNotFoundError:  # its slot serves still
+def _reads_types(store: ArtifactStore, bundle: str) -> bool:
+    manifest = store.find(Address.parse(bundle))
+    if manifest is None:  # collected, but its slot serves still
         return False
-    return NEXT_EVENT in parse_object(bundle, f"{address}/bundle.json")
+    where = f"{bundle}/{manifest.payload_folder}/bundle.json"
+    return NEXT_EVENT in parse_object(store.objects.read(where), where)
 
 
 def _stable_p99_ms(inputs: Mapping[str, StageInput]) -> float | None:

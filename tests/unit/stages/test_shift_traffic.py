@@ -7,20 +7,39 @@ from pathlib import Path
 
 import pytest
 
+from tasks.adapters.artifact_store import ArtifactStore, Recipe
 from tasks.adapters.object_store import ObjectStore
+from tasks.contracts.stages import ArtifactKind, Stage
 from tasks.rollout.record import Colour, Roles, SlotContent, StateRecord
 from tasks.stages.shift_traffic import _both_read_types
 
-READS, DOES_NOT, GONE = (f"serving_bundle/{digit * 64}" for digit in "abc")
+GONE = f"serving_bundle/{'c' * 64}"
+READS, DOES_NOT = "reads", "does not"  # of the bundles that `sealed` writes
 
 
 @pytest.fixture
-def objects(tmp_path: Path) -> ObjectStore:
-    for address, record in ((READS, {"next_event": {}}), (DOES_NOT, {})):
-        (tmp_path / address).mkdir(parents=True)
+def store(tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore(ObjectStore(f"file://{tmp_path}/store"), cache=tmp_path / "cache")
+
+
+@pytest.fixture
+def sealed(store: ArtifactStore, tmp_path: Path) -> dict[str, str]:
+    """Return the addresses of a bundle that reads types and of one that does not."""
+    found = {}
+    for name, record in ((READS, {"next_event": {}}), (DOES_NOT, {})):
+        payload = tmp_path / name
+        payload.mkdir()
         text = json.dumps({"format": "serving_bundle/1", **record})
-        (tmp_path / address / "bundle.json").write_text(text)
-    return ObjectStore(f"file://{tmp_path}")
+        (payload / "bundle.json").write_text(text)
+        recipe = Recipe(
+            kind=ArtifactKind.SERVING_BUNDLE,
+            stage=Stage.BUNDLE_MODEL,
+            inputs={},
+            config={"name": name},
+            code="a" * 64,
+        )
+        found[name] = str(store.seal(recipe, payload, {}).address)
+    return found
 
 
 def rollout(candidate: str | None, stable: str | None) -> StateRecord:
@@ -44,9 +63,10 @@ def rollout(candidate: str | None, stable: str | None) -> StateRecord:
         pytest.param(READS, None, False, id="a stable release whose bundle is not known"),
     ),
 )
-def test_types_are_sent_only_where_both_models_read_them(objects, candidate, stable, *, sent):
-    assert _both_read_types(objects, rollout(candidate, stable)) is sent
+def test_types_are_sent_only_where_both_models_read_them(store, sealed, candidate, stable, *, sent):
+    record = rollout(sealed.get(candidate, candidate), sealed.get(stable, stable))
+    assert _both_read_types(store, record) is sent
 
 
-def test_no_types_are_sent_without_a_candidate(objects):
-    assert not _both_read_types(objects, StateRecord(model="shop"))
+def test_no_types_are_sent_without_a_candidate(store):
+    assert not _both_read_types(store, StateRecord(model="shop"))
