@@ -68,7 +68,7 @@ def _steps(log: EventLog) -> ir.Table:
         "position",
         step_start=ibis.ifelse(events.basket_id.isnull(), events.position, start),
         kind=_place(events.event_type, EVENT_TYPES),
-        second=events.position if log.order_only else events.timestamp.epoch_seconds(),
+        second=events.position if log.order_only else _whole_seconds(events.timestamp),
         period=_place(events.period, PERIODS),
     )
     if not log.baskets:
@@ -80,6 +80,11 @@ def _steps(log: EventLog) -> ir.Table:
         second=rows.second.min(),
         period=rows.period.min(),
     )
+
+
+def _whole_seconds(times: ir.TimestampColumn) -> ir.IntegerColumn:
+    """Return seconds since 1970; DuckDB's own have fractions, which Ibis does not expect."""
+    return times.truncate("s").epoch_seconds()
 
 
 def _place(column: ir.StringColumn, names: tuple[str, ...]) -> ir.IntegerColumn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from math import log2
 
 import pytest
@@ -77,6 +78,11 @@ def test_the_gate_example_sees_both_train_baskets(built):
 def test_times_are_unix_seconds(built):
     first, second = built().interactions.time.tolist()[:2]
     # bread of position 1 comes first in its basket: by item, not by time.
+    assert (first, second) == (1717200000 + 86400, 1717200000)
+
+
+def test_fractions_of_a_second_are_left_out(built):
+    first, second = built(later=timedelta(microseconds=999_999)).interactions.time.tolist()[:2]
     assert (first, second) == (1717200000 + 86400, 1717200000)
 
 
