@@ -44,7 +44,9 @@ def events_folder(tmp_path: Path) -> Callable[..., Path]:
         folder = tmp_path / "events"
         folder.mkdir()
         users, items, positions, baskets, periods = map(list, zip(*events, strict=True))
-        times = [None if order_only else START + later + timedelta(days=place) for place in positions]
+        times = [
+            None if order_only else START + later + timedelta(days=place) for place in positions
+        ]
         table = {
             "user_id": users,
             "item_id": items,
