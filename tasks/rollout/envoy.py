@@ -14,7 +14,7 @@ from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import parse_object, pretty_json
 from tasks.contracts.state_file import replace_text
 from tasks.rollout.routes import Config, render_clusters, render_routes
-from tasks.rollout.step_users import NOW_HEADER
+from tasks.rollout.step_users import NOW_HEADER, USER_HEADER
 
 FLUSH_MILLISECONDS = 100
 TIME_BOUNDS_MS = (
@@ -26,6 +26,7 @@ _TYPE = "type.googleapis.com/envoy"
 # A client must choose neither its variant nor how often Envoy tries again.
 _STRIPPED = (
     "x-headrace-bucket",
+    USER_HEADER,
     "x-headrace-variant",
     "x-headrace-step",
     "x-envoy-max-retries",
@@ -190,6 +191,7 @@ def _connection_manager(files: RouterFiles) -> Config:
         "request_id_extension": {"typed_config": _REQUEST_ID},
         "early_header_mutation_extensions": [_headers_before_routing()],
         "stream_idle_timeout": "60s",
+        "request_headers_timeout": "5s",  # the lease is held against the time of their first byte
         "http_filters": [{"name": "envoy.filters.http.router", "typed_config": router}],
         "access_log": [_access_log(files)],
     }
@@ -202,16 +204,22 @@ _REQUEST_ID: Config = {
 
 
 def _headers_before_routing() -> Config:
-    now = {
-        "header": {"key": NOW_HEADER, "value": "%START_TIME(%s)%"},
-        "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
-    }
+    values = {NOW_HEADER: "%START_TIME(%s)%", USER_HEADER: "%REQ(X-USER-ID)%"}
+    made = [
+        {
+            "append": {
+                "header": {"key": name, "value": value},  # without a value it is not added
+                "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+            }
+        }
+        for name, value in values.items()
+    ]
     return {
         "name": "before routing",
         "typed_config": {
             "@type": f"{_TYPE}.extensions.http.early_header_mutation.header_mutation.v3"
             ".HeaderMutation",
-            "mutations": [*({"remove": header} for header in _STRIPPED), {"append": now}],
+            "mutations": [*({"remove": header} for header in _STRIPPED), *made],
         },
     }
 

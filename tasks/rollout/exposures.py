@@ -65,10 +65,10 @@ def hashed_user(key: bytes, user_id: str) -> str:
 def exposure_of(line: Mapping[str, Any], key: bytes) -> dict[str, Any] | None:
     """Return the exposure in a parsed access-log line; None where there was no experiment.
 
-    ValueError where the user is another one than the router routed: an id given twice.
+    ValueError where the user cannot have had that route.
     """
-    if not line["user_id"] or line["rollout"] is None:
-        return None
+    if not line["user_id"] or line["rollout"] is None or not line.get("step_users"):
+        return None  # the last: a line of routes as they were before step_users
     users, at = StepUsers.parse(line["step_users"]), float(line["time"])
     if at >= users.expires_at:
         return None
@@ -214,7 +214,7 @@ class ExposureLander:
                 line = json.loads(text)
                 exposure = exposure_of(line, self.key)
                 folder = rollout_folder(self.state_dir, str(line["model"]), str(line["rollout"]))
-            except (ValueError, KeyError, TypeError):
+            except (AttributeError, ValueError, KeyError, TypeError):
                 self.bad_lines += 1
                 continue
             if exposure is not None:

@@ -13,7 +13,13 @@ from tasks.contracts.json_types import Json, check_format, digest_of_json, parse
 from tasks.rollout.phases import Phase
 from tasks.rollout.record import Colour, StateRecord
 from tasks.rollout.shadow_routes import ShadowAddress, mirrored, shadow_clusters
-from tasks.rollout.step_users import NOW_HEADER, StepUsers, header_is
+from tasks.rollout.step_users import (
+    NOW_HEADER,
+    USER_HEADER,
+    StepUsers,
+    header_is,
+    somebody,
+)
 
 Protocol = Literal["rest", "grpc"]
 PROTOCOLS: tuple[Protocol, ...] = ("grpc", "rest")  # a route for REST would match gRPC too
@@ -270,7 +276,7 @@ def render_routes(models: Sequence[RoutedModel], shadow: ShadowAddress | None = 
         "@type": _ROUTES,
         "name": "models",
         "virtual_hosts": hosts,
-        "request_headers_to_remove": ["x-model", NOW_HEADER],
+        "request_headers_to_remove": ["x-model", NOW_HEADER, USER_HEADER],
     }
     return {"version_info": digest_of_json(table)[:16], "resources": [table]}
 
@@ -307,14 +313,18 @@ def _list_of(routes: list[Config]) -> Config:
 
 
 def _users_of_step(hosted: _Hosted) -> Config:
-    """Return the matcher of the users whose bucket lies below the share."""
-    asked = StepUsers.of(hosted.model.record).predicates()
+    """Return the matcher of a step's users: below the share they meet the candidate, else stable."""
+    named = somebody()
     if hosted.by_header:
-        asked.append(header_is("x-model", {"value_match": {"exact": hosted.model.name}}))
-    return {
-        "predicate": {"and_matcher": {"predicate": asked}},
-        "on_match": _list_of(_candidate_routes(hosted) + _stable_routes(hosted)),
+        wanted = header_is("x-model", {"value_match": {"exact": hosted.model.name}})
+        named = {"and_matcher": {"predicate": [wanted, named]}}
+    stable = [_stable_route(hosted.model, one, hosted.wanted, user=True) for one in PROTOCOLS]
+    below = {
+        "predicate": StepUsers.of(hosted.model.record).predicate(),
+        "on_match": _list_of(_candidate_routes(hosted) + stable),
     }
+    dealt = {"matcher_list": {"matchers": [below]}, "on_no_match": _list_of(stable)}
+    return {"predicate": named, "on_match": {"matcher": dealt}}
 
 
 def _routes(hosted: _Hosted) -> list[Config]:
@@ -365,7 +375,9 @@ def _match(protocol: Protocol, headers: list[Config]) -> Config:
     }
 
 
-def _stable_route(model: RoutedModel, protocol: Protocol, wanted: list[Config]) -> Config:
+def _stable_route(
+    model: RoutedModel, protocol: Protocol, wanted: list[Config], *, user: bool = False
+) -> Config:
     stable = model.record.roles.stable
     if stable is None:  # pragma: no cover - `_routes` answers 503 before
         message = f"{model.name}: expected a stable slot, found none"
@@ -379,7 +391,7 @@ def _stable_route(model: RoutedModel, protocol: Protocol, wanted: list[Config]) 
             "retry_policy": _stable_policy(model.slots[stable]),
             **_mirror(model, protocol),
         },
-        **_labels(model, "stable"),
+        **_labels(model, "stable", of_step=user),
     }
 
 
@@ -428,7 +440,7 @@ def _candidate_route(model: RoutedModel, protocol: Protocol, wanted: list[Config
             "hedge_policy": {"hedge_on_per_try_timeout": True},
             **_mirror(model, protocol),
         },
-        **_labels(model, "candidate"),
+        **_labels(model, "candidate", of_step=True),
     }
 
 
@@ -472,15 +484,17 @@ def _fallback_policy(per_try_timeout_ms: float) -> Config:
     }
 
 
-def _labels(model: RoutedModel, variant: str) -> Config:
-    """Return what the access log and the client learn from a route."""
+def _labels(model: RoutedModel, variant: str, *, of_step: bool) -> Config:
+    """Return what the access log and the client learn from a route; in the log a step has only its users."""
     record = model.record
     log: dict[str, Json] = {"model": model.name, "variant": variant}
     answer = {"x-headrace-model": model.name, "x-headrace-variant": variant}
     if record.status.phase is Phase.STEPPING:
-        log |= {"rollout": record.rollout, "step": str(record.status.step)}
-        log["step_users"] = str(StepUsers.of(record))
-        answer["x-headrace-step"] = f"{record.rollout}:{record.status.step}"
+        step = str(record.status.step)
+        answer["x-headrace-step"] = f"{record.rollout}:{step}"
+        if of_step:
+            users = str(StepUsers.of(record))
+            log |= {"rollout": record.rollout, "step": step, "step_users": users}
     return {
         "metadata": {"filter_metadata": {"headrace": log}},
         "response_headers_to_add": [

@@ -1,7 +1,8 @@
 """Who a step's users are: how Envoy tells them from the others, and how the log says it again.
 
 Envoy's consistent-hashing matcher takes the user id's hash modulo the number of buckets; routes see
-nothing but headers, so that the time comes to them as one, which Envoy sets before it routes.
+nothing but headers, so that the time comes to them as one, which Envoy sets before it routes. The
+user does too, since an id given twice would be hashed as both and logged as the first.
 """
 
 from __future__ import annotations
@@ -13,12 +14,26 @@ from typing import Any
 from tasks.rollout.assignment import NUM_BUCKETS, seed_of, seeded_bucket
 from tasks.rollout.record import StateRecord
 
-USER_HEADER = "x-user-id"
+USER_HEADER = "x-headrace-user"  # `x-user-id`, the first one where there are several
 NOW_HEADER = "x-headrace-now"  # whole seconds since 1970
 _TYPE = "type.googleapis.com/envoy"
 _HASHING = f"{_TYPE}.extensions.matching.input_matchers.consistent_hashing.v3.ConsistentHashing"
 _HEADER = f"{_TYPE}.type.matcher.v3.HttpRequestHeaderMatchInput"
-_SOMEBODY: dict[str, Any] = {"value_match": {"safe_regex": {"google_re2": {}, "regex": ".+"}}}
+# Envoy's expressions are of bytes: these are printable UTF-8. What is not would be logged as another id.
+_NEXT = r"[\x80-\xbf]"
+_UTF8 = "|".join(
+    (
+        r"[\x20-\x7e]",
+        rf"[\xc2-\xdf]{_NEXT}",
+        rf"\xe0[\xa0-\xbf]{_NEXT}",
+        rf"[\xe1-\xec\xee\xef]{_NEXT}{{2}}",
+        rf"\xed[\x80-\x9f]{_NEXT}",
+        rf"\xf0[\x90-\xbf]{_NEXT}{{2}}",
+        rf"[\xf1-\xf3]{_NEXT}{{3}}",
+        rf"\xf4[\x80-\x8f]{_NEXT}{{2}}",
+    )
+)
+_NAMED = {"safe_regex": {"google_re2": {}, "regex": f"({_UTF8})+"}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +66,8 @@ class StepUsers:
         """Return the bucket 0..9999 of a user."""
         return seeded_bucket(self.seed, user_id)
 
-    def predicates(self) -> list[dict[str, Any]]:
-        """Return Envoy's predicates of a user whose bucket lies below the share."""
+    def predicate(self) -> dict[str, Any]:
+        """Return Envoy's predicate of a somebody whose bucket lies below the share."""
         above = {
             "@type": _HASHING,
             "threshold": self.share,
@@ -60,14 +75,16 @@ class StepUsers:
             "seed": str(self.seed),  # a JSON number is exact up to 2^53
         }
         bucket_above = {"custom_match": {"name": "bucket", "typed_config": above}}
-        return [
-            header_is(USER_HEADER, _SOMEBODY),  # nobody's hash is not above the share either
-            {"not_matcher": header_is(USER_HEADER, bucket_above)},
-        ]
+        return {"not_matcher": header_is(USER_HEADER, bucket_above)}
 
     def before_expiry(self) -> dict[str, Any]:
         """Return the header match of a route that ends with the lease."""
         return {"name": NOW_HEADER, "range_match": {"start": 0, "end": self.expires_at}}
+
+
+def somebody() -> dict[str, Any]:
+    """Return Envoy's predicate of a request with a user id: without one there is no bucket."""
+    return header_is(USER_HEADER, {"value_match": _NAMED})
 
 
 def header_is(name: str, match: dict[str, Any]) -> dict[str, Any]:

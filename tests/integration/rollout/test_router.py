@@ -143,6 +143,35 @@ def test_a_request_without_a_user_meets_stable_and_is_no_exposure(deployment: De
     assert [exposure_of(line, b"key") for line in lines] == [None, None]
 
 
+def test_whoever_lands_exposures_sees_the_user_that_the_router_saw(deployment: Deployment) -> None:
+    deployment.first_release()
+    deployment.begin(3)
+    asked: dict[str, tuple[bytes, ...]] = {
+        "Cyrillic": ("пользователь".encode(),),
+        "twice": (b"ann", b"bob"),
+        "Latin-1": (b"\xff\xfe4",),
+        "half a letter": (b"ann\xc3",),
+        "a surrogate": (b"\xed\xa0\x80",),
+    }
+    url = f"{deployment.url}/v1/models/shop:predict"
+    answers = {}
+    for name, users in asked.items():
+        headers = [(b"host", b"shop.headrace"), (b"x-request-id", name.replace(" ", "-").encode())]
+        headers += [(b"x-user-id", user) for user in users]
+        answers[name] = httpx.post(url, json={"inputs": {"history": [["a"]]}}, headers=headers)
+    ids = {name: name.replace(" ", "-") for name in asked}
+    lines = {line["request_id"]: line for line in deployment.lines_of(set(ids.values()))}
+    found = {name: exposure_of(lines[one], b"key") for name, one in ids.items()}
+    assert [name for name, one in found.items() if one is not None] == ["Cyrillic", "twice"]
+    salt = deployment.state.peek().salt or ""
+    for name, user in (("Cyrillic", "пользователь"), ("twice", "ann")):
+        one = found[name]
+        assert one is not None
+        assert one["bucket"] == bucket_of(salt, user)
+        assert variant_of(answers[name]) == one["variant"]
+    assert {variant_of(answers[name]) for name in list(asked)[2:]} == {"stable"}
+
+
 def test_the_models_authority_does_what_the_header_does(deployment: Deployment) -> None:
     deployment.first_release()
     url = f"{deployment.url}/v1/models/shop:predict"

@@ -100,6 +100,7 @@ def test_another_key_gives_another_hash() -> None:
         pytest.param({"user_id": ""}, id="a request of an empty user"),
         pytest.param({"time": "9999999999.000"}, id="a request after the step's lease"),
         pytest.param({"rollout": None}, id="a request outside any step"),
+        pytest.param({"step_users": None}, id="a request by routes of an earlier router"),
     ),
 )
 def test_no_exposure_is(others: dict[str, Any]) -> None:

@@ -52,14 +52,18 @@ def routes_of(routed: RoutedModel, shadow: ShadowAddress | None = None) -> list[
     return routes_for(host_of(routed, shadow), user=True)
 
 
-def routes_for(host: dict[str, Any], *, user: bool) -> list[dict[str, Any]]:
+def routes_for(host: dict[str, Any], *, user: bool, below: bool = True) -> list[dict[str, Any]]:
+    """Return the routes of a user with a bucket `below` the share or not, or of nobody."""
     found: list[dict[str, Any]]
     if "routes" in host:
         found = host["routes"]
     else:
-        (matcher,) = host["matcher"]["matcher_list"]["matchers"]
-        way = matcher["on_match"] if user else host["matcher"]["on_no_match"]
-        found = way["action"]["typed_config"]["routes"]
+        tree = host["matcher"]
+        if user:
+            (named,) = tree["matcher_list"]["matchers"]
+            tree = named["on_match"]["matcher"]
+        way = tree["matcher_list"]["matchers"][0]["on_match"] if user and below else None
+        found = (way or tree["on_no_match"])["action"]["typed_config"]["routes"]
     return found
 
 
@@ -178,17 +182,21 @@ def test_grpc_is_matched_before_rest_because_rest_matches_everything() -> None:
 
 def test_the_candidate_takes_the_buckets_below_its_share() -> None:
     stepping = model(Phase.STEPPING, 2500)
-    (matcher,) = host_of(stepping)["matcher"]["matcher_list"]["matchers"]
-    somebody, below = matcher["predicate"]["and_matcher"]["predicate"]
-    assert somebody["single_predicate"]["input"]["typed_config"]["header_name"] == "x-user-id"
-    above = below["not_matcher"]["single_predicate"]["custom_match"]["typed_config"]
+    (named,) = host_of(stepping)["matcher"]["matcher_list"]["matchers"]
+    asked = named["predicate"]["single_predicate"]["input"]["typed_config"]
+    assert asked["header_name"] == "x-headrace-user"
+    (below,) = named["on_match"]["matcher"]["matcher_list"]["matchers"]
+    above = below["predicate"]["not_matcher"]["single_predicate"]["custom_match"]["typed_config"]
     assert (above["threshold"], above["modulo"]) == (2500, 10_000)
     assert above["seed"] == str(seed_of(stepping.record.salt or ""))
 
 
-def test_the_other_users_of_a_step_meet_stable() -> None:
-    found = routes_for(host_of(model(Phase.STEPPING, 2500)), user=False)
-    assert [route["stat_prefix"] for route in found] == ["shop/stable/1"] * 2
+def test_the_other_users_of_a_step_meet_stable_and_so_does_nobody_who_is_none_of_them() -> None:
+    host = host_of(model(Phase.STEPPING, 2500))
+    others, nobody = routes_for(host, user=True, below=False), routes_for(host, user=False)
+    assert [route["stat_prefix"] for route in others + nobody] == ["shop/stable/1"] * 4
+    said = [route["metadata"]["filter_metadata"]["headrace"] for route in others + nobody]
+    assert ["rollout" in one for one in said] == [True, True, False, False]
 
 
 def test_the_routes_say_who_a_steps_users_are_only_while_stepping() -> None:
@@ -266,9 +274,10 @@ def test_the_header_tells_the_users_of_each_models_step() -> None:
     found = table["virtual_hosts"][-1]["matcher"]
     named, shares = [], []
     for matcher in found["matcher_list"]["matchers"]:
-        _, below, name = matcher["predicate"]["and_matcher"]["predicate"]
+        name, _ = matcher["predicate"]["and_matcher"]["predicate"]
         named.append(name["single_predicate"]["value_match"]["exact"])
-        bucket = below["not_matcher"]["single_predicate"]["custom_match"]
+        (below,) = matcher["on_match"]["matcher"]["matcher_list"]["matchers"]
+        bucket = below["predicate"]["not_matcher"]["single_predicate"]["custom_match"]
         shares.append(bucket["typed_config"]["threshold"])
     assert (named, shares) == (["shop", "search"], [500, 900])
     others = found["on_no_match"]["action"]["typed_config"]["routes"]
