@@ -7,12 +7,16 @@ import math
 _STEPS = 300
 _TINY = 1e-300
 _CLOSE = 1e-15
+_NEAR_HALF = 0.1
 
 
 def upper_tail(t: float, degrees: float) -> float:
     """Return P(T > t) with `degrees` of freedom."""
     if math.isinf(t):
         return 0.0 if t > 0 else 1.0
+    if abs(t) < _NEAR_HALF:  # then degrees / (degrees + t^2) may round to 1
+        beyond = _incomplete_beta(t * t / (degrees + t * t), 0.5, degrees / 2)
+        return 0.5 - math.copysign(beyond, t) / 2
     share = _incomplete_beta(degrees / (degrees + t * t), degrees / 2, 0.5)
     return share / 2 if t > 0 else 1 - share / 2
 

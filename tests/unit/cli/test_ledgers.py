@@ -64,8 +64,8 @@ def test_a_record_is_found_and_proved_where_it_lies(home: Home, fake: FakeConfig
     state.reserve_slot("first", bundle=BUNDLE)
     state.promote("first")
     assert problems(home) == []
-    addresses, releases = ledger_mentions(home)
-    assert (sorted(map(str, addresses)), releases) == ([BUNDLE], {"first"})
+    addresses, releases, hotfixes = ledger_mentions(home)
+    assert (sorted(map(str, addresses)), releases, hotfixes) == ([BUNDLE], {"first"}, set())
     in_files = (home.state / "shop/state.json").exists()
     assert in_files is not any(asked.startswith("POST") for asked in fake.asked)
 

@@ -76,6 +76,6 @@ def test_nothing_that_a_record_of_the_cluster_names_is_collected(state: ModelSta
     state.reserve_slot("first", bundle=bundle, events="validated_events/" + "b" * 64)
     home = Home.from_environment()
     assert records_of(home).models() == ["shop"]
-    addresses, release_ids = ledger_mentions(home)
+    addresses, release_ids, _ = ledger_mentions(home)
     assert bundle in {str(one) for one in addresses}
     assert "first" in release_ids

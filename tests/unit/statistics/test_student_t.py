@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -11,6 +11,9 @@ from tasks.statistics.student_t import quantile, upper_tail
 
 
 @given(t=st.floats(-60, 60), degrees=st.integers(1, 5000))
+@example(t=2.0869568332476693e-07, degrees=512)
+@example(t=-1e-9, degrees=5000)
+@example(t=1e-200, degrees=3)
 def test_the_tail_equals_scipys(t: float, degrees: int) -> None:
     expected = float(stats.t.sf(t, degrees))
     assert upper_tail(t, degrees) == pytest.approx(expected, rel=1e-7, abs=1e-14)
