@@ -25,12 +25,17 @@ READ_BYTES = 4 * 1024 * 1024
 MAX_LOG_BYTES = 16 * 1024 * 1024
 MAX_LINE_BYTES = 64 * 1024
 QUIET_SECONDS = 2.0  # Envoy flushes far more often
+SAY_SECONDS = 60.0  # between two sentences about lines that could not land
 CLOSE_SECONDS = 10.0  # between two looks for hours that are over
 
 
 def never_reopened() -> bool:
     """Stand for an Envoy that cannot be told: its log is never removed."""
     return False
+
+
+def say_nothing(_sentence: str) -> None:
+    """Stand for nobody who listens."""
 
 
 def rollout_folder(state_dir: Path, model: str, rollout: str) -> Path:
@@ -108,7 +113,10 @@ class ExposureLander:
     name: str = ""  # of this router: several land side by side, each into files of its own
     max_log_bytes: int = MAX_LOG_BYTES
     clock: Callable[[], float] = time.time
+    warn: Callable[[str], None] = say_nothing
     bad_lines: int = 0
+    _said_of: int = 0
+    _said_at: float = -math.inf
     _reopened: bool = False
     _closed_at: float = -math.inf
 
@@ -126,10 +134,20 @@ class ExposureLander:
         self._recover()
         landed = self._land_file(self._set_aside) + self._land_file(self.files.access_log)
         self._rotate()
+        self._say_of_bad_lines()
         if self.clock() - self._closed_at >= CLOSE_SECONDS:
             self._closed_at = self.clock()
             close_hours(self.state_dir, self._closed_at, self.name)
         return landed
+
+    def _say_of_bad_lines(self) -> None:
+        new = self.bad_lines - self._said_of
+        if new and self.clock() - self._said_at >= SAY_SECONDS:
+            self._said_of, self._said_at = self.bad_lines, self.clock()
+            self.warn(
+                f"{self.files.access_log}: {new} lines are no exposures, as they cannot be read or "
+                "name a user who cannot have had that route"
+            )
 
     def _recover(self) -> None:
         """Undo what an earlier landing began and did not finish."""

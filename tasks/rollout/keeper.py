@@ -318,6 +318,7 @@ def run(
         reopen=lambda: reopen_log(place.files),
         router=place.files,
         name=place.name,
+        warn=lambda sentence: log.say(Level.WARNING, sentence),
     )
     arguments = (place.state_dir, stop, log)
     sealer = threading.Thread(target=_seal, args=arguments, name="sealer", daemon=True)

@@ -114,7 +114,14 @@ def test_a_user_whom_the_router_did_not_route_by_that_id_is_no_exposure(
     inside, outside = (str(replace(USERS, share=share)) for share in (at + 1, at))
     write(lander, line(1, step_users=inside), line(2, step_users=outside))
     write(lander, line(3, step_users=outside, variant="stable"), line(4, step_users="7"))
+    said: list[str] = []
+    lander.warn = said.append
     assert (lander.land(), lander.bad_lines) == (2, 2)
+    (sentence,) = said
+    assert "2 lines are no exposures" in sentence
+    write(lander, line(5, step_users="7"))
+    lander.land()
+    assert len(said) == 1  # at most once a minute
     assert [one["request_id"] for one in landed(lander)] == ["request-1", "request-3"]
 
 
