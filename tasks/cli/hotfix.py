@@ -54,6 +54,7 @@ def hotfix(
         state,
         asked,
         events=hotfix_stable.events_of(store, manifest),
+        entries_of=lambda address: hotfix_stable.entries_of(store, address),
         slots=lambda: _slots(state),
         say=say,
     )

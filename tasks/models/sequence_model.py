@@ -25,7 +25,9 @@ class SequenceModel(nn.Module, ABC):
 
     penalty: Tensor
     ages: Tensor
-    sees_empty_steps: ClassVar[bool] = False  # whether steps without items change later states
+    # Whether steps without items change states after an item. A state with no item inside may change with
+    # their number in any network: attention, with nothing else to look at, looks at all of them.
+    sees_empty_steps: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -44,6 +44,7 @@ MAX_PER_SECOND = 20.0  # comparisons: slots serve users first
 ASK_SECONDS = 5.0
 WRITE_SECONDS = 2.0
 RECORD_SECONDS = 0.5  # between two looks at a model's record
+MAX_PAIRS = 64  # models whose slots are remembered: clients choose the names
 _PREDICT = re.compile(rf"^/v1/models/(?P<model>{MODEL_NAME.pattern})(/\S*)?:predict$")
 
 
@@ -84,7 +85,10 @@ class Inbox:
         self._waiting = queue.Queue(self.limit)
 
     def put(self, request: Mirrored) -> bool:
-        """Keep the request, or drop it."""
+        """Keep the request, or drop it; a path or a message may name anything as its model."""
+        if not MODEL_NAME.fullmatch(request.model):
+            self.dropped["path"] += 1
+            return False
         try:
             self._waiting.put_nowait(request)
         except queue.Full:
@@ -183,7 +187,10 @@ class Comparator:
             pair = _pair(record, parse_slots(path.read_bytes(), str(path)))
         except (HeadraceError, OSError):
             pair = None
+        self._pairs.pop(model, None)
         self._pairs[model] = (now, pair)
+        if len(self._pairs) > MAX_PAIRS:  # the one that was looked up longest ago
+            del self._pairs[next(iter(self._pairs))]
         return pair
 
 

@@ -11,8 +11,8 @@ from tasks.adapters.artifact_store import ArtifactStore
 from tasks.adapters.chain import SealedReport, reports_by_content, walk
 from tasks.adapters.object_store import ObjectStore
 from tasks.adapters.tf_serving import TfServingRest
-from tasks.contracts.artifacts import Manifest
-from tasks.contracts.errors import BadRequestError
+from tasks.contracts.artifacts import Address, Manifest
+from tasks.contracts.errors import BadRequestError, bounded
 from tasks.contracts.json_types import Json, pretty_json
 from tasks.contracts.requests import MODEL_NAME
 from tasks.contracts.stage_io import Outcome, StageContext
@@ -25,7 +25,9 @@ from tasks.rollout.hotfix import (
     reserve_hotfix,
 )
 from tasks.rollout.ledger import LedgerEntry
+from tasks.rollout.record import Colour
 from tasks.rollout.state import ModelState, Note, open_state
+from tasks.serving.bundle_entries import BUNDLE_RECORD, BundleEntries
 from tasks.serving.golden_answers import read_golden
 from tasks.serving.slot_check import (
     LOAD_SECONDS,
@@ -42,6 +44,7 @@ READS: Mapping[str, ArtifactKind] = MappingProxyType({"bundle": ArtifactKind.SER
 GATED: frozenset[str] = frozenset()  # a person names the bundle: `passing_report` finds its report
 PRODUCES = ArtifactKind.HOTFIX
 MAX_WORDS = 500
+MAX_NAMED = 3  # of what a bundle lacks
 
 
 def configure(context: StageContext) -> dict[str, Json]:
@@ -63,6 +66,7 @@ def run(context: StageContext) -> Outcome:
         state,
         asked,
         events=events_of(store, asked.bundle),
+        entries_of=lambda address: entries_of(store, address),
         slots=lambda: slots_of(context.the_state_dir(), model, context.slot_host),
         say=lambda sentence: context.progress(sentence, None),
     )
@@ -98,10 +102,11 @@ def hotfix(
     asked: Asked,
     *,
     events: str | None,
+    entries_of: Callable[[str], BundleEntries | None],
     slots: Callable[[], Mapping[str, Slot]],
     say: Callable[[str], None],
 ) -> LedgerEntry:
-    """Load the bundle into the third slot, ask it every golden request, then move the roles.
+    """Load a bundle that fits into the third slot, ask it every golden request, then move the roles.
 
     Whatever fails before leaves stable as it was. Its own content names it: asked for again, also
     by somebody else at the same time, it goes on where it was.
@@ -110,6 +115,7 @@ def hotfix(
     applied = applied_hotfix(state, release_id)
     if applied is not None:  # its slot is stable's: nothing is loaded into it or taken out of it
         return applied
+    say(demand_fit(state, asked, entries_of))
     found = slots()
     reservation = reserve_hotfix(state, release_id, bundle=bundle, events=events, note=asked.note)
     slot, number = slot_of_colour(found, reservation.colour), reservation.release_number
@@ -122,7 +128,9 @@ def hotfix(
         keep_only(slot.directory, number)
         return apply_hotfix(state, release_id, note=asked.note)
     except Exception:
-        if abandon_hotfix(state, release_id, note=asked.note):
+        abandon_hotfix(state, release_id, note=asked.note)
+        # Also where a person abandoned it before it was published: what no record names would stay loaded.
+        if not _holds(state, reservation.colour, number):
             withdraw(slot.directory, number)
         raise
 
@@ -153,6 +161,41 @@ def passing_report(store: ArtifactStore, bundle: Manifest) -> SealedReport:
         "release (of another model name while this one is in an experiment)"
     )
     raise BadRequestError(message)
+
+
+def demand_fit(
+    state: ModelState, asked: Asked, entries_of: Callable[[str], BundleEntries | None]
+) -> str:
+    """Refuse a bundle that lacks what clients ask of stable's, and a replay too; say what was compared."""
+    stable = state.peek().stable
+    before = None if stable is None else stable.bundle
+    served = None if before is None else entries_of(before)
+    if served is None:
+        reason = (
+            "the record names none" if before is None else f"{before} is not in the store any more"
+        )
+        return f"{state.model}: entries are not compared with those of stable's bundle: {reason}"
+    where = f"{asked.bundle.address}/{BUNDLE_RECORD}"
+    found = BundleEntries.parse((asked.folder / BUNDLE_RECORD).read_bytes(), where)
+    lacks = found.lacks(served)
+    if lacks:
+        named = "; ".join(bounded(one, 120) for one in lacks[:MAX_NAMED])
+        more = f" and {len(lacks) - MAX_NAMED} more" if len(lacks) > MAX_NAMED else ""
+        message = (
+            f"{where}: expected all that clients ask of stable's {before}, found it lacks {named}{more}; "
+            f"stable stays as it was: take a bundle with these entries, as of a release of {state.model}"
+        )
+        raise BadRequestError(message)
+    return f"{state.model}: the bundle has every entry of stable's"
+
+
+def entries_of(store: ArtifactStore, bundle: str) -> BundleEntries | None:
+    """Return what a sealed bundle answers; None where it was collected while its slot serves."""
+    manifest = store.find(Address.parse(bundle))
+    if manifest is None:
+        return None
+    where = f"{bundle}/{manifest.payload_folder}/{BUNDLE_RECORD}"
+    return BundleEntries.parse(store.objects.read(where), where)
 
 
 def events_of(store: ArtifactStore, bundle: Manifest) -> str | None:
@@ -190,6 +233,12 @@ def entry_of_this_run(state: ModelState, asked: Asked) -> LedgerEntry | None:
             )
             raise BadRequestError(message)
     return None
+
+
+def _holds(state: ModelState, colour: Colour, number: int) -> bool:
+    """Say whether the slot is some role's, or reserved, under that number."""
+    held = state.peek().slots.get(colour)
+    return held is not None and held.release_number == number
 
 
 def _demand_right_answers(staged: Staged, folder: Path) -> None:

@@ -65,12 +65,15 @@ class LengthBuckets:
 
 
 def buckets_of(model: SequenceModel, windows: Windows, count: int) -> LengthBuckets | None:
-    """Return the buckets that a fit batches its windows by; None for one bucket, all windows padded to the whole."""
+    """Return the buckets that a fit batches its windows by; None for one bucket, all windows padded to the whole.
+
+    Only states before the first item that a window holds (older ones were cut) change with what it is padded to.
+    """
     if count == 1:
         return None
     if count < 1 or model.sees_empty_steps:
         message = (
-            "length_buckets: expected 1, or more for a network that empty steps do not change, "
+            "length_buckets: expected 1, or more for a network in which empty steps do not change states after an item, "
             f"found {count} for {type(model).__name__}"
         )
         raise BadRequestError(message)

@@ -96,7 +96,8 @@ def top_items(
 ) -> NDArray[np.int64]:
     """Return [E, 10]: the best items of every example by `scorer`, which lies on `device`.
 
-    Histories of about one length are asked about together, with no more padding than the longest needs.
+    Histories of about one length are asked about together, with no more padding than the longest needs: each
+    is ranked as in serving, which pads to the whole.
     """
     lengths = (examples.end - interactions.offsets[examples.user]).clip(1, max_length)
     order = np.argsort(lengths, kind="stable")
@@ -106,16 +107,22 @@ def top_items(
         longest = int(lengths[rows].max())
         asked = requests_for(scorer, interactions, examples.take(rows), longest, device)
         with torch.no_grad():
-            scores = scorer(*asked, **_least_steps(scorer, asked[1]))
+            scores = scorer(*asked, **_least_steps(scorer, *asked[:2]))
             scores = without_seen(scores, asked[0]) if unseen else scores
             best = torch.topk(scores, found.shape[1], dim=1).indices
             found[rows] = best.cpu().numpy()
     return found
 
 
-def _least_steps(scorer: Scorer, steps_ago: Tensor) -> dict[str, int]:
-    """Return how many steps a network need be shown, where it can be shown fewer than it has."""
+def _least_steps(scorer: Scorer, items: Tensor, steps_ago: Tensor) -> dict[str, int]:
+    """Return how many steps a network need be shown, where it can be shown fewer than it has.
+
+    All, where a history has no item in them: its state depends on the number of its empty steps.
+    """
     if not isinstance(scorer, SequenceModel) or scorer.sees_empty_steps or not steps_ago.numel():
+        return {}
+    inside = (items > 0) & (steps_ago >= 1) & (steps_ago <= scorer.steps)
+    if not bool(inside.any(dim=1).all()):
         return {}
     return {"steps": min(max(int(steps_ago.max()), 1), scorer.steps)}
 

@@ -60,3 +60,31 @@ def test_a_missing_array_is_named(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_is_no_broken_one(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), arrays_of(tmp_path / "none.npz", "some/1"):
         pass
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_one_array_in_place_of_many_is_refused(tmp_path: Path, reader: str) -> None:
+    path = tmp_path / "pictures.npz"
+    with path.open("wb") as file:
+        np.save(file, np.arange(3))
+    with pytest.raises(
+        BadRequestError, match=r"^pictures\.npz: .* found: one array, a npy; make it"
+    ):
+        READERS[reader](path)
+
+
+def test_a_compressed_file_with_any_byte_changed_is_read_or_refused(tmp_path: Path) -> None:
+    path = tmp_path / "some.npz"
+    np.savez_compressed(path, format=np.asarray("some/1"), values=np.arange(1000))
+    good = path.read_bytes()
+    refused = []
+    for place in range(0, len(good), 3):
+        path.write_bytes(good[:place] + bytes([good[place] ^ 0xFF]) + good[place + 1 :])
+        try:
+            with arrays_of(path, "some/1") as arrays:
+                assert arrays["values"].sum() == 499_500
+        except BadRequestError as error:
+            refused.append(error)
+    assert {"error", "BadZipFile"} <= {type(error.__cause__).__name__ for error in refused}
+    assert all(str(error).startswith("some.npz: expected ") for error in refused)
+    assert max(len(str(error)) for error in refused) < 300

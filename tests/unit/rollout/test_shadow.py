@@ -10,7 +10,7 @@ import pytest
 
 from tasks.contracts.errors import BadRequestError, HeadraceError
 from tasks.rollout.comparison import ShadowReport
-from tasks.rollout.shadow import Comparator, Inbox, Mirrored
+from tasks.rollout.shadow import MAX_PAIRS, Comparator, Inbox, Mirrored
 from tasks.rollout.shadow_routes import ShadowAddress, read_shadow
 from tasks.rollout.state import ModelState, open_state
 
@@ -235,3 +235,28 @@ def test_what_a_comparator_of_before_said_is_still_read(tmp_path: Path) -> None:
     fields = '"host": "127.0.0.1", "port": 9911, "percent": 5.0'
     path.write_text(f'{{"format": "shadow_address/1", {fields}}}')
     assert read_shadow(path) == ShadowAddress(port=9911, percent=5.0)
+
+
+@pytest.mark.parametrize("protocol", ("rest", "grpc"))
+@pytest.mark.parametrize("model", ("", "../shop", "Shop", "router", "shop\n", "x" * 41))
+def test_what_names_no_model_is_dropped_before_it_waits(model: str, protocol: Any) -> None:
+    inbox = Inbox()
+    assert inbox.put(Mirrored(model=model, body=b"{}", protocol=protocol)) is False
+    assert (inbox.take(0.0), inbox.dropped) == (None, {"path": 1})
+
+
+def test_names_that_clients_make_up_are_not_remembered_without_end(
+    state: ModelState, tmp_path: Path
+) -> None:
+    state.reserve_slot("second")
+    slots = Slots()
+    made = comparator(tmp_path, slots)
+    for number in range(MAX_PAIRS + 40):
+        made.inbox.put(Mirrored(model=f"made-up-{number}", body=b"{}"))
+        made.turn()
+    made.inbox.put(REQUEST)
+    made.turn()
+    assert len(made._pairs) == MAX_PAIRS
+    assert made.inbox.dropped == {"no candidate": MAX_PAIRS + 40}
+    assert len(slots.asked) == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"shop"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
+from dataclasses import replace
 from math import log2
 
 import numpy as np
@@ -145,3 +146,27 @@ def test_how_much_of_a_history_is_shown_is_what_the_longest_of_a_chunk_needs(sma
     # Of the first user's steps 1 to 5 with two items each; then all, cut to 16.
     assert shown[0] == (5, 10)
     assert {width for _, width in shown[1:]} == {16}
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("far", (False, True), ids=("empty", "older than all steps"))
+def test_a_history_without_an_item_inside_is_ranked_as_in_serving(small_shop, block, far) -> None:
+    torch.manual_seed(1)
+    model = Transformer(12, heads=2, block=block, steps=40, width=16, layers=2, dropout=0.0).eval()
+    torch.nn.init.normal_(model.places.weight)  # as trained: what empty steps hold
+    asked = small_shop.examples(0).take(slice(0, 3))
+    first = asked.end.copy()
+    first[0], step = small_shop.offsets[asked.user[0]], asked.step.copy()
+    if far:
+        first[0], step[0] = asked.end[0], 50
+    asked = replace(asked, end=first, step=step)
+
+    found = top_items(model, small_shop, asked, 16, unseen=False)
+
+    whole = [torch.from_numpy(one) for one in history_batch(small_shop, asked, 16)]
+    with torch.no_grad():
+        scores = model(*whole)
+        shown_less = model(*whole, steps=3)
+    assert found.tolist() == torch.topk(scores, 10).indices.tolist()
+    if block != "hstu":  # whose empty steps look at nothing
+        assert not torch.allclose(scores[0], shown_less[0], atol=1e-3)
