@@ -6,6 +6,7 @@ The API is the fake of the records' contract; tests/cluster runs that contract o
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -21,6 +22,7 @@ import pytest
 from tasks.adapters.config_map_records import ConfigMapRecords
 from tasks.adapters.kube_api import KubeApi, server_at
 from tasks.contracts.requests import PLANS
+from tasks.rollout.envoy import router_files
 from tasks.rollout.exposure_files import read_exposures
 from tasks.rollout.exposures import rollout_folder
 from tasks.rollout.phases import Phase
@@ -207,6 +209,11 @@ def test_a_keeper_that_starts_while_the_api_is_away_leaves_users_with_the_last_r
     user = world.begin()
     world.state.renew("second", 60)
     router = world.routers[0]
+    lapses = math.ceil(world.state.peek().lease.expires_at)
+    routes = router_files(world.folder / "state", router.dir).routes
+    eventually(
+        lambda: f":{lapses}" in routes.read_text(), 30
+    )  # else they lapse before a keeper is up
     router.keeper.kill()
     router.keeper.wait()
     world.fake.fault = lambda _method, _path: 503
