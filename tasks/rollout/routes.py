@@ -193,7 +193,22 @@ LATE_STATUS_HEADER = "x-headrace-grpc-status"
 _CANDIDATES_FAULTS = ("1", "2", "4", "5", "8", "9", "12", "13", "14", "15")
 # Only good heads are held: one that is bad goes on as it comes. What is held and then called bad
 # while another try is in flight would end Envoy 1.40 (a try that is given up within its own end).
-_LUA_WHOLE_ANSWER = f"""
+_LUA_HOLD = f"""
+local function held(handle)
+  if handle:headers():get(":status") ~= "200" then return false end
+  local length = tonumber(handle:headers():get("content-length") or "0")
+  if length == nil or length > {WHOLE_ANSWER_BYTES} then return false end
+  handle:body()
+  return true
+end
+"""
+_LUA_WHOLE_ANSWER: dict[Protocol, str] = {  # only gRPC says after a good head that it failed
+    "rest": f"""{_LUA_HOLD}
+function envoy_on_response(handle)
+  held(handle)
+end
+""",
+    "grpc": f"""{_LUA_HOLD}
 local function in_flight(handle, more)
   local kept = handle:streamInfo():dynamicMetadata()
   local tries = ((kept:get("headrace") or {{}})["tries"] or 0) + more
@@ -205,10 +220,7 @@ function envoy_on_request(handle)
 end
 function envoy_on_response(handle)
   in_flight(handle, -1)
-  if handle:headers():get(":status") ~= "200" then return end
-  local length = tonumber(handle:headers():get("content-length") or "0")
-  if length == nil or length > {WHOLE_ANSWER_BYTES} then return end
-  handle:body()
+  if not held(handle) then return end
   local trailers = handle:trailers()
   local status = trailers and trailers:get("grpc-status")
   local others = in_flight(handle, 0)
@@ -216,21 +228,25 @@ function envoy_on_response(handle)
     handle:headers():replace("{LATE_STATUS_HEADER}", status)
   end
 end
-"""
+""",
+}
 _HTTP_FILTERS = f"{_TYPE}.extensions.filters.http"
-_WHOLE_ANSWERS: list[Config] = [
-    {
-        "name": "envoy.filters.http.lua",
-        "typed_config": {
-            "@type": f"{_HTTP_FILTERS}.lua.v3.Lua",
-            "default_source_code": {"inline_string": _LUA_WHOLE_ANSWER},
+
+
+def _whole_answers(protocol: Protocol) -> list[Config]:
+    return [
+        {
+            "name": "envoy.filters.http.lua",
+            "typed_config": {
+                "@type": f"{_HTTP_FILTERS}.lua.v3.Lua",
+                "default_source_code": {"inline_string": _LUA_WHOLE_ANSWER[protocol]},
+            },
         },
-    },
-    {
-        "name": "envoy.filters.http.upstream_codec",
-        "typed_config": {"@type": f"{_HTTP_FILTERS}.upstream_codec.v3.UpstreamCodec"},
-    },
-]
+        {
+            "name": "envoy.filters.http.upstream_codec",
+            "typed_config": {"@type": f"{_HTTP_FILTERS}.upstream_codec.v3.UpstreamCodec"},
+        },
+    ]
 
 
 def _fallback_name(model: str, candidate: Colour, stable: Colour, protocol: Protocol) -> str:
@@ -252,7 +268,7 @@ def _fallback_cluster(model: str, candidate: Colour, stable: Colour, protocol: P
         "lb_policy": "CLUSTER_PROVIDED",
         "cluster_type": {"name": "envoy.clusters.aggregate", "typed_config": kind},
         # Filters of the clusters below an aggregate are not run: they belong here.
-        **_http_options(protocol, http_filters=_WHOLE_ANSWERS),
+        **_http_options(protocol, http_filters=_whole_answers(protocol)),
         "per_connection_buffer_limit_bytes": MOST_HELD_BYTES,
         "circuit_breakers": _NO_BREAKERS,
     }
