@@ -2,7 +2,8 @@
 
 A route counts what its users met, by model, variant and release number (`routes.stat_prefix`); of
 the tries it gave up, `upstream_rq_retry` is the one count that every kind of failure reaches, REST
-and gRPC. Envoy counts no timeout of a try beside which it hedges: that is in the times.
+and gRPC. Envoy counts no timeout of a try beside which it hedges: that is in the times. Nor does it
+count a failure that a slot's gRPC answer tells, whose code is 200: that is in the access log.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import http.client
 import re
 import urllib.parse
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tasks.contracts.errors import BadRequestError
@@ -46,9 +47,15 @@ class VariantCounts:
     """Requests of one variant, REST and gRPC together; `within_ms` counts up to each time."""
 
     completed: int = 0
-    failed: int = 0  # the user got a 5xx
+    failed: int = 0  # the user got a 5xx, or by gRPC Envoy's own refusal
+    failed_rpcs: int = 0  # by gRPC, a slot's answer says so (`exposures.failed_rpc`)
     retried: int = 0  # tries given up, for whatever reason
     within_ms: Mapping[float, int] = field(default_factory=dict)
+
+    @property
+    def failures(self) -> int:
+        """Return how many users got an error, by REST or by gRPC."""
+        return self.failed + self.failed_rpcs
 
     @property
     def timed(self) -> int:
@@ -78,6 +85,14 @@ class Statistics:
 
     variants: Mapping[VariantName, VariantCounts]
     slots: Mapping[tuple[str, Colour], SlotCounts]
+
+    def with_failed_rpcs(self, failed_rpcs: Mapping[VariantName, int]) -> Statistics:
+        """Return the reading with what the access log tells beside it."""
+        told = {
+            name: replace(self.variants.get(name, VariantCounts()), failed_rpcs=number)
+            for name, number in failed_rpcs.items()
+        }
+        return replace(self, variants={**self.variants, **told})
 
 
 def read_statistics(files: RouterFiles) -> Statistics | None:

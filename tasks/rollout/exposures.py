@@ -9,7 +9,7 @@ import math
 import os
 import secrets
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,9 @@ from typing import Any, BinaryIO
 from tasks.contracts.json_types import canonical_json, check_format, parse_object
 from tasks.contracts.state_file import replace_text
 from tasks.rollout.envoy import RouterFiles, router_files
+from tasks.rollout.envoy_stats import VariantName
 from tasks.rollout.exposure_files import as_lines, close_hours, open_file
+from tasks.rollout.grpc_faults import is_servers_fault
 from tasks.rollout.step_users import StepUsers
 
 READ_BYTES = 4 * 1024 * 1024
@@ -27,6 +29,9 @@ MAX_LINE_BYTES = 64 * 1024
 QUIET_SECONDS = 2.0  # Envoy flushes far more often
 SAY_SECONDS = 60.0  # between two sentences about lines that could not land
 CLOSE_SECONDS = 10.0  # between two looks for hours that are over
+
+
+_ByFile = dict[Path, list[dict[str, Any]]]
 
 
 def never_reopened() -> bool:
@@ -97,6 +102,28 @@ def exposure_of(line: Mapping[str, Any], key: bytes) -> dict[str, Any] | None:
     }
 
 
+def failed_rpc(line: Mapping[str, Any]) -> VariantName | None:
+    """Return whose gRPC request a slot's answer failed; None for every other parsed line.
+
+    What Envoy refuses itself is among its 5xx, and what the client gave up is nobody's failure.
+    ValueError or TypeError where the line names no status or release.
+    """
+    status, release = line.get("grpc_status"), line.get("release")
+    if status is None or release is None:
+        return None
+    slots_own = str(line.get("details")).startswith(_SLOTS_OWN)
+    if not slots_own or int(line["code"]) >= _SERVER_ERROR or not is_servers_fault(int(status)):
+        return None
+    return VariantName(
+        model=str(line["model"]), variant=str(line["variant"]), release_number=int(release)
+    )
+
+
+# Envoy's details of an answer that a slot gave, or began and broke off.
+_SLOTS_OWN = ("via_upstream", "upstream_reset_after_response_started")
+_SERVER_ERROR = 500
+
+
 @dataclass(kw_only=True)
 class ExposureLander:
     """Moves complete lines from the access log to the hourly files of their rollout, each once.
@@ -115,6 +142,7 @@ class ExposureLander:
     clock: Callable[[], float] = time.time
     warn: Callable[[str], None] = say_nothing
     bad_lines: int = 0
+    failed_rpcs: Counter[VariantName] = field(default_factory=Counter)  # since this process began
     _said_of: int = 0
     _said_at: float = -math.inf
     _reopened: bool = False
@@ -175,13 +203,14 @@ class ExposureLander:
             reader.seek(offset)
             data = reader.read(READ_BYTES)
         complete = data[: data.rfind(b"\n") + 1]
-        by_file = self._by_file(complete.splitlines())
+        by_file, failed_rpcs = self._read(complete.splitlines())
         if by_file:
             lengths = {str(one.relative_to(self.state_dir)): _length(one) for one in by_file}
             self._note(_Place(offsets=offsets, appending=lengths))
         for target, exposures in by_file.items():
             _append(target, as_lines(exposures))
         self._note(_Place(offsets={**offsets, str(status.st_ino): offset + len(complete)}))
+        self.failed_rpcs.update(failed_rpcs)
         return sum(len(exposures) for exposures in by_file.values())
 
     def _rotate(self) -> None:
@@ -225,11 +254,14 @@ class ExposureLander:
         record = {"format": "landed/2", "offsets": place.offsets, "appending": place.appending}
         replace_text(self._place_file, canonical_json(record), durable=False)
 
-    def _by_file(self, lines: Iterable[bytes]) -> dict[Path, list[dict[str, Any]]]:
+    def _read(self, lines: Iterable[bytes]) -> tuple[_ByFile, list[VariantName]]:
+        """Return the exposures in lines, and whose gRPC requests failed."""
         by_file: defaultdict[Path, list[dict[str, Any]]] = defaultdict(list)
+        failed: list[VariantName] = []
         for text in lines:
             try:
                 line = json.loads(text)
+                failed += filter(None, [failed_rpc(line)])
                 exposure = exposure_of(line, self.key)
                 folder = rollout_folder(self.state_dir, str(line["model"]), str(line["rollout"]))
             except (AttributeError, ValueError, KeyError, TypeError):
@@ -237,7 +269,7 @@ class ExposureLander:
                 continue
             if exposure is not None:
                 by_file[open_file(folder, exposure["time"], self.name)].append(exposure)
-        return dict(by_file)
+        return dict(by_file), failed
 
 
 @dataclass(frozen=True, kw_only=True)

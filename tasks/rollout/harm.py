@@ -157,7 +157,7 @@ def _rates(
             name="errors",
             limit=plan.max_error_ratio,
             events=[max(0, tries - late) for tries, late in zip(given_up, tardy, strict=True)],
-            stable=lambda reading: reading.stable.failed,
+            stable=lambda reading: reading.stable.failures,
         ),
         _Rate(
             name=f"over the {per_try_timeout_ms:g} ms of one try",

@@ -108,6 +108,7 @@ def _grown(total: VariantCounts, last: VariantCounts, now: VariantCounts) -> Var
     return VariantCounts(
         completed=total.completed + _more(last.completed, now.completed),
         failed=total.failed + _more(last.failed, now.failed),
+        failed_rpcs=total.failed_rpcs + _more(last.failed_rpcs, now.failed_rpcs),
         retried=total.retried + _more(last.retried, now.retried),
         within_ms=_grown_times(total.within_ms, last.within_ms, now.within_ms),
     )

@@ -301,6 +301,14 @@ def run(
     place = RouterPlace(state_dir=place) if isinstance(place, Path) else place
     log = log or LineLog(subject=Subject(process="keeper"))
     health = health or KeeperHealth()
+    lander = ExposureLander(
+        state_dir=place.state_dir,
+        key=user_key(place.state_dir),
+        reopen=lambda: reopen_log(place.files),
+        router=place.files,
+        name=place.name,
+        warn=lambda sentence: log.say(Level.WARNING, sentence),
+    )
     keeper = Keeper(
         state_dir=place.state_dir,
         records=place.records,
@@ -309,16 +317,8 @@ def run(
         take_back_seconds=TAKE_BACK_SECONDS if place.name else 0.0,
         say=log.info,
         about=log.about_release,
-        statistics=statistics,
+        statistics=lambda files: _with_failed_rpcs(statistics(files), lander),
         unseen=health.unseen,
-    )
-    lander = ExposureLander(
-        state_dir=place.state_dir,
-        key=user_key(place.state_dir),
-        reopen=lambda: reopen_log(place.files),
-        router=place.files,
-        name=place.name,
-        warn=lambda sentence: log.say(Level.WARNING, sentence),
     )
     arguments = (place.state_dir, stop, log)
     sealer = threading.Thread(target=_seal, args=arguments, name="sealer", daemon=True)
@@ -335,6 +335,10 @@ def run(
                 last_said = sentence
     keeper.probes.close()
     sealer.join(timeout=5)
+
+
+def _with_failed_rpcs(seen: Statistics | None, lander: ExposureLander) -> Statistics | None:
+    return None if seen is None else seen.with_failed_rpcs(lander.failed_rpcs)
 
 
 def _seal(state_dir: Path, stop: threading.Event, log: LineLog) -> None:

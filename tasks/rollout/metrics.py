@@ -43,7 +43,7 @@ def render_metrics(
     read_at_unix: float,
     shadows: Sequence[ShadowReport] = (),
 ) -> str:
-    """Return the text; counters begin anew with Envoy, as Prometheus expects of counters."""
+    """Return the text; counters begin anew with Envoy or the keeper, as Prometheus expects of them."""
     lines: list[str] = []
     told = [*_of_variants(statistics), *_of_rollouts(list(records)), *_of_shadows(shadows)]
     for metric in [*told, _read_at(read_at_unix)]:
@@ -69,10 +69,11 @@ def _of_variants(statistics: Statistics) -> Iterator[_Metric]:
         "Requests that ended, by the variant that their user was assigned to.",
         {name: counts.completed for name, counts in variants.items()},
     )
-    yield _counter(
+    yield _Metric(
         "headrace_failed_requests_total",
-        "Requests whose user got a server error.",
-        {name: counts.failed for name, counts in variants.items()},
+        "counter",
+        "Requests whose user got a server error, told by the code or by a slot's gRPC status.",
+        [sample for name, counts in variants.items() for sample in _failed(name, counts)],
     )
     yield _counter(
         "headrace_given_up_tries_total",
@@ -103,6 +104,13 @@ def _of_variants(statistics: Statistics) -> Iterator[_Metric]:
 def _counter(name: str, meaning: str, values: Mapping[VariantName, int]) -> _Metric:
     samples = [_Sample(_of(variant), value) for variant, value in values.items()]
     return _Metric(name, "counter", meaning, samples)
+
+
+def _failed(name: VariantName, counts: VariantCounts) -> Iterator[_Sample]:
+    # Apart, as one begins anew with Envoy and the other with the keeper: a sum that falls when one
+    # of them starts again would look like as many new failures.
+    yield _Sample({**_of(name), "by": "code"}, counts.failed)
+    yield _Sample({**_of(name), "by": "grpc_status"}, counts.failed_rpcs)
 
 
 def _of(name: VariantName) -> dict[str, str]:

@@ -12,6 +12,7 @@ from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import check_format, parse_object, pretty_json
 from tasks.contracts.requests import TrafficPlan, parse_utc, plan_from_record
 from tasks.rollout.assignment import NUM_BUCKETS
+from tasks.rollout.grpc_faults import is_servers_fault
 from tasks.statistics.guardrails import Quantile, quantile
 from tasks.statistics.user_means import UserMeans, user_means
 
@@ -229,8 +230,7 @@ def _was_ejected(line: Mapping[str, Any], colour: str | None) -> bool:
 def is_failure(line: Mapping[str, Any]) -> bool:
     """Return whether the user got no answer: a server's error, not the client's own mistake."""
     if line["grpc_status"] is not None:
-        # CANCELLED, INVALID_ARGUMENT and the like are the caller's (grpc/status.h).
-        return int(line["grpc_status"]) not in {0, 1, 3, 5, 6, 7, 9, 11, 16}
+        return is_servers_fault(int(line["grpc_status"]))
     return int(line["code"]) >= 500
 
 

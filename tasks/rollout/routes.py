@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import Json, check_format, digest_of_json, parse_object
+from tasks.rollout.grpc_faults import ASKED_OF_STABLE
 from tasks.rollout.phases import Phase
 from tasks.rollout.record import Colour, StateRecord
 from tasks.rollout.shadow_routes import ShadowAddress, mirrored, shadow_clusters
@@ -188,9 +189,6 @@ _EJECTION: Config = {
 WHOLE_ANSWER_BYTES = 4 * 1024 * 1024
 MOST_HELD_BYTES = 64 * 1024 * 1024  # of an answer that does not say its length
 LATE_STATUS_HEADER = "x-headrace-grpc-status"
-# CANCELLED, UNKNOWN, DEADLINE_EXCEEDED, NOT_FOUND, RESOURCE_EXHAUSTED, FAILED_PRECONDITION,
-# UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS; the others are the caller's own doing.
-_CANDIDATES_FAULTS = ("1", "2", "4", "5", "8", "9", "12", "13", "14", "15")
 # Only good heads are held: one that is bad goes on as it comes. What is held and then called bad
 # while another try is in flight would end Envoy 1.40 (a try that is given up within its own end).
 _LUA_HOLD = f"""
@@ -471,24 +469,37 @@ def _mirror(model: RoutedModel, protocol: Protocol) -> Config:
 
 def stat_prefix(record: StateRecord, variant: str) -> str:
     """Return `<model>/<variant>/<release number>`: the name of a variant in Envoy's statistics."""
+    return f"{record.model}/{variant}/{release_number(record, variant)}"
+
+
+def release_number(record: StateRecord, variant: str) -> int:
+    """Return the number of the release that a variant is, 0 for none."""
     content = record.candidate if variant == "candidate" else record.stable
-    number = 0 if content is None else content.release_number
-    return f"{record.model}/{variant}/{number}"
+    return 0 if content is None else content.release_number
+
+
+_RETRY_ON = "5xx,reset,connect-failure,refused-stream,retriable-status-codes,retriable-headers"
+# gRPC's statuses that Envoy has a word for; the others are told by their header.
+_RETRY_WORDS = {
+    1: "cancelled",
+    4: "deadline-exceeded",
+    8: "resource-exhausted",
+    13: "internal",
+    14: "unavailable",
+}
 
 
 def _fallback_policy(per_try_timeout_ms: float) -> Config:
     timeout = max(MIN_PER_TRY_TIMEOUT_MS, per_try_timeout_ms)
+    faults = sorted(ASKED_OF_STABLE)
     previous = f"{_TYPE}.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig"
     return {
-        "retry_on": (
-            "5xx,reset,connect-failure,refused-stream,retriable-status-codes,retriable-headers,"
-            "cancelled,deadline-exceeded,internal,resource-exhausted,unavailable"
-        ),
+        "retry_on": ",".join([_RETRY_ON, *_RETRY_WORDS.values()]),
         # A candidate that does not know the model, or throws: stable may well answer.
         "retriable_status_codes": [404, 408, 429],
         "retriable_headers": [
-            *(_exact("grpc-status", code) for code in ("2", "5", "9", "12", "15")),
-            *(_exact(LATE_STATUS_HEADER, code) for code in _CANDIDATES_FAULTS),
+            *(_exact("grpc-status", str(one)) for one in faults if one not in _RETRY_WORDS),
+            *(_exact(LATE_STATUS_HEADER, str(one)) for one in faults),
         ],
         "num_retries": FALLBACK_RETRIES,
         "per_try_timeout": f"{timeout / 1000:.3f}s",
@@ -503,7 +514,8 @@ def _fallback_policy(per_try_timeout_ms: float) -> Config:
 def _labels(model: RoutedModel, variant: str, *, of_step: bool) -> Config:
     """Return what the access log and the client learn from a route; in the log a step has only its users."""
     record = model.record
-    log: dict[str, Json] = {"model": model.name, "variant": variant}
+    release = str(release_number(record, variant))
+    log: dict[str, Json] = {"model": model.name, "variant": variant, "release": release}
     answer = {"x-headrace-model": model.name, "x-headrace-variant": variant}
     if record.status.phase is Phase.STEPPING:
         step = str(record.status.step)

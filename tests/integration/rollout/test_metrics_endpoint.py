@@ -11,11 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import pytest
 
 from tests.integration.rollout.conftest import Deployment, eventually
 from tests.integration.rollout.test_router import ask_many
+from tests.integration.rollout.test_router_grpc import client
 from tests.ports import free_port
 
 pytestmark = pytest.mark.integration
@@ -85,6 +87,35 @@ def test_a_real_prometheus_scrapes_the_keeper_and_fires_what_the_rules_say(
         eventually(lambda: alerts(port) >= {"HeadraceCandidateRefused"}, seconds=60)
 
 
+@needs_prometheus
+def test_a_real_prometheus_sees_that_users_of_stable_fail_by_grpc(deployment: Deployment) -> None:
+    deployment.first_release()
+    port = free_port()
+    with (
+        keeper(deployment) as address,
+        prometheus(deployment, address, port),
+        client(deployment) as shop,
+    ):
+        shop.ask("ann")
+        asked = "sum(headrace_requests_total)"
+        eventually(lambda: (value(port, asked) or 0) > 0, seconds=60)
+        assert "HeadraceUsersFail" not in alerts(port, "pending", "firing")
+        deployment.stable.mood.grpc_status = grpc.StatusCode.INTERNAL
+
+        def told() -> bool:
+            with pytest.raises(grpc.RpcError):
+                shop.ask("ann")
+            # It fires once it has been so for a minute.
+            return "HeadraceUsersFail" in alerts(port, "pending", "firing")
+
+        eventually(told, seconds=60)
+        text = scraped(f"http://{address}/metrics")
+    mine = 'headrace_failed_requests_total{model="shop",variant="stable",release="1"'
+    found = dict(line.rsplit(" ", 1) for line in text.splitlines() if line.startswith(mine))
+    assert found[f'{mine},by="code"}}'] == "0"
+    assert int(found[f'{mine},by="grpc_status"}}']) > 0
+
+
 @contextmanager
 def prometheus(deployment: Deployment, address: str, port: int) -> Iterator[None]:
     every_second = {"scrape_interval": "1s", "evaluation_interval": "1s"}
@@ -114,6 +145,6 @@ def value(port: int, query: str) -> float | None:
     return float(found[0]["value"][1]) if found else None
 
 
-def alerts(port: int) -> set[str]:
+def alerts(port: int, *states: str) -> set[str]:
     found = (ask(port, "alerts") or {}).get("alerts", [])
-    return {one["labels"]["alertname"] for one in found if one["state"] == "firing"}
+    return {one["labels"]["alertname"] for one in found if one["state"] in (states or ("firing",))}

@@ -13,8 +13,10 @@ import grpc
 import pytest
 
 from tasks.rollout.assignment import bucket_of
+from tasks.rollout.envoy_stats import VariantCounts, VariantName, read_statistics
 from tasks.rollout.exposure_files import read_exposures
 from tasks.rollout.exposures import ExposureLander, user_key
+from tasks.rollout.grpc_faults import ASKED_OF_STABLE
 from tasks.rollout.phases import Phase
 from tasks.rollout.record import Colour
 from tests.integration.rollout.conftest import Deployment, eventually
@@ -162,6 +164,59 @@ def test_a_grpc_request_is_an_exposure_by_its_assignment(deployment: Deployment)
     lines = read_exposures(deployment.state_dir / "shop" / "traffic" / "r2")
     (line,) = (one for one in lines if one["request_id"] in {"fell-back", "nobody"})
     assert (line["variant"], line["slot"], line["grpc_status"]) == ("candidate", "blue", 0)
+
+
+def counted(deployment: Deployment) -> VariantCounts:
+    """Return what the keeper knows of stable: Envoy's counts, and its log's."""
+    lander = ExposureLander(state_dir=deployment.state_dir, key=user_key(deployment.state_dir))
+    lander.land()
+    found = read_statistics(deployment.files)
+    assert found is not None
+    name = VariantName(model="shop", variant="stable", release_number=1)
+    return found.with_failed_rpcs(lander.failed_rpcs).variants[name]
+
+
+def test_each_grpc_request_that_fails_is_counted_once_whoever_refused_it(
+    deployment: Deployment,
+) -> None:
+    deployment.first_release()
+    deployment.keeper_stop.set()
+    deployment.keeper_thread.join()
+    before = counted(deployment)
+    met: Counter[grpc.StatusCode] = Counter()
+    with client(deployment) as shop:
+        for status in grpc.StatusCode:
+            if status is not grpc.StatusCode.OK:
+                deployment.stable.mood.grpc_status = status
+                with pytest.raises(grpc.RpcError) as refused:
+                    shop.ask("ann", x_request_id=status.name)
+                met[refused.value.code()] += 1
+        deployment.stable.mood.grpc_status = None
+        shop.ask("ann")
+        deployment.stable.stop()
+        with pytest.raises(grpc.RpcError):
+            shop.ask("ann", x_request_id="gone")
+    deployment.lines_of({status.name for status in met} | {"gone"})
+    assert len(met) == 16
+    after = counted(deployment)
+    # UNKNOWN, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, ABORTED, UNIMPLEMENTED, INTERNAL,
+    # UNAVAILABLE and DATA_LOSS; what Envoy refuses itself, it counts itself.
+    assert after.failed_rpcs - before.failed_rpcs == 8
+    assert after.failed - before.failed == 1
+    assert after.completed - before.completed == 18
+
+
+@pytest.mark.parametrize(
+    "status", [one for one in grpc.StatusCode if one.value[0] in ASKED_OF_STABLE]
+)
+def test_a_grpc_status_that_counts_as_a_failure_costs_no_user_of_the_candidate(
+    deployment: Deployment, status: grpc.StatusCode
+) -> None:
+    in_step_3(deployment)
+    deployment.candidate.mood.grpc_status = status
+    (user,) = users_of_candidate(deployment, 1)
+    with client(deployment) as shop:
+        assert shop.ask(user) == Answer("blue", "candidate")
 
 
 def test_halted_every_grpc_request_meets_the_only_slot_that_answers(

@@ -10,6 +10,7 @@ from tasks.contracts.errors import BadRequestError
 from tasks.rollout.envoy import TIME_BOUNDS_MS, admin_address, router_files, write_bootstrap
 from tasks.rollout.envoy_stats import (
     SlotCounts,
+    Statistics,
     VariantCounts,
     VariantName,
     parse_statistics,
@@ -65,6 +66,18 @@ def test_counts_of_both_virtual_hosts_and_both_protocols_are_summed_up() -> None
         six: VariantCounts(completed=60),
     }
     assert found.slots == {("shop", Colour.GREEN): SlotCounts(asked=44, ejections=1)}
+
+
+def test_failed_rpcs_of_the_log_stand_beside_what_envoy_counted() -> None:
+    six = VariantName(model="shop", variant="stable", release_number=6)
+    seven = VariantName(model="shop", variant="candidate", release_number=7)
+    counted = Statistics(variants={six: VariantCounts(completed=60, failed=1)}, slots={})
+    found = counted.with_failed_rpcs({six: 4, seven: 2}).variants
+    assert found == {
+        six: VariantCounts(completed=60, failed=1, failed_rpcs=4),
+        seven: VariantCounts(failed_rpcs=2),
+    }
+    assert found[six].failures == 5
 
 
 def test_slower_counts_from_the_bound_below_the_limit() -> None:

@@ -18,11 +18,13 @@ from hypothesis import strategies as st
 from tasks.contracts.errors import CorruptArtifactError
 from tasks.rollout.assignment import NUM_BUCKETS
 from tasks.rollout.envoy import RouterFiles, router_files
+from tasks.rollout.envoy_stats import VariantName
 from tasks.rollout.exposure_files import close_hours, hour_of, read_exposures, seal_closed
 from tasks.rollout.exposures import (
     ExposureLander,
     append_outcomes,
     exposure_of,
+    failed_rpc,
     hashed_user,
     read_lines,
     rollout_folder,
@@ -123,6 +125,61 @@ def test_a_user_whom_the_router_did_not_route_by_that_id_is_no_exposure(
     lander.land()
     assert len(said) == 1  # at most once a minute
     assert [one["request_id"] for one in landed(lander)] == ["request-1", "request-3"]
+
+
+STABLE = VariantName(model="shop", variant="stable", release_number=1)
+
+
+def rpc(status: int | None, **others: Any) -> dict[str, Any]:
+    """Return a line of a gRPC request to stable, outside any step, that its slot answered."""
+    said = {"variant": "stable", "release": "1", "rollout": None, "details": "via_upstream"}
+    return line(grpc_status=status, **{**said, **others})
+
+
+@pytest.mark.parametrize(
+    ("found", "name"),
+    (
+        pytest.param(rpc(13), STABLE, id="INTERNAL: the server's fault, though the code is 200"),
+        pytest.param(rpc(14), STABLE, id="UNAVAILABLE"),
+        pytest.param(rpc(99), STABLE, id="a status that gRPC does not know"),
+        pytest.param(
+            rpc(2, details="upstream_reset_after_response_started{connection_termination}"),
+            STABLE,
+            id="an answer that began well and broke off",
+        ),
+        pytest.param(rpc(0), None, id="a good answer"),
+        pytest.param(rpc(3), None, id="INVALID_ARGUMENT: the caller's"),
+        pytest.param(
+            rpc(14, details="upstream_reset_before_response_started"),
+            None,
+            id="Envoy's own refusal, which is among its 5xx",
+        ),
+        pytest.param(rpc(14, code=503), None, id="a plain 503, which is among Envoy's 5xx"),
+        pytest.param(
+            rpc(2, details="downstream_remote_disconnect"), None, id="a client that gave up"
+        ),
+        pytest.param(rpc(None, code=500), None, id="REST"),
+        pytest.param(rpc(13, release=None), None, id="a request outside any model's routes"),
+    ),
+)
+def test_whose_grpc_request_failed(found: dict[str, Any], name: VariantName | None) -> None:
+    assert failed_rpc(found) == name
+
+
+def test_a_failed_grpc_request_is_counted_once_with_or_without_an_experiment(
+    lander: ExposureLander,
+) -> None:
+    write(lander, rpc(13), rpc(13, variant="candidate", release="2", rollout="r2"), rpc(0))
+    assert lander.land() == 1
+    second = VariantName(model="shop", variant="candidate", release_number=2)
+    assert lander.failed_rpcs == {STABLE: 1, second: 1}
+    write(lander, rpc(13), end="")
+    lander.land()  # half a line waits
+    assert lander.failed_rpcs[STABLE] == 1
+    write(lander, end="\n")
+    lander.land()
+    lander.land()
+    assert lander.failed_rpcs == {STABLE: 2, second: 1}
 
 
 def test_lines_land_once_and_by_rollout(lander: ExposureLander) -> None:

@@ -121,6 +121,18 @@ def test_trouble_that_stable_has_as_well_is_not_held_against_the_candidate() -> 
     assert harm(stalled, stable=(10, 0, 10)) is None
 
 
+def test_trouble_of_stable_counts_by_grpc_too() -> None:
+    both = history([(10, 2, 0, 0)] * 20, stable=(20, 4, 0))
+    by_grpc = [
+        replace(one, stable=replace(one.stable, failed=0, failed_rpcs=one.stable.failed))
+        for one in both
+    ]
+    assert find_harm(both, PLAN, TRY_MS) is None
+    assert find_harm(by_grpc, PLAN, TRY_MS) is None
+    alone = [replace(one, stable=replace(one.stable, failed=0)) for one in both]
+    assert find_harm(alone, PLAN, TRY_MS) is not None
+
+
 def test_stables_late_times_count_before_its_answers_are_counted() -> None:
     readings = history([HANGS] * 6)
     assert find_harm(readings, PLAN, TRY_MS) is not None

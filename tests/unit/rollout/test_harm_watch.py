@@ -19,7 +19,9 @@ def candidate(rounds: int, first: int = 0) -> VariantCounts:
 
 def seen(found: VariantCounts, stable_rounds: int) -> _Seen:
     good = 20 * stable_rounds
-    stable = VariantCounts(completed=good, within_ms=times(good) if good else {})
+    stable = VariantCounts(
+        completed=good, failed_rpcs=stable_rounds, within_ms=times(good) if good else {}
+    )
     return _Seen(candidate=found, stable=stable, slot=SlotCounts(asked=found.completed))
 
 
@@ -43,6 +45,7 @@ def test_what_began_anew_is_counted_from_there() -> None:
     watch.add(seen(candidate(0), 0), 0)
     for moment, rounds in enumerate((30, 60, 6, 12), start=1):
         watch.add(seen(candidate(rounds), rounds), moment)
+    assert watch.readings[-1].stable.failed_rpcs == 60 + 12
     total = watch.readings[-1].candidate
     assert total.timed == candidate(60).timed + candidate(12).timed
     assert total.completed == candidate(60).completed + candidate(12).completed

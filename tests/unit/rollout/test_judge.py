@@ -254,6 +254,9 @@ def test_a_hanging_candidate_is_seen_though_it_is_ejected_most_of_the_time() -> 
         pytest.param(200, 3, False, id="gRPC: an invalid argument"),
         pytest.param(200, 14, True, id="gRPC: unavailable, though HTTP says 200"),
         pytest.param(200, 2, True, id="gRPC: an exception in the server"),
+        pytest.param(200, 10, True, id="gRPC: aborted by the server"),
+        pytest.param(200, 5, False, id="gRPC: not found"),
+        pytest.param(200, 99, True, id="gRPC: a status that it does not know"),
     ),
 )
 def test_what_counts_as_a_failure(code: int, grpc_status: int | None, fails: bool) -> None:

@@ -40,7 +40,11 @@ def record(tmp_path: Path) -> StateRecord:
 def counted() -> Statistics:
     name = VariantName(model="shop", variant="candidate", release_number=2)
     counts = VariantCounts(
-        completed=40, failed=1, retried=3, within_ms={5.0: 30, 140.0: 39, 60000.0: 40}
+        completed=40,
+        failed=1,
+        failed_rpcs=2,
+        retried=3,
+        within_ms={5.0: 30, 140.0: 39, 60000.0: 40},
     )
     return Statistics(
         variants={name: counts},
@@ -53,7 +57,8 @@ def test_every_count_names_model_variant_and_release(record: StateRecord) -> Non
     mine = 'model="shop",variant="candidate",release="2"'
     for line in (
         f"headrace_requests_total{{{mine}}} 40",
-        f"headrace_failed_requests_total{{{mine}}} 1",
+        f'headrace_failed_requests_total{{{mine},by="code"}} 1',
+        f'headrace_failed_requests_total{{{mine},by="grpc_status"}} 2',
         f"headrace_given_up_tries_total{{{mine}}} 3",
         f'headrace_request_duration_seconds_bucket{{{mine},le="0.005"}} 30',
         f'headrace_request_duration_seconds_bucket{{{mine},le="0.14"}} 39',

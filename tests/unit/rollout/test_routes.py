@@ -9,6 +9,7 @@ import pytest
 from tasks.contracts.errors import BadRequestError
 from tasks.rollout.assignment import seed_of
 from tasks.rollout.decide import RolloutStatus
+from tasks.rollout.grpc_faults import is_servers_fault
 from tasks.rollout.phases import Phase
 from tasks.rollout.record import Colour, Lease, Roles, SlotContent, StateRecord
 from tasks.rollout.routes import (
@@ -220,6 +221,20 @@ def test_one_try_is_limited_but_never_below_20_ms(asked_ms: float, told: str) ->
     policy = routes_of(routed)[0]["route"]["retry_policy"]
     assert policy["per_try_timeout"] == told
     assert policy["retry_priority"]["name"] == "envoy.retry_priorities.previous_priorities"
+
+
+def test_stable_is_asked_for_every_grpc_status_that_counts_as_a_failure() -> None:
+    policy = routes_of(model(Phase.STEPPING, 500))[0]["route"]["retry_policy"]
+    told: dict[str, set[str]] = {}
+    for header in policy["retriable_headers"]:
+        told.setdefault(header["name"], set()).add(header["string_match"]["exact"])
+    # Envoy's words for 1, 4, 8, 13 and 14, in an answer that is nothing but its end.
+    words = "cancelled,deadline-exceeded,resource-exhausted,internal,unavailable"
+    assert policy["retry_on"].endswith(words)
+    assert told["grpc-status"] == {"2", "5", "9", "10", "12", "15"}
+    late = told["x-headrace-grpc-status"]
+    assert late == told["grpc-status"] | {"1", "4", "8", "13", "14"}
+    assert {str(status) for status in range(17) if is_servers_fault(status)} <= late
 
 
 def test_retries_are_never_fewer_than_requests() -> None:
