@@ -21,7 +21,7 @@ from tasks.rollout.envoy import RouterFiles, router_files
 from tasks.rollout.envoy_stats import VariantName
 from tasks.rollout.exposure_files import as_lines, close_hours, open_file
 from tasks.rollout.grpc_faults import is_servers_fault
-from tasks.rollout.step_users import StepUsers
+from tasks.rollout.step_users import NEITHER, StepUsers
 
 READ_BYTES = 4 * 1024 * 1024
 MAX_LOG_BYTES = 16 * 1024 * 1024
@@ -75,7 +75,8 @@ def hashed_user(key: bytes, user_id: str) -> str:
 def exposure_of(line: Mapping[str, Any], key: bytes) -> dict[str, Any] | None:
     """Return the exposure in a parsed access-log line; None where there was no experiment.
 
-    ValueError where the user cannot have had that route.
+    Its variant is `candidate`, `stable`, or `neither` for a request that no bucket could have
+    brought to the candidate. ValueError where the user cannot have had that route.
     """
     if not line["user_id"] or line["rollout"] is None or not line.get("step_users"):
         return None  # the last: a line of routes as they were before step_users
@@ -83,8 +84,10 @@ def exposure_of(line: Mapping[str, Any], key: bytes) -> dict[str, Any] | None:
     if at >= users.expires_at:
         return None
     bucket = users.bucket_of(str(line["user_id"]))
-    if line["variant"] == "candidate" and bucket >= users.share:
-        message = f"expected a user of bucket 0 to {users.share}, found {bucket}"
+    if line["variant"] not in {users.variant_of(bucket), NEITHER}:
+        message = (
+            f"expected {users.variant_of(bucket)} for bucket {bucket}, found {line['variant']}"
+        )
         raise ValueError(message)
     return {
         "time": at,

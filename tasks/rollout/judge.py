@@ -86,6 +86,7 @@ class StepVerdict:
                 },
                 "sentences": list(self.sentences),
                 **({} if seen.outcome == HIT else {"outcome": seen.outcome}),
+                **({"apart": asdict(seen.apart)} if seen.apart.requests else {}),
             }
         )
 
@@ -293,6 +294,12 @@ def _verdict(
         lines.append(
             f"With this many users the test sees, four times in five, a candidate that is "
             f"{effect.visible_effect:.4f} above the tested bound."
+        )
+    if seen.apart.requests:
+        lines.append(
+            f"{seen.apart.requests} requests of {seen.apart.users} users are in neither variant: with a "
+            "body too long to be asked again, or of no stated length, stable answers whatever the "
+            "user's bucket."
         )
     return StepVerdict(
         observation=seen,

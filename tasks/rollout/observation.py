@@ -13,11 +13,12 @@ from tasks.contracts.json_types import check_format, parse_object, pretty_json
 from tasks.contracts.requests import TrafficPlan, parse_utc, plan_from_record
 from tasks.rollout.assignment import NUM_BUCKETS
 from tasks.rollout.grpc_faults import is_servers_fault
+from tasks.rollout.step_users import NEITHER
 from tasks.statistics.guardrails import Quantile, quantile
 from tasks.statistics.user_means import UserMeans, user_means
 
 QUANTILE_ERROR_RATE = 0.01
-NEWEST = 2
+NEWEST = 3
 HOTFIX_SETTLES_SECONDS = 2.0  # until every request meets the new stable
 
 
@@ -47,6 +48,14 @@ class VariantSeen:
     def asked(self) -> int:
         """Return how many requests met the variant's own slot."""
         return self.requests - self.not_asked
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApartSeen:
+    """Requests of a step's users that no bucket could have brought to the candidate: in no arm."""
+
+    users: int = 0  # some of them may be in an arm by other requests
+    requests: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +99,7 @@ class StepObservation:
     cut: CutSeen | None = None
     hotfix: HotfixSeen | None = None  # the last one
     outcome: str = HIT
+    apart: ApartSeen = ApartSeen()
 
     def to_text(self) -> str:
         """Return `observation.json` as text."""
@@ -109,6 +119,7 @@ class StepObservation:
             raw["cut"] = None if cut is None else CutSeen(**cut)
             hotfix = raw.get("hotfix")
             raw["hotfix"] = None if hotfix is None else HotfixSeen(**hotfix)
+            raw["apart"] = ApartSeen(**raw.get("apart", {}))  # since format 3
             return cls(**{**raw, "plan": plan_from_record(raw["plan"])})
         except (KeyError, TypeError) as error:
             message = f"{where}: expected a complete step_observation/{number}, found: {error!r}"
@@ -159,7 +170,9 @@ def observe(
 
     A step is judged against one stable release: what came before a hotfix is left out.
     """
-    seen = {line["request_id"]: line for line in exposures if line["step"] == facts.step}
+    lines = [line for line in exposures if line["step"] == facts.step]
+    seen = {line["request_id"]: line for line in lines if line["variant"] != NEITHER}
+    apart = {line["request_id"]: line for line in lines if line["variant"] == NEITHER}
     if hotfix is not None:
         since = parse_utc(hotfix.at).timestamp() + HOTFIX_SETTLES_SECONDS
         asked = len(seen)
@@ -189,6 +202,7 @@ def observe(
         requests_without_outcome=len(seen.keys() - hits.keys()),
         hotfix=hotfix,
         outcome=facts.outcome,
+        apart=ApartSeen(users=len({line["user"] for line in apart.values()}), requests=len(apart)),
     )
 
 

@@ -15,6 +15,7 @@ from tasks.rollout.phases import Phase
 from tasks.rollout.record import Colour, StateRecord
 from tasks.rollout.shadow_routes import ShadowAddress, mirrored, shadow_clusters
 from tasks.rollout.step_users import (
+    NEITHER,
     NOW_HEADER,
     USER_HEADER,
     StepUsers,
@@ -332,13 +333,30 @@ def _users_of_step(hosted: _Hosted) -> Config:
     if hosted.by_header:
         wanted = header_is("x-model", {"value_match": {"exact": hosted.model.name}})
         named = {"and_matcher": {"predicate": [wanted, named]}}
-    stable = [_stable_route(hosted.model, one, hosted.wanted, user=True) for one in PROTOCOLS]
+    stable = [route for one in PROTOCOLS for route in _stable_routes_of_step(hosted, one)]
     below = {
         "predicate": StepUsers.of(hosted.model.record).predicate(),
         "on_match": _list_of(_candidate_routes(hosted) + stable),
     }
     dealt = {"matcher_list": {"matchers": [below]}, "on_no_match": _list_of(stable)}
     return {"predicate": named, "on_match": {"matcher": dealt}}
+
+
+def _stable_routes_of_step(hosted: _Hosted, protocol: Protocol) -> list[Config]:
+    """Return stable's routes of a step's users, whatever their bucket.
+
+    Below the share only those who cannot be asked again meet them, so above it these are told apart
+    as well: left out of one arm alone, they would look like a wrong split.
+    """
+    again = _asked_again(protocol)
+    model, wanted = hosted.model, hosted.wanted
+    stable = _stable_route(model, protocol, [*wanted, *again], logged_as="stable")
+    return [stable, *([_stable_route(model, protocol, wanted, logged_as=NEITHER)] if again else [])]
+
+
+def _asked_again(protocol: Protocol) -> list[Config]:
+    """Return what a request that may be asked again says: how long its body is, which is kept."""
+    return [_range("content-length", RETRIED_BODY_BYTES)] if protocol == "rest" else []
 
 
 def _routes(hosted: _Hosted) -> list[Config]:
@@ -390,8 +408,9 @@ def _match(protocol: Protocol, headers: list[Config]) -> Config:
 
 
 def _stable_route(
-    model: RoutedModel, protocol: Protocol, wanted: list[Config], *, user: bool = False
+    model: RoutedModel, protocol: Protocol, wanted: list[Config], *, logged_as: str | None = None
 ) -> Config:
+    """Return a route to stable; `logged_as` is the arm of a step's users."""
     stable = model.record.roles.stable
     if stable is None:  # pragma: no cover - `_routes` answers 503 before
         message = f"{model.name}: expected a stable slot, found none"
@@ -405,7 +424,7 @@ def _stable_route(
             "retry_policy": _stable_policy(model.slots[stable]),
             **_mirror(model, protocol),
         },
-        **_labels(model, "stable", of_step=user),
+        **_labels(model, "stable", logged_as=logged_as),
     }
 
 
@@ -440,8 +459,7 @@ def _candidate_route(model: RoutedModel, protocol: Protocol, wanted: list[Config
     headers = list(wanted)
     if record.status.phase is not Phase.HALTED:  # then stable is broken: nobody may meet it first
         headers.append(StepUsers.of(record).before_expiry())
-        if protocol == "rest":  # a body that cannot be kept cannot be asked again: it meets stable
-            headers.append(_range("content-length", RETRIED_BODY_BYTES))
+        headers += _asked_again(protocol)
     return {
         "match": _match(protocol, headers),
         "stat_prefix": stat_prefix(record, "candidate"),
@@ -454,7 +472,7 @@ def _candidate_route(model: RoutedModel, protocol: Protocol, wanted: list[Config
             "hedge_policy": {"hedge_on_per_try_timeout": True},
             **_mirror(model, protocol),
         },
-        **_labels(model, "candidate", of_step=True),
+        **_labels(model, "candidate", logged_as="candidate"),
     }
 
 
@@ -511,7 +529,7 @@ def _fallback_policy(per_try_timeout_ms: float) -> Config:
     }
 
 
-def _labels(model: RoutedModel, variant: str, *, of_step: bool) -> Config:
+def _labels(model: RoutedModel, variant: str, *, logged_as: str | None) -> Config:
     """Return what the access log and the client learn from a route; in the log a step has only its users."""
     record = model.record
     release = str(release_number(record, variant))
@@ -520,9 +538,10 @@ def _labels(model: RoutedModel, variant: str, *, of_step: bool) -> Config:
     if record.status.phase is Phase.STEPPING:
         step = str(record.status.step)
         answer["x-headrace-step"] = f"{record.rollout}:{step}"
-        if of_step:
+        if logged_as is not None:
             users = str(StepUsers.of(record))
             log |= {"rollout": record.rollout, "step": step, "step_users": users}
+            log["variant"] = logged_as
     return {
         "metadata": {"filter_metadata": {"headrace": log}},
         "response_headers_to_add": [

@@ -16,6 +16,8 @@ from tasks.rollout.record import StateRecord
 
 USER_HEADER = "x-headrace-user"  # `x-user-id`, the first one where there are several
 NOW_HEADER = "x-headrace-now"  # whole seconds since 1970
+# In the log, of a step's users: what no bucket could have brought to the candidate is in neither arm.
+NEITHER = "neither"
 _TYPE = "type.googleapis.com/envoy"
 _HASHING = f"{_TYPE}.extensions.matching.input_matchers.consistent_hashing.v3.ConsistentHashing"
 _HEADER = f"{_TYPE}.type.matcher.v3.HttpRequestHeaderMatchInput"
@@ -65,6 +67,10 @@ class StepUsers:
     def bucket_of(self, user_id: str) -> int:
         """Return the bucket 0..9999 of a user."""
         return seeded_bucket(self.seed, user_id)
+
+    def variant_of(self, bucket: int) -> str:
+        """Return the arm of a bucket."""
+        return "candidate" if bucket < self.share else "stable"
 
     def predicate(self) -> dict[str, Any]:
         """Return Envoy's predicate of a somebody whose bucket lies below the share."""

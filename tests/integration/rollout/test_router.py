@@ -387,6 +387,45 @@ def test_a_large_body_is_repeated_whole_and_a_larger_one_meets_stable(
     assert larger.headers["x-headrace-variant"] == "stable"
 
 
+def test_a_request_that_could_not_meet_the_candidate_is_in_neither_arm_whatever_the_bucket(
+    deployment: Deployment,
+) -> None:
+    deployment.first_release()
+    deployment.begin(2)  # 25 %
+    users = USERS[:60]
+    url = f"{deployment.url}/v1/models/shop"
+
+    def send(user: str, kind: str) -> str:
+        sent = {"x-model": "shop", "x-user-id": user, "x-request-id": f"{kind}-{user}"}
+        client = deployment.client
+        if kind == "chunked":
+            answer = client.post(f"{url}:predict", content=iter([b"{", b"}"]), headers=sent)
+        elif kind == "get":
+            answer = client.get(url, headers=sent)
+        elif kind == "long":
+            answer = client.post(f"{url}:predict", content=b"x" * 5_000_000, headers=sent)
+        else:
+            answer = client.post(f"{url}:predict", json={}, headers=sent)
+        return variant_of(answer)
+
+    by_bucket = {
+        user: "candidate" if is_candidates(deployment, user) else "stable" for user in users
+    }
+    inside = next(user for user in users if by_bucket[user] == "candidate")
+    outside = next(user for user in users if by_bucket[user] == "stable")
+    asked = [(user, kind) for user in users for kind in ("usual", "chunked")]
+    asked += [(user, kind) for user in (inside, outside) for kind in ("get", "long")]
+    for user, kind in asked:
+        assert send(user, kind) == (by_bucket[user] if kind == "usual" else "stable")
+    deployment.lines_of({f"{kind}-{user}" for user, kind in asked})
+    folder = deployment.state_dir / "shop" / "traffic" / "r2"
+    eventually(lambda: len(read_exposures(folder)) >= len(asked))
+    found = {line["request_id"]: line["variant"] for line in read_exposures(folder)}
+    assert found == {
+        f"{kind}-{user}": by_bucket[user] if kind == "usual" else "neither" for user, kind in asked
+    }
+
+
 def test_a_long_answer_reaches_its_user_whole_held_or_not(deployment: Deployment) -> None:
     deployment.first_release()
     deployment.begin(3, per_try_timeout_ms=20_000)  # a busy machine must not fall back

@@ -44,13 +44,25 @@ class Mood:
             self.wake.wait(self.delay_seconds)
 
 
+def _body(request: BaseHTTPRequestHandler) -> bytes:
+    """Read a body of a stated length, or in chunks."""
+    if request.headers.get("transfer-encoding") != "chunked":
+        return request.rfile.read(int(request.headers.get("content-length") or 0))
+    body = b""
+    while length := int(request.rfile.readline(), 16):
+        body += request.rfile.read(length)
+        request.rfile.readline()
+    request.rfile.readline()  # no trailers
+    return body
+
+
 def _handler(mood: Mood) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True
 
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers.get("content-length") or 0))
+            body = _body(self)
             mood.asked += 1
             mood.bodies.append(len(body))
             mood.headers.append({key.lower(): value for key, value in self.headers.items()})

@@ -109,6 +109,34 @@ def test_no_exposure_is(others: dict[str, Any]) -> None:
     assert exposure_of(line(**others), KEY) is None
 
 
+@pytest.mark.parametrize(
+    ("variant", "inside", "lands"),
+    (
+        pytest.param("candidate", True, True, id="below the share: candidate"),
+        pytest.param("candidate", False, False, id="above it: not candidate"),
+        pytest.param("stable", False, True, id="above it: stable"),
+        pytest.param("stable", True, False, id="below it: never stable while the lease holds"),
+        pytest.param("neither", True, True, id="a chunked body of a user below the share"),
+        pytest.param("neither", False, True, id="a chunked body of a user above it"),
+    ),
+)
+def test_no_user_of_a_step_is_exposed_in_the_other_arm(
+    lander: ExposureLander, variant: str, *, inside: bool, lands: bool
+) -> None:
+    users = replace(USERS, share=USERS.bucket_of("ann") + int(inside))
+    write(lander, line(step_users=str(users), variant=variant))
+    assert (lander.land(), lander.bad_lines) == (int(lands), int(not lands))
+    assert [one["variant"] for one in landed(lander)] == [variant] * lands
+
+
+def test_after_the_lease_nobody_is_exposed_in_either_arm(lander: ExposureLander) -> None:
+    at = USERS.bucket_of("ann")
+    for share in (at, at + 1):  # above and below the share: both meet stable by then
+        users = replace(USERS, share=share, expires_at=1_700_000_000)
+        write(lander, line(share, step_users=str(users), variant="stable"))
+    assert (lander.land(), lander.bad_lines) == (0, 0)
+
+
 def test_a_user_whom_the_router_did_not_route_by_that_id_is_no_exposure(
     lander: ExposureLander,
 ) -> None:

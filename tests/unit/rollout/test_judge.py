@@ -15,6 +15,7 @@ from tasks.contracts.requests import PLANS, TrafficPlan
 from tasks.rollout.assignment import bucket_of
 from tasks.rollout.judge import judge, measure_effect, verify_verdict
 from tasks.rollout.observation import (
+    ApartSeen,
     CutSeen,
     HotfixSeen,
     StepFacts,
@@ -214,6 +215,40 @@ def test_a_request_without_an_outcome_is_counted_and_left_out() -> None:
     assert observation.stable_outcome.mean == 1.0
 
 
+def chunked(line: dict[str, Any]) -> dict[str, Any]:
+    return {**line, "variant": "neither", "slot": "blue"}
+
+
+def test_users_who_could_not_have_met_the_candidate_are_in_no_arm_and_are_counted() -> None:
+    lines, outcomes = world(1, candidate=0.3, stable=0.3)
+    some = {f"u{number}" for number in range(0, 2000, 2)}
+    mixed = [chunked(line) if line["user"] in some else line for line in lines]
+    seen_mixed = observe(facts(1), mixed, outcomes)
+    assert (seen_mixed.apart.users, seen_mixed.apart.requests) == (1000, 3000)
+    assert seen_mixed.candidate.users + seen_mixed.stable.users == 1000
+    others = [line for line in lines if line["user"] not in some]
+    assert replace(seen_mixed, apart=ApartSeen()) == observe(facts(1), others, outcomes)
+    assert StepObservation.parse(seen_mixed.to_text(), "here") == seen_mixed
+
+
+def test_many_chunked_clients_do_not_take_out_a_healthy_candidate() -> None:
+    lines, outcomes = world(2, candidate=0.3, stable=0.3)
+    some = {f"u{number}" for number in range(0, 2000, 2)}
+    mixed = [chunked(line) if line["user"] in some else line for line in lines]
+    # As they were logged before: by who answered.
+    answered = [
+        {**line, "variant": "stable"} if line["variant"] == "neither" else line for line in mixed
+    ]
+    wrong = judge(observe(facts(2), answered, outcomes))
+    assert wrong.decision is Decision.ROLL_BACK
+    assert [one.name for one in wrong.checks if one.passed is False] == ["sample ratio"]
+    verdict = judge(observe(facts(2), mixed, outcomes))
+    assert verdict.decision is Decision.PROCEED
+    assert "3000 requests of 1000 users are in neither variant" in verdict.sentences[-1]
+    assert json.loads(verdict.to_text())["apart"] == {"users": 1000, "requests": 3000}
+    assert "apart" not in json.loads(judge(seen(2)).to_text())
+
+
 def test_slow_failing_and_ejected_takeovers_are_told_apart() -> None:
     away = {"slot": "blue", "attempts": 2}
     slow = changed(1, {**away, "ms": 60.0}, 20, "candidate").candidate
@@ -293,6 +328,7 @@ def test_an_observation_survives_its_file() -> None:
 def test_an_observation_of_the_format_before_cuts_were_judged_is_read() -> None:
     record = json.loads(seen(1, users=5).to_text())
     assert record.pop("cut") is None
+    assert record.pop("apart") == {"users": 0, "requests": 0}  # since format 3
     older = json.dumps(record | {"format": "step_observation/1"})
     assert StepObservation.parse(older, "here") == seen(1, users=5)
 

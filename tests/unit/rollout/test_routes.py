@@ -104,7 +104,7 @@ def mirrored(routed: RoutedModel, shadow: ShadowAddress | None = SHADOW) -> list
 def test_a_sample_of_requests_is_mirrored_while_there_is_a_candidate() -> None:
     candidates = ["shop/candidate/2 grpc", "shop/candidate/2 rest"]
     stables = ["shop/stable/1 grpc", "shop/stable/1 rest"]
-    assert mirrored(model(Phase.STEPPING, 500)) == candidates + stables
+    assert mirrored(model(Phase.STEPPING, 500)) == [*candidates, *stables, stables[-1]]
     assert mirrored(model(Phase.STAGED)) == stables
     alone = model(Phase.SERVING, roles=Roles(stable=Colour.BLUE))
     assert mirrored(alone) == []
@@ -173,12 +173,14 @@ def targets(routed: RoutedModel) -> list[str]:
 )
 def test_who_is_routed_where(phase: Phase, share: int, expected: list[str]) -> None:
     stable = ["shop.blue.grpc", "shop.blue.rest"]
+    if phase is Phase.STEPPING:
+        stable.append("shop.blue.rest")  # of those who could not be asked again
     assert targets(model(phase, share)) == expected + stable
 
 
 def test_grpc_is_matched_before_rest_because_rest_matches_everything() -> None:
     matches = [route["match"] for route in routes_of(model(Phase.STEPPING, 500))]
-    assert ["grpc" in match for match in matches] == [True, False, True, False]
+    assert ["grpc" in match for match in matches] == [True, False, True, False, False]
 
 
 def test_the_candidate_takes_the_buckets_below_its_share() -> None:
@@ -195,9 +197,27 @@ def test_the_candidate_takes_the_buckets_below_its_share() -> None:
 def test_the_other_users_of_a_step_meet_stable_and_so_does_nobody_who_is_none_of_them() -> None:
     host = host_of(model(Phase.STEPPING, 2500))
     others, nobody = routes_for(host, user=True, below=False), routes_for(host, user=False)
-    assert [route["stat_prefix"] for route in others + nobody] == ["shop/stable/1"] * 4
+    assert [route["stat_prefix"] for route in others + nobody] == ["shop/stable/1"] * 5
     said = [route["metadata"]["filter_metadata"]["headrace"] for route in others + nobody]
-    assert ["rollout" in one for one in said] == [True, True, False, False]
+    assert ["rollout" in one for one in said] == [True, True, True, False, False]
+
+
+@pytest.mark.parametrize("below", (True, False), ids=("below the share", "above it"))
+def test_who_could_not_have_met_the_candidate_is_in_neither_arm_whatever_the_bucket(
+    *, below: bool
+) -> None:
+    routes = routes_for(host_of(model(Phase.STEPPING, 2500)), user=True, below=below)
+    stable = [route for route in routes if route["stat_prefix"] == "shop/stable/1"]
+    logged = [route["metadata"]["filter_metadata"]["headrace"]["variant"] for route in stable]
+    told = [[header["name"] for header in route["match"]["headers"]] for route in stable]
+    # By gRPC a body is kept as it comes, up to the limit.
+    assert logged == ["stable", "stable", "neither"]
+    assert told == [[], ["content-length"], []]
+    answered = {
+        header["header"]["key"]: header["header"]["value"]
+        for header in stable[-1]["response_headers_to_add"]
+    }
+    assert answered["x-headrace-variant"] == "stable"  # who answers, not who is compared
 
 
 def test_the_routes_say_who_a_steps_users_are_only_while_stepping() -> None:
