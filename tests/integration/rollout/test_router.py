@@ -7,6 +7,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import grpc
 import httpx
@@ -18,8 +19,7 @@ from tasks.rollout.exposure_files import read_exposures
 from tasks.rollout.exposures import ExposureLander, exposure_of
 from tasks.rollout.phases import Decision, Phase
 from tasks.rollout.routes import WHOLE_ANSWER_BYTES
-from tasks.rollout.step_users import StepUsers
-from tests.integration.rollout.conftest import PLAN, Deployment, eventually
+from tests.integration.rollout.conftest import PLAN, STEP_SHARES, Deployment, eventually
 from tests.integration.rollout.upstreams import METHOD, Mood
 
 pytestmark = pytest.mark.integration
@@ -85,24 +85,29 @@ def test_an_unknown_model_is_refused_with_the_known_names(deployment: Deployment
     assert "shop" in answer.json()["error"]
 
 
-def test_the_router_and_the_library_put_every_user_in_the_same_bucket(
+def test_the_router_gives_every_user_the_variant_that_the_library_says_at_every_share(
     deployment: Deployment,
 ) -> None:
     deployment.first_release()
-    deployment.begin(3)
-    salt = deployment.state.peek().salt
-    assert salt is not None
-    answers = ask_many(deployment, USERS)
-    for user, answer in zip(USERS, answers, strict=True):
-        expected = "candidate" if bucket_of(salt, user) < 5000 else "stable"
-        assert (user, variant_of(answer)) == (user, expected)
-    logged = [line for line in deployment.log() if line["user_id"]]
-    eventually(lambda: len({line["user_id"] for line in deployment.log()}) > len(USERS))
-    assert all(
-        StepUsers.parse(line["step_users"]).bucket_of(line["user_id"])
-        == bucket_of(salt, line["user_id"])
-        for line in logged
-    )
+    for step, share in enumerate(STEP_SHARES, start=1):
+        deployment.begin(step)
+        salt = deployment.state.peek().salt
+        assert salt is not None
+        expected = {
+            user: "candidate" if bucket_of(salt, user) < share else "stable" for user in USERS
+        }
+        answers = ask_many(deployment, USERS)
+        assert dict(zip(USERS, map(variant_of, answers), strict=True)) == expected
+
+        def logged(step: int = step) -> list[dict[str, Any]]:
+            lines = deployment.log()
+            return [one for one in lines if one["user_id"] and one["step"] == str(step)]
+
+        eventually(lambda: len(logged()) >= len(USERS))
+        for line in logged():  # one that Envoy dealt otherwise would be refused here
+            exposure = exposure_of(line, b"key")
+            assert exposure is not None
+            assert exposure["variant"] == expected[line["user_id"]]
 
 
 def test_users_never_flip_and_the_candidates_users_only_grow(deployment: Deployment) -> None:
