@@ -109,6 +109,7 @@ def _grown(total: VariantCounts, last: VariantCounts, now: VariantCounts) -> Var
         completed=total.completed + _more(last.completed, now.completed),
         failed=total.failed + _more(last.failed, now.failed),
         retried=total.retried + _more(last.retried, now.retried),
+        exhausted=total.exhausted + _more(last.exhausted, now.exhausted),
         within_ms=_grown_times(total.within_ms, last.within_ms, now.within_ms),
     )
 

@@ -188,9 +188,6 @@ _EJECTION: Config = {
 WHOLE_ANSWER_BYTES = 4 * 1024 * 1024
 MOST_HELD_BYTES = 64 * 1024 * 1024  # of an answer that does not say its length
 LATE_STATUS_HEADER = "x-headrace-grpc-status"
-# CANCELLED, UNKNOWN, DEADLINE_EXCEEDED, NOT_FOUND, RESOURCE_EXHAUSTED, FAILED_PRECONDITION,
-# UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS; the others are the caller's own doing.
-_CANDIDATES_FAULTS = ("1", "2", "4", "5", "8", "9", "12", "13", "14", "15")
 # Only good heads are held: one that is bad goes on as it comes. What is held and then called bad
 # while another try is in flight would end Envoy 1.40 (a try that is given up within its own end).
 _LUA_HOLD = f"""
@@ -476,20 +473,23 @@ def stat_prefix(record: StateRecord, variant: str) -> str:
     return f"{record.model}/{variant}/{number}"
 
 
+# Whose fault a refusal is, only stable can tell: a model or signature that the candidate lacks, or
+# inputs that it wants otherwise, look like a client's mistake. What stable refuses too, is one.
+_REFUSALS: list[Config] = [
+    {"name": ":status", "string_match": {"prefix": "4"}},
+    *(
+        {"name": name, "string_match": {"safe_regex": {"regex": "[1-9][0-9]*"}}}
+        for name in ("grpc-status", LATE_STATUS_HEADER)
+    ),
+]
+
+
 def _fallback_policy(per_try_timeout_ms: float) -> Config:
     timeout = max(MIN_PER_TRY_TIMEOUT_MS, per_try_timeout_ms)
     previous = f"{_TYPE}.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig"
     return {
-        "retry_on": (
-            "5xx,reset,connect-failure,refused-stream,retriable-status-codes,retriable-headers,"
-            "cancelled,deadline-exceeded,internal,resource-exhausted,unavailable"
-        ),
-        # A candidate that does not know the model, or throws: stable may well answer.
-        "retriable_status_codes": [404, 408, 429],
-        "retriable_headers": [
-            *(_exact("grpc-status", code) for code in ("2", "5", "9", "12", "15")),
-            *(_exact(LATE_STATUS_HEADER, code) for code in _CANDIDATES_FAULTS),
-        ],
+        "retry_on": "5xx,reset,connect-failure,refused-stream,retriable-headers",
+        "retriable_headers": _REFUSALS,
         "num_retries": FALLBACK_RETRIES,
         "per_try_timeout": f"{timeout / 1000:.3f}s",
         "retry_back_off": {"base_interval": "0.001s", "max_interval": "0.002s"},

@@ -14,7 +14,9 @@ def candidate(rounds: int, first: int = 0) -> VariantCounts:
     """After some quarters of a second: 12 good answers each, and in every third one late one."""
     good = 12 * rounds
     late = rounds // 3 - first // 3
-    return VariantCounts(completed=good + late, retried=late, within_ms=times(good, 0, late))
+    return VariantCounts(
+        completed=good + late, retried=late, exhausted=rounds, within_ms=times(good, 0, late)
+    )
 
 
 def seen(found: VariantCounts, stable_rounds: int) -> _Seen:
@@ -46,3 +48,4 @@ def test_what_began_anew_is_counted_from_there() -> None:
     total = watch.readings[-1].candidate
     assert total.timed == candidate(60).timed + candidate(12).timed
     assert total.completed == candidate(60).completed + candidate(12).completed
+    assert total.exhausted == 72
