@@ -23,6 +23,7 @@ from tasks.rollout.step_users import (
 
 Protocol = Literal["rest", "grpc"]
 PROTOCOLS: tuple[Protocol, ...] = ("grpc", "rest")  # a route for REST would match gRPC too
+PINNED = ("versions", "labels")  # what a REST path may name; gRPC names it in the message
 RETRIED_BODY_BYTES = 4 * 1024 * 1024  # gRPC's own limit of a message; REST above it meets stable
 MAX_REQUESTS = 100_000  # never the circuit breaker: an overflow is not retried by Envoy
 REQUEST_TIMEOUT_SECONDS = 30
@@ -332,11 +333,12 @@ def _users_of_step(hosted: _Hosted) -> Config:
         wanted = header_is("x-model", {"value_match": {"exact": hosted.model.name}})
         named = {"and_matcher": {"predicate": [wanted, named]}}
     stable = [_stable_route(hosted.model, one, hosted.wanted, user=True) for one in PROTOCOLS]
+    pinned = _pinned_routes(hosted)
     below = {
         "predicate": StepUsers.of(hosted.model.record).predicate(),
-        "on_match": _list_of(_candidate_routes(hosted) + stable),
+        "on_match": _list_of(pinned + _candidate_routes(hosted) + stable),
     }
-    dealt = {"matcher_list": {"matchers": [below]}, "on_no_match": _list_of(stable)}
+    dealt = {"matcher_list": {"matchers": [below]}, "on_no_match": _list_of(pinned + stable)}
     return {"predicate": named, "on_match": {"matcher": dealt}}
 
 
@@ -353,6 +355,17 @@ def _routes(hosted: _Hosted) -> list[Config]:
 
 def _candidate_routes(hosted: _Hosted) -> list[Config]:
     return [_candidate_route(hosted.model, protocol, hosted.wanted) for protocol in PROTOCOLS]
+
+
+def _pinned_routes(hosted: _Hosted) -> list[Config]:
+    """Return the routes of paths with a version or a label: they mean stable's, and are no exposure.
+
+    The candidate would not know it: stable's answer in its stead would look like its failure.
+    """
+    routes = [_stable_route(hosted.model, "rest", hosted.wanted) for _ in PINNED]
+    for route, kind in zip(routes, PINNED, strict=True):
+        route["match"]["prefix"] = f"/v1/models/{hosted.model.name}/{kind}/"
+    return routes
 
 
 def _stable_routes(hosted: _Hosted) -> list[Config]:

@@ -16,10 +16,12 @@ import pytest
 
 from tasks.contracts.requests import PLANS
 from tasks.rollout.exposure_files import read_exposures
+from tasks.rollout.exposures import exposure_of
 from tasks.rollout.judge import judge
 from tasks.rollout.observation import StepFacts, observe
 from tasks.rollout.phases import Decision, Phase
 from tests.integration.rollout.conftest import Deployment, eventually
+from tests.integration.rollout.test_router import users_of_candidate
 from tests.integration.rollout.upstreams import FAULTY, METHOD
 
 pytestmark = [pytest.mark.integration, pytest.mark.trial]
@@ -144,3 +146,19 @@ def test_one_that_alone_refuses_is_cut_within_seconds_and_costs_no_user(
     entry = state.history()[-1]
     assert (entry.kind, entry.who) == ("cut", "keeper")
     print(f"{took:.2f} s: {entry.why}")
+
+
+def test_a_path_that_names_stables_version_never_meets_the_candidate(
+    deployment: Deployment,
+) -> None:
+    in_step_2(deployment)
+    (user,) = users_of_candidate(deployment, 1)
+    asked = deployment.candidate.mood.asked
+    for place, pin in enumerate(("versions/1", "labels/stable")):
+        headers = {"x-model": "shop", "x-user-id": user, "x-request-id": f"pinned-{place}"}
+        url = f"{deployment.url}/v1/models/shop/{pin}:predict"
+        answer = deployment.client.post(url, json={}, headers=headers)
+        assert (answer.status_code, answer.headers["x-headrace-variant"]) == (200, "stable")
+    assert deployment.candidate.mood.asked == asked
+    lines = deployment.lines_of({"pinned-0", "pinned-1"})
+    assert [exposure_of(line, b"key") for line in lines] == [None, None]

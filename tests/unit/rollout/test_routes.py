@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -52,8 +53,13 @@ def routes_of(routed: RoutedModel, shadow: ShadowAddress | None = None) -> list[
     return routes_for(host_of(routed, shadow), user=True)
 
 
-def routes_for(host: dict[str, Any], *, user: bool, below: bool = True) -> list[dict[str, Any]]:
-    """Return the routes of a user with a bucket `below` the share or not, or of nobody."""
+def routes_for(
+    host: dict[str, Any], *, user: bool, below: bool = True, pinned: bool = False
+) -> list[dict[str, Any]]:
+    """Return the routes of a user with a bucket `below` the share or not, or of nobody.
+
+    Those of paths that name a version or a label come before and are asked for apart.
+    """
     found: list[dict[str, Any]]
     if "routes" in host:
         found = host["routes"]
@@ -64,7 +70,11 @@ def routes_for(host: dict[str, Any], *, user: bool, below: bool = True) -> list[
             tree = named["on_match"]["matcher"]
         way = tree["matcher_list"]["matchers"][0]["on_match"] if user and below else None
         found = (way or tree["on_no_match"])["action"]["typed_config"]["routes"]
-    return found
+    return [route for route in found if is_pinned(route) is pinned]
+
+
+def is_pinned(route: dict[str, Any]) -> bool:
+    return bool(route["match"]["prefix"] != "/")
 
 
 def clusters_of(routed: RoutedModel) -> dict[str, dict[str, Any]]:
@@ -206,6 +216,32 @@ def test_the_routes_say_who_a_steps_users_are_only_while_stepping() -> None:
         assert said == f"{seed_of(stepping.record.salt or '')}:500:1700000601"
     for route in routes_of(model(Phase.PAUSED)):
         assert "step_users" not in route["metadata"]["filter_metadata"]["headrace"]
+
+
+@pytest.mark.parametrize("below", (True, False), ids=("the candidate's", "the others"))
+def test_a_path_that_names_a_version_or_a_label_meets_stable_and_is_no_exposure(
+    below: bool,
+) -> None:
+    host = host_of(model(Phase.STEPPING, 500))
+    routes = routes_for(host, user=True, below=below, pinned=True)
+    assert [route["match"]["prefix"] for route in routes] == [
+        "/v1/models/shop/versions/",
+        "/v1/models/shop/labels/",
+    ]
+    assert {route["route"]["cluster"] for route in routes} == {"shop.blue.rest"}
+    assert not any("step_users" in str(route["metadata"]) for route in routes)
+    ways = host["matcher"]["matcher_list"]["matchers"][0]["on_match"]["matcher"]
+    way = ways["matcher_list"]["matchers"][0]["on_match"] if below else ways["on_no_match"]
+    assert way["action"]["typed_config"]["routes"][:2] == routes
+
+
+def test_whatever_the_candidate_refuses_is_asked_of_stable() -> None:
+    policy = routes_of(model(Phase.STEPPING, 500))[0]["route"]["retry_policy"]
+    told = {one["name"]: one["string_match"] for one in policy["retriable_headers"]}
+    assert told[":status"] == {"prefix": "4"}
+    for name in ("grpc-status", "x-headrace-grpc-status"):
+        codes = re.compile(told[name]["safe_regex"]["regex"])
+        assert [code for code in range(17) if codes.fullmatch(str(code))] == list(range(1, 17))
 
 
 def test_the_candidates_routes_end_with_the_lease() -> None:
