@@ -178,6 +178,8 @@ def _listener(files: RouterFiles, host: str, port: int) -> Config:
 def _connection_manager(files: RouterFiles) -> Config:
     filters = f"{_TYPE}.extensions.filters.http"
     router = {"@type": f"{filters}.router.v3.Router", "suppress_envoy_headers": True}
+    # A route counts a gRPC error as 200: this counts the status, by the cluster of the route.
+    grpc_stats = {"@type": f"{filters}.grpc_stats.v3.FilterConfig", "stats_for_all_methods": False}
     return {
         "@type": f"{_TYPE}.extensions.filters.network.http_connection_manager.v3"
         ".HttpConnectionManager",
@@ -192,7 +194,10 @@ def _connection_manager(files: RouterFiles) -> Config:
         "early_header_mutation_extensions": [_headers_before_routing()],
         "stream_idle_timeout": "60s",
         "request_headers_timeout": "5s",  # the lease is held against the time of their first byte
-        "http_filters": [{"name": "envoy.filters.http.router", "typed_config": router}],
+        "http_filters": [
+            {"name": "envoy.filters.http.grpc_stats", "typed_config": grpc_stats},
+            {"name": "envoy.filters.http.router", "typed_config": router},
+        ],
         "access_log": [_access_log(files)],
     }
 

@@ -3,7 +3,8 @@
 A route counts what its users met, by model, variant and release number (`routes.stat_prefix`); of
 the tries it gave up, `upstream_rq_retry` is the one count that every kind of failure reaches, REST
 and gRPC, and `upstream_rq_retry_limit_exceeded` says as widely when the last one was no better.
-Envoy counts no timeout of a try beside which it hedges: that is in the times.
+Envoy counts no timeout of a try beside which it hedges: that is in the times. A gRPC error is a 200
+to a route; its status is counted by the cluster that the route names, a slot's own only for stable.
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ from typing import Any
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import parse_object
 from tasks.rollout.envoy import RouterFiles, admin_address
+from tasks.rollout.observation import NO_FAILURES_OF_GRPC
 from tasks.rollout.record import Colour
 
 READ_TIMEOUT_SECONDS = 0.5  # the keeper must not stand still beside an Envoy that hangs
 _ROUTE = r"^vhost\.[^.]+\.route\."
 _CANDIDATE = r"^cluster\..+\.candidate\."
+_GRPC_STATUS = r"^cluster\.[^.]+\.[^.]+\.grpc\.grpc\.\d+$"
 _FILTER = (
-    rf"({_ROUTE}.+\.upstream_rq_(completed|5xx|retry|retry_limit_exceeded|time)$)|({_CANDIDATE}("
+    rf"({_GRPC_STATUS})|({_ROUTE}.+\.upstream_rq_(completed|5xx|retry|retry_limit_exceeded|time)$)|({_CANDIDATE}("
     r"upstream_rq_total|upstream_rq_pending_failure_eject|outlier_detection\.ejections_enforced_total)$)"
 )
 _ROUTE_NAME = re.compile(
@@ -82,6 +85,7 @@ class Statistics:
 
     variants: Mapping[VariantName, VariantCounts]
     slots: Mapping[tuple[str, Colour], SlotCounts]
+    grpc_failed: Mapping[tuple[str, Colour], int] = field(default_factory=dict)  # of stable's slot
 
 
 def read_statistics(files: RouterFiles) -> Statistics | None:
@@ -117,7 +121,9 @@ def parse_statistics(text: str | bytes, where: str) -> Statistics:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         message = f"{where}: expected Envoy's statistics as JSON, found: {error!r}"
         raise BadRequestError(message) from error
-    return Statistics(variants=_variants(counts, times), slots=_slots(counts))
+    return Statistics(
+        variants=_variants(counts, times), slots=_slots(counts), grpc_failed=_grpc_failed(counts)
+    )
 
 
 def _buckets(raw: Iterable[Mapping[str, Any]]) -> dict[float, int]:
@@ -184,3 +190,21 @@ def _slots(counts: Mapping[str, int]) -> dict[tuple[str, Colour], SlotCounts]:
         )
         for slot, mine in sums.items()
     }
+
+
+_STATUS_NAME = re.compile(
+    r"^cluster\.(?P<model>[^.]+)\.(?P<colour>[^.]+)\.grpc\.grpc\.(?P<status>\d+)$"
+)
+
+
+def _grpc_failed(counts: Mapping[str, int]) -> dict[tuple[str, Colour], int]:
+    """Sum up the errors that users of stable's routes got, leaving out what is the caller's own."""
+    sums: dict[tuple[str, Colour], int] = {}
+    for name, value in counts.items():
+        found = _STATUS_NAME.match(name)
+        if found is None or found["colour"] not in set(Colour):
+            continue
+        slot = found["model"], Colour(found["colour"])
+        failures = 0 if int(found["status"]) in NO_FAILURES_OF_GRPC else value
+        sums[slot] = sums.get(slot, 0) + failures
+    return sums

@@ -6,8 +6,8 @@ change is seen within requests and not diluted by the hours before it. All start
 step together call a healthy candidate harmful at most once in 1 / ERROR_RATE steps per rate.
 
 A request whose last try failed too is held against nobody: that try is stable's, so stable was
-asked the very same and answered no better. Rates of the two variants need not tell this apart, and
-cannot for gRPC, whose status Envoy counts of no route.
+asked the very same and answered no better. Shares of the two variants could not tell a client's
+faults from a candidate that alone fails as often; they are for trouble that hits either by chance.
 """
 
 from __future__ import annotations

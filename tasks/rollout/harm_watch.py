@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tasks.rollout.envoy_stats import SlotCounts, Statistics, VariantCounts, VariantName
 from tasks.rollout.harm import READ_SECONDS, Harm, Reading, find_harm
@@ -86,7 +86,7 @@ class HarmWatch:
             watch = self._watches[record.model] = StepWatch(step=step)
         seen = _Seen(
             candidate=_of(statistics, record.model, "candidate", candidate.release_number),
-            stable=_of(statistics, record.model, "stable", stable.release_number),
+            stable=_stable_of(statistics, record, stable.release_number),
             slot=SlotCounts()
             if colour is None
             else statistics.slots.get((record.model, colour), SlotCounts()),
@@ -98,6 +98,15 @@ class HarmWatch:
 def _of(statistics: Statistics, model: str, variant: str, number: int) -> VariantCounts:
     name = VariantName(model=model, variant=variant, release_number=number)
     return statistics.variants.get(name, VariantCounts())
+
+
+def _stable_of(statistics: Statistics, record: StateRecord, number: int) -> VariantCounts:
+    """Return stable's counts, with the gRPC errors that its routes do not count."""
+    counts, colour = _of(statistics, record.model, "stable", number), record.roles.stable
+    if colour is None:
+        return counts
+    more = statistics.grpc_failed.get((record.model, colour), 0)
+    return replace(counts, failed=counts.failed + more)
 
 
 def _more(last: int, now: int) -> int:

@@ -17,6 +17,8 @@ from tasks.statistics.user_means import UserMeans, user_means
 
 QUANTILE_ERROR_RATE = 0.01
 NEWEST = 3
+# OK, CANCELLED, INVALID_ARGUMENT and the like, which are the caller's own (grpc/status.h).
+NO_FAILURES_OF_GRPC = frozenset({0, 1, 3, 5, 6, 7, 9, 11, 16})
 HOTFIX_SETTLES_SECONDS = 2.0  # until every request meets the new stable
 
 
@@ -246,8 +248,7 @@ def is_good(line: Mapping[str, Any]) -> bool:
 def is_failure(line: Mapping[str, Any]) -> bool:
     """Return whether the user got no answer: a server's error, not the client's own mistake."""
     if line["grpc_status"] is not None:
-        # CANCELLED, INVALID_ARGUMENT and the like are the caller's (grpc/status.h).
-        return int(line["grpc_status"]) not in {0, 1, 3, 5, 6, 7, 9, 11, 16}
+        return int(line["grpc_status"]) not in NO_FAILURES_OF_GRPC
     return int(line["code"]) >= 500
 
 

@@ -15,13 +15,15 @@ import httpx
 import pytest
 
 from tasks.contracts.requests import PLANS
+from tasks.rollout.envoy_stats import read_statistics
 from tasks.rollout.exposure_files import read_exposures
 from tasks.rollout.exposures import exposure_of
 from tasks.rollout.judge import judge
 from tasks.rollout.observation import StepFacts, observe
 from tasks.rollout.phases import Decision, Phase
+from tasks.rollout.record import Colour
 from tests.integration.rollout.conftest import Deployment, eventually
-from tests.integration.rollout.test_router import users_of_candidate
+from tests.integration.rollout.test_router import call, is_candidates, users_of_candidate
 from tests.integration.rollout.upstreams import FAULTY, METHOD
 
 pytestmark = [pytest.mark.integration, pytest.mark.trial]
@@ -162,3 +164,16 @@ def test_a_path_that_names_stables_version_never_meets_the_candidate(
     assert deployment.candidate.mood.asked == asked
     lines = deployment.lines_of({"pinned-0", "pinned-1"})
     assert [exposure_of(line, b"key") for line in lines] == [None, None]
+
+
+def test_envoy_says_how_many_grpc_users_got_an_error_of_stables(deployment: Deployment) -> None:
+    in_step_2(deployment)
+    others = (f"s{number}" for number in range(100))
+    met_stable = [user for user in others if not is_candidates(deployment, user)][:4]
+    deployment.stable.mood.grpc_status = grpc.StatusCode.UNAVAILABLE
+    for user in met_stable:
+        with pytest.raises(grpc.RpcError, match="UNAVAILABLE"):
+            call(deployment, user)
+    statistics = read_statistics(deployment.files)
+    assert statistics is not None
+    assert statistics.grpc_failed == {("shop", Colour.BLUE): 4}

@@ -49,6 +49,11 @@ def test_counts_of_both_virtual_hosts_and_both_protocols_are_summed_up() -> None
                 "cluster.shop.green.rest.candidate.upstream_rq_pending_failure_eject": 2,
                 "cluster.shop.green.rest.candidate.outlier_detection.ejections_enforced_total": 1,
                 "cluster.shop.blue.rest.upstream_rq_total": 60,
+                "cluster.shop.blue.grpc.grpc.0": 50,
+                "cluster.shop.blue.grpc.grpc.9": 7,
+                "cluster.shop.blue.grpc.grpc.13": 1,
+                "cluster.shop.blue.grpc.grpc.14": 2,
+                "cluster.shop.green-then-blue.grpc.grpc.14": 9,
             },
             {
                 "vhost.any.route.shop/candidate/7.upstream_rq_time": {5: 30, 140: 39, 60000: 40},
@@ -66,6 +71,7 @@ def test_counts_of_both_virtual_hosts_and_both_protocols_are_summed_up() -> None
         six: VariantCounts(completed=60),
     }
     assert found.slots == {("shop", Colour.GREEN): SlotCounts(asked=44, ejections=1)}
+    assert found.grpc_failed == {("shop", Colour.BLUE): 3}  # 9 is the caller's, the last no slot's
 
 
 def test_slower_counts_from_the_bound_below_the_limit() -> None:
