@@ -108,6 +108,13 @@ class ArtifactStore:
             raise CorruptArtifactError(f"{where}: {found}; {MANIFEST_ADVICE}")
         return manifest
 
+    def read_payload(self, address: Address, name: str) -> bytes | None:
+        """Return one small payload file, unchecked; None where the artifact does not exist."""
+        found = self.find(address)
+        if found is None:
+            return None
+        return self.objects.read(f"{address}/{found.payload_folder}/{name}")
+
     def manifest(self, address: Address) -> Manifest:
         """Return the manifest; an absent artifact is a bad request."""
         found = self.find(address)

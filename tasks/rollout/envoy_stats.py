@@ -2,8 +2,9 @@
 
 A route counts what its users met, by model, variant and release number (`routes.stat_prefix`); of
 the tries it gave up, `upstream_rq_retry` is the one count that every kind of failure reaches, REST
-and gRPC. Envoy counts no timeout of a try beside which it hedges: that is in the times. Nor does it
-count a failure that a slot's gRPC answer tells, whose code is 200: that is in the access log.
+and gRPC, and `upstream_rq_retry_limit_exceeded` says as widely when the last one was no better.
+Envoy counts no timeout of a try beside which it hedges: that is in the times. Nor does it count a
+failure that a slot's gRPC answer tells, whose code is 200: that is in the access log.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ READ_TIMEOUT_SECONDS = 0.5  # the keeper must not stand still beside an Envoy th
 _ROUTE = r"^vhost\.[^.]+\.route\."
 _CANDIDATE = r"^cluster\..+\.candidate\."
 _FILTER = (
-    rf"({_ROUTE}.+\.upstream_rq_(completed|5xx|retry|time)$)|({_CANDIDATE}("
+    rf"({_ROUTE}.+\.upstream_rq_(completed|5xx|retry|retry_limit_exceeded|time)$)|({_CANDIDATE}("
     r"upstream_rq_total|upstream_rq_pending_failure_eject|outlier_detection\.ejections_enforced_total)$)"
 )
 _ROUTE_NAME = re.compile(
@@ -50,6 +51,9 @@ class VariantCounts:
     failed: int = 0  # the user got a 5xx, or by gRPC Envoy's own refusal
     failed_rpcs: int = 0  # by gRPC, a slot's answer says so (`exposures.failed_rpc`)
     retried: int = 0  # tries given up, for whatever reason
+    exhausted: int = (
+        0  # the last try failed or was refused as well: on a candidate's route, stable's
+    )
     within_ms: Mapping[float, int] = field(default_factory=dict)
 
     @property
@@ -157,6 +161,7 @@ def _variants(
             completed=sums.get(variant, {}).get("upstream_rq_completed", 0),
             failed=sums.get(variant, {}).get("upstream_rq_5xx", 0),
             retried=sums.get(variant, {}).get("upstream_rq_retry", 0),
+            exhausted=sums.get(variant, {}).get("upstream_rq_retry_limit_exceeded", 0),
             within_ms=within.get(variant, {}),
         )
         for variant in sorted({*sums, *within})

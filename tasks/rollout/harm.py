@@ -4,6 +4,10 @@ Three rates are held against the plan: tries that failed, answers over the time 
 and slow answers. Each is a Bernoulli confidence sequence; one starts at every reading, so that a
 change is seen within requests and not diluted by the hours before it. All starts and all looks of a
 step together call a healthy candidate harmful at most once in 1 / ERROR_RATE steps per rate.
+
+A request whose last try failed too is held against nobody: that try is stable's, so stable was
+asked the very same and answered no better. Shares of the two variants could not tell a client's
+faults from a candidate that alone fails as often; they are for trouble that hits either by chance.
 """
 
 from __future__ import annotations
@@ -152,11 +156,15 @@ def _rates(
     given_up = [*_since(behind), *([0] * LAG_READINGS)]
     limits = [place * per_try_timeout_ms for place in range(1, FALLBACK_RETRIES + 1)]
     tardy = _since([sum(map(one.candidate.slower_than, limits)) for one in readings])
+    shared = _since([_tries_in_vain(one.candidate, per_try_timeout_ms) for one in readings])
     return (
         _Rate(
             name="errors",
             limit=plan.max_error_ratio,
-            events=[max(0, tries - late) for tries, late in zip(given_up, tardy, strict=True)],
+            events=[
+                max(0, tries - late - max(0, vain))
+                for tries, late, vain in zip(given_up, tardy, shared, strict=True)
+            ],
             stable=lambda reading: reading.stable.failures,
         ),
         _Rate(
@@ -172,6 +180,15 @@ def _rates(
             stable=lambda reading: reading.stable.slower_than(slow_ms),
         ),
     )
+
+
+def _tries_in_vain(candidate: VariantCounts, per_try_timeout_ms: float) -> int:
+    """Return the tries given up of requests that no slot answered well, but for the late ones.
+
+    One that took the limit of all its tries is in the times already.
+    """
+    late = candidate.slower_than((FALLBACK_RETRIES + 1) * per_try_timeout_ms)
+    return FALLBACK_RETRIES * max(0, candidate.exhausted - late)
 
 
 def _since(totals: Sequence[int]) -> list[int]:

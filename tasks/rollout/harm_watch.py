@@ -110,6 +110,7 @@ def _grown(total: VariantCounts, last: VariantCounts, now: VariantCounts) -> Var
         failed=total.failed + _more(last.failed, now.failed),
         failed_rpcs=total.failed_rpcs + _more(last.failed_rpcs, now.failed_rpcs),
         retried=total.retried + _more(last.retried, now.retried),
+        exhausted=total.exhausted + _more(last.exhausted, now.exhausted),
         within_ms=_grown_times(total.within_ms, last.within_ms, now.within_ms),
     )
 

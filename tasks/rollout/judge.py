@@ -10,7 +10,13 @@ from typing import Any
 from tasks.contracts.catalogues import HIT
 from tasks.contracts.json_types import pretty_json
 from tasks.rollout.harm import MAX_SLOW_SHARE
-from tasks.rollout.observation import CutSeen, HotfixSeen, StepObservation, share_of_users
+from tasks.rollout.observation import (
+    CutSeen,
+    HotfixSeen,
+    StepObservation,
+    VariantSeen,
+    share_of_users,
+)
 from tasks.rollout.phases import Decision
 from tasks.statistics.guardrails import rate_lower_bound
 from tasks.statistics.planner import visible_effect
@@ -81,14 +87,20 @@ class StepVerdict:
                 "checks": [asdict(check) for check in self.checks],
                 "effect": None if self.effect is None else asdict(self.effect),
                 "variants": {
-                    "candidate": asdict(seen.candidate),
-                    "stable": asdict(seen.stable),
+                    "candidate": _counts(seen.candidate),
+                    "stable": _counts(seen.stable),
                 },
                 "sentences": list(self.sentences),
                 **({} if seen.outcome == HIT else {"outcome": seen.outcome}),
                 **({"apart": asdict(seen.apart)} if seen.apart.requests else {}),
             }
         )
+
+
+def _counts(seen: VariantSeen) -> dict[str, Any]:
+    """Return what a verdict says of a variant; one of before `stable_too` reads as it did."""
+    counts = asdict(seen)
+    return counts if seen.stable_too else {k: v for k, v in counts.items() if k != "stable_too"}
 
 
 def judge(seen: StepObservation) -> StepVerdict:
@@ -166,19 +178,27 @@ def _sample_ratio(seen: StepObservation) -> Check:
 
 
 def _errors(seen: StepObservation) -> Check:
-    candidate, limit = seen.candidate, seen.plan.max_error_ratio
+    """Check what the candidate alone fails or refuses; `stable_too` is held against nobody.
+
+    What only now and then fails is not paired with a failure of stable's: there its share counts.
+    """
+    candidate, stable, plan = seen.candidate, seen.stable, seen.plan
+    own = stable.failed / stable.asked if stable.asked else 0.0
+    limit = max(plan.max_error_ratio, plan.max_latency_ratio * own)
     bad = candidate.failed + candidate.fell_back
     bound = rate_lower_bound(bad, candidate.asked, RATE_ERROR_RATE)
-    return Check(
-        name="errors",
-        expected=f"at most {limit:.2%} of the requests that meet the candidate's slot fail there",
-        found=(
-            f"{candidate.failed} failed and {candidate.fell_back} taken over by stable of "
-            f"{candidate.asked}: above {bound:.2%} for sure (99 %); "
-            f"{candidate.not_asked} more did not meet it, as it was ejected"
-        ),
-        passed=bound <= limit if candidate.asked else None,
+    expected = f"at most {limit:.2%} of the requests that meet the candidate's slot fail there"
+    if limit > plan.max_error_ratio:
+        expected += f", {plan.max_latency_ratio:g} times stable's share"
+    found = (
+        f"{candidate.failed} failed and {candidate.fell_back} taken over by stable of "
+        f"{candidate.asked}: above {bound:.2%} for sure (99 %); "
+        f"{candidate.not_asked} more did not meet it, as it was ejected"
     )
+    if candidate.stable_too:
+        found += f"; {candidate.stable_too} of them stable refused or failed as well"
+    passed = bound <= limit if candidate.asked else None
+    return Check(name="errors", expected=expected, found=found, passed=passed)
 
 
 def _slow(seen: StepObservation) -> Check:
@@ -204,11 +224,12 @@ def _slow(seen: StepObservation) -> Check:
 def _met(seen: StepObservation) -> Check:
     """Check that users met the candidate: answers of stable would make it look like stable."""
     candidate = seen.candidate
-    share = candidate.answered / candidate.requests if candidate.requests else 0.0
+    requests = candidate.requests - candidate.stable_too
+    share = candidate.answered / requests if requests else 0.0
     return Check(
         name="answered by the candidate",
         expected=f"at least {MIN_ANSWERED_SHARE:.0%} of its users' requests",
-        found=f"{candidate.answered} of {candidate.requests} ({share:.1%})",
+        found=f"{candidate.answered} of {requests} ({share:.1%})",
         passed=share >= MIN_ANSWERED_SHARE,
     )
 

@@ -1,4 +1,4 @@
-"""What was seen in a traffic step: the judge's whole input (`step_observation/2`)."""
+"""What was seen in a traffic step: the judge's whole input (`step_observation/3`)."""
 
 from __future__ import annotations
 
@@ -36,13 +36,14 @@ class VariantSeen:
     users: int
     requests: int
     not_asked: int  # its slot was ejected just then: stable answered at once
-    failed: int  # asked, and the user got an error
+    failed: int  # asked, and the user got its error
     fell_back: int  # asked, and another slot answered before the time limit of one try
     slow: int  # asked, and the answer came after that limit, whoever gave it
     answered: int  # its own slot gave the answer
     p50_ms: Quantile | None
     p95_ms: Quantile | None
     p99_ms: Quantile | None
+    stable_too: int = 0  # asked, and the user got stable's refusal or error of the same request
 
     @property
     def asked(self) -> int:
@@ -216,29 +217,45 @@ def _seen(lines: list[Mapping[str, Any]], facts: StepFacts, colour: str | None) 
     """Sum up a variant; `colour` is the candidate's, None for stable, whose slot is always asked.
 
     Rates and times are of requests that met the slot: what an ejection sends to stable at once
-    says nothing about the candidate but that it was ejected.
+    says nothing about the candidate but that it was ejected. Neither does a request that stable,
+    asked last, answers no better: a client's own fault, whose four tries take their time.
     """
     asked = [line for line in lines if not _was_ejected(line, colour)]
-    answered = [line for line in asked if not is_failure(line)]
-    elsewhere = [line for line in answered if colour not in {None, line["slot"]}]
-    times = [float(line["ms"]) for line in asked]
+    stable_too = [line for line in asked if _from_elsewhere(line, colour) and not is_good(line)]
+    told = [line for line in asked if not _from_elsewhere(line, colour) or is_good(line)]
+    answered = [line for line in told if not is_failure(line)]
+    elsewhere = [line for line in answered if _from_elsewhere(line, colour)]
+    times = [float(line["ms"]) for line in told]
     return VariantSeen(
         users=len({line["user"] for line in lines}),
         requests=len(lines),
         not_asked=len(lines) - len(asked),
-        failed=len(asked) - len(answered),
+        failed=len(told) - len(answered),
         fell_back=sum(line["ms"] < facts.per_try_timeout_ms for line in elsewhere),
         slow=sum(line["ms"] >= facts.per_try_timeout_ms for line in answered),
         answered=len(answered) - len(elsewhere),
         p50_ms=quantile(times, 0.5, QUANTILE_ERROR_RATE),
         p95_ms=quantile(times, 0.95, QUANTILE_ERROR_RATE),
         p99_ms=quantile(times, 0.99, QUANTILE_ERROR_RATE),
+        stable_too=len(stable_too),
     )
 
 
 def _was_ejected(line: Mapping[str, Any], colour: str | None) -> bool:
     """Return whether the only try went to another slot than the assigned candidate's."""
-    return colour is not None and line["slot"] not in {colour, None} and line["attempts"] <= 1
+    return _from_elsewhere(line, colour) and line["attempts"] <= 1
+
+
+def _from_elsewhere(line: Mapping[str, Any], colour: str | None) -> bool:
+    """Return whether another slot than the assigned candidate's gave the last answer."""
+    return colour is not None and line["slot"] not in {colour, None}
+
+
+def is_good(line: Mapping[str, Any]) -> bool:
+    """Return whether the user got what was asked for: neither an error nor a refusal."""
+    if line["grpc_status"] is not None:
+        return int(line["grpc_status"]) == 0
+    return int(line["code"]) < 400
 
 
 def is_failure(line: Mapping[str, Any]) -> bool:

@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import Json, check_format, digest_of_json, parse_object
-from tasks.rollout.grpc_faults import ASKED_OF_STABLE
 from tasks.rollout.phases import Phase
 from tasks.rollout.record import Colour, StateRecord
 from tasks.rollout.shadow_routes import ShadowAddress, mirrored, shadow_clusters
@@ -25,6 +24,7 @@ from tasks.rollout.step_users import (
 
 Protocol = Literal["rest", "grpc"]
 PROTOCOLS: tuple[Protocol, ...] = ("grpc", "rest")  # a route for REST would match gRPC too
+PINNED = ("versions", "labels")  # what a REST path may name; gRPC names it in the message
 RETRIED_BODY_BYTES = 4 * 1024 * 1024  # gRPC's own limit of a message; REST above it meets stable
 MAX_REQUESTS = 100_000  # never the circuit breaker: an overflow is not retried by Envoy
 REQUEST_TIMEOUT_SECONDS = 30
@@ -334,11 +334,12 @@ def _users_of_step(hosted: _Hosted) -> Config:
         wanted = header_is("x-model", {"value_match": {"exact": hosted.model.name}})
         named = {"and_matcher": {"predicate": [wanted, named]}}
     stable = [route for one in PROTOCOLS for route in _stable_routes_of_step(hosted, one)]
+    pinned = _pinned_routes(hosted)
     below = {
         "predicate": StepUsers.of(hosted.model.record).predicate(),
-        "on_match": _list_of(_candidate_routes(hosted) + stable),
+        "on_match": _list_of(pinned + _candidate_routes(hosted) + stable),
     }
-    dealt = {"matcher_list": {"matchers": [below]}, "on_no_match": _list_of(stable)}
+    dealt = {"matcher_list": {"matchers": [below]}, "on_no_match": _list_of(pinned + stable)}
     return {"predicate": named, "on_match": {"matcher": dealt}}
 
 
@@ -372,6 +373,17 @@ def _routes(hosted: _Hosted) -> list[Config]:
 
 def _candidate_routes(hosted: _Hosted) -> list[Config]:
     return [_candidate_route(hosted.model, protocol, hosted.wanted) for protocol in PROTOCOLS]
+
+
+def _pinned_routes(hosted: _Hosted) -> list[Config]:
+    """Return the routes of paths with a version or a label: they mean stable's, and are no exposure.
+
+    The candidate would not know it: stable's answer in its stead would look like its failure.
+    """
+    routes = [_stable_route(hosted.model, "rest", hosted.wanted) for _ in PINNED]
+    for route, kind in zip(routes, PINNED, strict=True):
+        route["match"]["prefix"] = f"/v1/models/{hosted.model.name}/{kind}/"
+    return routes
 
 
 def _stable_routes(hosted: _Hosted) -> list[Config]:
@@ -496,29 +508,23 @@ def release_number(record: StateRecord, variant: str) -> int:
     return 0 if content is None else content.release_number
 
 
-_RETRY_ON = "5xx,reset,connect-failure,refused-stream,retriable-status-codes,retriable-headers"
-# gRPC's statuses that Envoy has a word for; the others are told by their header.
-_RETRY_WORDS = {
-    1: "cancelled",
-    4: "deadline-exceeded",
-    8: "resource-exhausted",
-    13: "internal",
-    14: "unavailable",
-}
+# Whose fault a refusal is, only stable can tell: a model or signature that the candidate lacks, or
+# inputs that it wants otherwise, look like a client's mistake. What stable refuses too, is one.
+_REFUSALS: list[Config] = [
+    {"name": ":status", "string_match": {"prefix": "4"}},
+    *(
+        {"name": name, "string_match": {"safe_regex": {"regex": "[1-9][0-9]*"}}}
+        for name in ("grpc-status", LATE_STATUS_HEADER)
+    ),
+]
 
 
 def _fallback_policy(per_try_timeout_ms: float) -> Config:
     timeout = max(MIN_PER_TRY_TIMEOUT_MS, per_try_timeout_ms)
-    faults = sorted(ASKED_OF_STABLE)
     previous = f"{_TYPE}.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig"
     return {
-        "retry_on": ",".join([_RETRY_ON, *_RETRY_WORDS.values()]),
-        # A candidate that does not know the model, or throws: stable may well answer.
-        "retriable_status_codes": [404, 408, 429],
-        "retriable_headers": [
-            *(_exact("grpc-status", str(one)) for one in faults if one not in _RETRY_WORDS),
-            *(_exact(LATE_STATUS_HEADER, str(one)) for one in faults),
-        ],
+        "retry_on": "5xx,reset,connect-failure,refused-stream,retriable-headers",
+        "retriable_headers": _REFUSALS,
         "num_retries": FALLBACK_RETRIES,
         "per_try_timeout": f"{timeout / 1000:.3f}s",
         "retry_back_off": {"base_interval": "0.001s", "max_interval": "0.002s"},

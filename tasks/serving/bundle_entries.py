@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.contracts.errors import BadRequestError
+from tasks.contracts.errors import BadRequestError, bounded
 from tasks.contracts.json_types import check_format, parse_object
 
 BUNDLE_RECORD = "bundle.json"
+MAX_NAMED = 3  # of what a bundle lacks
 KINDS = ("serving_bundle", "classifier_bundle")  # of events, of pictures
 
 
@@ -74,6 +75,18 @@ class BundleEntries:
                 else [f"{name}: {one}" for one in mine.lacks(entry)]
             )
         return missing
+
+    def demand_all_of(self, before: BundleEntries, *, where: str, stable: str, way_on: str) -> None:
+        """Refuse a bundle that lacks what clients ask of `stable`; the error names `where` and `way_on`."""
+        lacks = self.lacks(before)
+        if lacks:
+            named = "; ".join(bounded(one, 120) for one in lacks[:MAX_NAMED])
+            more = f" and {len(lacks) - MAX_NAMED} more" if len(lacks) > MAX_NAMED else ""
+            message = (
+                f"{where}: expected all that clients ask of stable's {stable}, "
+                f"found it lacks {named}{more}; {way_on}"
+            )
+            raise BadRequestError(message)
 
 
 def _axes(kind: str) -> tuple[str, int]:

@@ -12,7 +12,7 @@ from tasks.adapters.chain import SealedReport, reports_by_content, walk
 from tasks.adapters.object_store import ObjectStore
 from tasks.adapters.tf_serving import TfServingRest
 from tasks.contracts.artifacts import Address, Manifest
-from tasks.contracts.errors import BadRequestError, bounded
+from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import Json, pretty_json
 from tasks.contracts.requests import MODEL_NAME
 from tasks.contracts.stage_io import Outcome, StageContext
@@ -44,7 +44,6 @@ READS: Mapping[str, ArtifactKind] = MappingProxyType({"bundle": ArtifactKind.SER
 GATED: frozenset[str] = frozenset()  # a person names the bundle: `passing_report` finds its report
 PRODUCES = ArtifactKind.HOTFIX
 MAX_WORDS = 500
-MAX_NAMED = 3  # of what a bundle lacks
 
 
 def configure(context: StageContext) -> dict[str, Json]:
@@ -177,25 +176,15 @@ def demand_fit(
         return f"{state.model}: entries are not compared with those of stable's bundle: {reason}"
     where = f"{asked.bundle.address}/{BUNDLE_RECORD}"
     found = BundleEntries.parse((asked.folder / BUNDLE_RECORD).read_bytes(), where)
-    lacks = found.lacks(served)
-    if lacks:
-        named = "; ".join(bounded(one, 120) for one in lacks[:MAX_NAMED])
-        more = f" and {len(lacks) - MAX_NAMED} more" if len(lacks) > MAX_NAMED else ""
-        message = (
-            f"{where}: expected all that clients ask of stable's {before}, found it lacks {named}{more}; "
-            f"stable stays as it was: take a bundle with these entries, as of a release of {state.model}"
-        )
-        raise BadRequestError(message)
+    way_on = f"stable stays as it was: take a bundle with these entries, as of a release of {state.model}"
+    found.demand_all_of(served, where=where, stable=str(before), way_on=way_on)
     return f"{state.model}: the bundle has every entry of stable's"
 
 
 def entries_of(store: ArtifactStore, bundle: str) -> BundleEntries | None:
     """Return what a sealed bundle answers; None where it was collected while its slot serves."""
-    manifest = store.find(Address.parse(bundle))
-    if manifest is None:
-        return None
-    where = f"{bundle}/{manifest.payload_folder}/{BUNDLE_RECORD}"
-    return BundleEntries.parse(store.objects.read(where), where)
+    text = store.read_payload(Address.parse(bundle), BUNDLE_RECORD)
+    return None if text is None else BundleEntries.parse(text, f"{bundle}/{BUNDLE_RECORD}")
 
 
 def events_of(store: ArtifactStore, bundle: Manifest) -> str | None:

@@ -7,13 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from tasks.adapters.artifact_store import ArtifactStore
 from tasks.adapters.object_store import ObjectStore
 from tasks.adapters.tf_serving import TfServingRest
+from tasks.contracts.artifacts import Address
 from tasks.contracts.errors import HeadraceError
 from tasks.contracts.json_types import Json, pretty_json
 from tasks.contracts.stage_io import Outcome, StageContext
 from tasks.contracts.stages import ArtifactKind
 from tasks.rollout.state import ModelState, open_state
+from tasks.serving.bundle_entries import BUNDLE_RECORD, BundleEntries
 from tasks.serving.golden_answers import read_golden
 from tasks.serving.infra_check import InfraCheck
 from tasks.serving.slot_check import (
@@ -50,7 +53,7 @@ def configure(context: StageContext) -> dict[str, Json]:
 
 
 def run(context: StageContext) -> Outcome:
-    """Reserve, publish, wait, ask; the gate judges what was found."""
+    """Compare entries with stable's, reserve, publish, wait, ask; the gate judges what was found."""
     release = context.the_release()
     state = open_state(
         context.the_state_dir(),
@@ -59,6 +62,7 @@ def run(context: StageContext) -> Outcome:
         records=context.records,
     )
     bundle, events = context.inputs["bundle"], context.inputs["events"]
+    demand_fit(state, release.release_id, context)
     colour, number = state.reserve_slot(
         release.release_id, bundle=bundle.address, events=events.address
     )
@@ -87,6 +91,30 @@ def run(context: StageContext) -> Outcome:
         "versions_removed": list(removed),
     }
     return Outcome(sentence=_sentence(staged, stable, infra), facts=facts)
+
+
+def demand_fit(state: ModelState, release_id: str, context: StageContext) -> None:
+    """Refuse a release that lacks what clients ask of stable, before it has a slot; staged once, it stays.
+
+    What the candidate refuses stable answers, so that no user pays: but after its promotion all would.
+    """
+    record, bundle = state.peek(), context.inputs["bundle"]
+    stable = None if record.stable is None else record.stable.bundle
+    if stable is None or record.slot_of(release_id) is not None:
+        return
+    store = ArtifactStore(ObjectStore(context.store_url), cache=context.work / "cache")
+    text = store.read_payload(Address.parse(stable), BUNDLE_RECORD)
+    if text is None:
+        context.progress(f"entries are not compared: {stable} is not in the store any more", 0.0)
+        return
+    where = f"{bundle.address}/{BUNDLE_RECORD}"
+    found = BundleEntries.parse((bundle.path / BUNDLE_RECORD).read_bytes(), where)
+    way_on = (
+        f"{state.model} stays as it is: release a model with these entries; to drop them on purpose, "
+        "release it under another model name and let clients ask that one"
+    )
+    served = BundleEntries.parse(text, f"{stable}/{BUNDLE_RECORD}")
+    found.demand_all_of(served, where=where, stable=stable, way_on=way_on)
 
 
 def _stable(state: ModelState, slots: Mapping[str, Slot]) -> Staged | None:

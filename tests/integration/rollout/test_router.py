@@ -219,6 +219,10 @@ def _lost_the_model(mood: Mood) -> None:
     mood.status, mood.grpc_status = 404, grpc.StatusCode.NOT_FOUND
 
 
+def _wants_other_inputs(mood: Mood) -> None:
+    mood.status, mood.grpc_status = 400, grpc.StatusCode.INVALID_ARGUMENT
+
+
 def _hangs(mood: Mood) -> None:
     mood.delay_seconds = 30
 
@@ -243,6 +247,7 @@ ILLS = (
     _unavailable,
     _throws,
     _lost_the_model,
+    _wants_other_inputs,
     _hangs,
     _resets,
     _talks_garbage,
@@ -442,19 +447,17 @@ def test_a_long_answer_reaches_its_user_whole_held_or_not(deployment: Deployment
         assert len(answer.content) > number_of_bytes
 
 
-def test_a_late_refusal_by_the_candidate_that_the_caller_earned_is_passed_on(
-    deployment: Deployment,
-) -> None:
+def test_a_late_refusal_is_passed_on_only_when_stable_refuses_too(deployment: Deployment) -> None:
     deployment.first_release()
     deployment.begin(3, per_try_timeout_ms=20_000)  # a busy machine must not fall back
     (user,) = users_of_candidate(deployment, 1)
     mood = deployment.candidate.mood
     mood.half, mood.half_status = True, grpc.StatusCode.INVALID_ARGUMENT
-    asked_of_stable = deployment.stable.mood.asked
+    assert call(deployment, user) == ("blue", "candidate")
+    deployment.stable.mood.grpc_status = grpc.StatusCode.INVALID_ARGUMENT
     with pytest.raises(grpc.RpcError) as refused:
         call(deployment, user)
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert deployment.stable.mood.asked == asked_of_stable
 
 
 def test_routes_are_swapped_without_a_failed_request(deployment: Deployment) -> None:

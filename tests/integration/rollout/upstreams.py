@@ -16,6 +16,7 @@ from typing import Any
 import grpc
 
 METHOD = "/tensorflow.serving.PredictionService/Predict"
+FAULTY = b"faulty"  # a request that says so is refused whatever the mood: REST 404, gRPC 9
 
 
 @dataclass
@@ -80,7 +81,7 @@ def _handler(mood: Mood) -> type[BaseHTTPRequestHandler]:
                 return
             outputs = {"items": [[mood.name]], "scores": [[1.0]], "pad": "x" * mood.padding_bytes}
             answer = json.dumps({"outputs": outputs}).encode()
-            self.send_response(mood.status)
+            self.send_response(404 if FAULTY in body else mood.status)
             self.send_header("content-length", str(len(answer)))
             self.end_headers()
             if mood.half:
@@ -155,6 +156,8 @@ class GrpcStub:
             mood.asked += 1
             mood.bodies.append(len(request))
             mood.wait()
+            if FAULTY in request:
+                context.abort(grpc.StatusCode.FAILED_PRECONDITION, "unknown signature")
             if mood.half:
                 context.send_initial_metadata(())
                 mood.wake.wait(mood.half_seconds)

@@ -133,6 +133,12 @@ def test_a_planted_fault_is_refused_and_named(verdict, changes, sentence) -> Non
     assert sentence in report.sentence, report.sentence
 
 
+def test_errors_that_stable_has_as_often_do_not_close_the_gate(verdict) -> None:
+    assert verdict(candidate={"failed": 80}, stable={"failed": 80}).passed
+    report = verdict(candidate={"failed": 400}, stable={"failed": 80})
+    assert "errors of the candidate: at most 6.0 % expected" in report.sentence
+
+
 def test_a_kind_judge_does_not_open_the_gate(verdict) -> None:
     """The judge says ship, the counts say otherwise: the gate computes on its own."""
     report = verdict(decision="ship", candidate={"failed": 400})

@@ -41,6 +41,7 @@ def test_counts_of_both_virtual_hosts_and_both_protocols_are_summed_up() -> None
             {
                 "vhost.any.route.shop/candidate/7.upstream_rq_completed": 40,
                 "vhost.any.route.shop/candidate/7.upstream_rq_retry": 3,
+                "vhost.any.route.shop/candidate/7.upstream_rq_retry_limit_exceeded": 1,
                 "vhost.shop.route.shop/candidate/7.upstream_rq_completed": 5,
                 "vhost.shop.route.shop/candidate/7.upstream_rq_5xx": 1,
                 "vhost.any.route.shop/stable/6.upstream_rq_completed": 60,
@@ -61,7 +62,7 @@ def test_counts_of_both_virtual_hosts_and_both_protocols_are_summed_up() -> None
     six = VariantName(model="shop", variant="stable", release_number=6)
     assert found.variants == {
         seven: VariantCounts(
-            completed=45, failed=1, retried=3, within_ms={5: 35, 140: 44, 60000: 45}
+            completed=45, failed=1, retried=3, exhausted=1, within_ms={5: 35, 140: 44, 60000: 45}
         ),
         six: VariantCounts(completed=60),
     }

@@ -133,6 +133,55 @@ def test_trouble_of_stable_counts_by_grpc_too() -> None:
     assert find_harm(alone, PLAN, TRY_MS) is not None
 
 
+def in_vain(readings: Sequence[Reading], shared: Sequence[int]) -> list[Reading]:
+    """Add requests that no slot answers well: three tries given up each, and quick."""
+    found, total = [], 0
+    for one, more in zip(readings, (0, *shared), strict=True):
+        total += more
+        candidate = replace(
+            one.candidate,
+            completed=one.candidate.completed + total,
+            retried=one.candidate.retried + 3 * total,
+            exhausted=total,
+            within_ms={bound: number + total for bound, number in one.candidate.within_ms.items()},
+        )
+        slot = replace(one.slot, asked=one.slot.asked + 2 * total)
+        found.append(replace(one, candidate=candidate, slot=slot))
+    return found
+
+
+def first_harm(readings: Sequence[Reading]) -> Harm | None:
+    found = (find_harm(readings[: end + 1], PLAN, TRY_MS) for end in range(len(readings)))
+    return next((one for one in found if one is not None), None)
+
+
+@pytest.mark.parametrize("shared", ([1] * 80, [0, 0, 0, 12] * 20), ids=("a few", "in bursts"))
+def test_requests_that_stable_answers_no_better_are_held_against_nobody(shared: list[int]) -> None:
+    readings = in_vain(history([QUIET] * 80), shared)
+    assert first_harm(readings) is None
+    alone = [
+        replace(one, candidate=replace(one.candidate, exhausted=0)) for one in readings
+    ]  # the same tries given up, but stable answered in the end
+    assert first_harm(alone) is not None
+
+
+def test_what_the_candidate_alone_fails_is_seen_among_what_stable_fails_too() -> None:
+    failing = [QUIET] * 40 + [(2, 10, 0, 0)] * 2
+    found = first_harm(in_vain(history(failing), [1] * 42))
+    assert found is not None
+    assert (found.check, found.events) == ("errors", 10 - 3)  # less those of the newest reading
+
+
+def test_a_request_that_took_every_tries_time_is_not_discounted_twice() -> None:
+    """Two of ten requests a turn fail, one is frozen in both slots: its three tries are late."""
+    readings = history([(9, 2, 0, 0)] * 40)
+    for place, one in enumerate(readings):
+        times_of = {10.0: 11 * place, 590.0: 11 * place, 1000.0: 12 * place}
+        frozen = replace(one.candidate, retried=5 * place, exhausted=place, within_ms=times_of)
+        readings[place] = replace(one, candidate=frozen)
+    assert "errors" in str(first_harm(readings))
+
+
 def test_stables_late_times_count_before_its_answers_are_counted() -> None:
     readings = history([HANGS] * 6)
     assert find_harm(readings, PLAN, TRY_MS) is not None

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from tasks.rollout.envoy_stats import SlotCounts, VariantCounts
-from tasks.rollout.harm import find_harm
-from tasks.rollout.harm_watch import StepWatch, _Seen
+from dataclasses import replace
+
+from tasks.rollout.decide import RolloutStatus
+from tasks.rollout.envoy_stats import SlotCounts, Statistics, VariantCounts, VariantName
+from tasks.rollout.harm import Harm, find_harm
+from tasks.rollout.harm_watch import HarmWatch, StepWatch, _Seen
+from tasks.rollout.phases import Phase
+from tasks.rollout.record import Colour, Roles, SlotContent, StateRecord
 from tests.unit.rollout.test_harm import PLAN, TRY_MS, times
 
 ROUNDS_BEFORE, ROUNDS_AFTER = 120, 40
@@ -14,7 +19,9 @@ def candidate(rounds: int, first: int = 0) -> VariantCounts:
     """After some quarters of a second: 12 good answers each, and in every third one late one."""
     good = 12 * rounds
     late = rounds // 3 - first // 3
-    return VariantCounts(completed=good + late, retried=late, within_ms=times(good, 0, late))
+    return VariantCounts(
+        completed=good + late, retried=late, exhausted=rounds, within_ms=times(good, 0, late)
+    )
 
 
 def seen(found: VariantCounts, stable_rounds: int) -> _Seen:
@@ -49,3 +56,44 @@ def test_what_began_anew_is_counted_from_there() -> None:
     total = watch.readings[-1].candidate
     assert total.timed == candidate(60).timed + candidate(12).timed
     assert total.completed == candidate(60).completed + candidate(12).completed
+    assert total.exhausted == 72
+
+
+def test_stables_grpc_errors_count_as_its_errors_though_its_routes_do_not_count_them() -> None:
+    """Both slots fail three gRPC requests in twenty, each on its own: no fault of the candidate."""
+    record = StateRecord(
+        model="shop",
+        roles=Roles(stable=Colour.BLUE, candidate=Colour.GREEN),
+        slots={
+            Colour.BLUE: SlotContent(release_id="first", release_number=1),
+            Colour.GREEN: SlotContent(release_id="second", release_number=2),
+        },
+        status=RolloutStatus(phase=Phase.STEPPING, has_stable=True, step=1, share=2500),
+        release_id="second",
+        plan=PLAN,
+        per_try_timeout_ms=TRY_MS,
+    )
+
+    def first_harm(stables_share: int) -> Harm | None:
+        watch, found = HarmWatch(), None
+        for moment in range(80):
+            found = found or watch.harm(record, statistics(moment, stables_share), moment / 4)
+        return found
+
+    def statistics(moment: int, stables_share: int) -> Statistics:
+        asked = 20 * moment
+        counts = VariantCounts(completed=asked, within_ms=times(asked))
+        names = [
+            VariantName(model="shop", variant=variant, release_number=number)
+            for variant, number in (("candidate", 2), ("stable", 1))
+        ]
+        return Statistics(
+            variants={
+                names[0]: replace(counts, retried=3 * moment),
+                names[1]: replace(counts, failed_rpcs=stables_share * moment),
+            },
+            slots={("shop", Colour.GREEN): SlotCounts(asked=asked)},
+        )
+
+    assert first_harm(3) is None
+    assert first_harm(0) is not None

@@ -128,6 +128,31 @@ def changed(step: int, change: dict[str, Any], every: int, variant: str) -> Step
             id="a failing stable is not held against the candidate",
         ),
         pytest.param(
+            changed(1, {"slot": "blue", "attempts": 4, "code": 404}, 10, "candidate"),
+            Decision.PROCEED,
+            id="what stable refuses as well is the client's own fault",
+        ),
+        pytest.param(
+            changed(1, {"slot": "blue", "attempts": 4, "grpc_status": 12}, 10, "candidate"),
+            Decision.PROCEED,
+            id="what stable fails as well is not held against the candidate",
+        ),
+        pytest.param(
+            changed(1, {"slot": "blue", "attempts": 4, "grpc_status": 9, "ms": 45.0}, 5, "stable"),
+            Decision.PROCEED,
+            id="a refusal by stable alone is no error of the candidate",
+        ),
+        pytest.param(
+            changed(1, {"slot": "blue", "attempts": 2, "grpc_status": 0}, 10, "candidate"),
+            Decision.ROLL_BACK,
+            id="what the candidate alone refuses is harm, though no user saw it",
+        ),
+        pytest.param(
+            changed(3, {"slot": "blue", "attempts": 4, "code": 400}, 5, "candidate"),
+            Decision.SHIP,
+            id="a ship step is tested though clients err in a fifth of the requests",
+        ),
+        pytest.param(
             changed(1, {"ms": 400.0}, 5, "candidate"),
             Decision.ROLL_BACK,
             id="a p95 far above stable's is harm",
@@ -266,6 +291,39 @@ def test_a_machine_that_is_slow_for_everybody_is_not_held_against_the_candidate(
     for line in lines[::5]:
         line["ms"] = 80.0
     assert judge(observe(facts(1), lines, outcomes)).decision is Decision.PROCEED
+
+
+def test_errors_that_stable_has_as_often_are_not_held_against_the_candidate() -> None:
+    lines, outcomes = world(1, candidate=0.3, stable=0.3)
+    for line in lines[::10]:
+        line |= {"code": 503}
+    assert judge(observe(facts(1), lines, outcomes)).decision is Decision.PROCEED
+    alone = [line | ({"code": 200} if line["variant"] == "stable" else {}) for line in lines]
+    assert judge(observe(facts(1), alone, outcomes)).decision is Decision.ROLL_BACK
+
+
+def test_what_stable_refuses_too_counts_neither_as_time_nor_as_an_answer() -> None:
+    refused = {"slot": "blue", "attempts": 4, "code": 400, "ms": 900.0}
+    found = changed(3, refused, 5, "candidate")
+    candidate = found.candidate
+    assert candidate.stable_too == len(range(0, candidate.requests, 5))
+    assert (candidate.failed, candidate.fell_back) == (0, 0)
+    assert candidate.answered == candidate.requests - candidate.stable_too
+    assert candidate.p99_ms is not None
+    assert candidate.p99_ms.estimate == 5.0
+    checks = {check.name: check for check in judge(found).checks}
+    assert checks["answered by the candidate"].passed
+    assert f"{candidate.stable_too} of them stable refused" in checks["errors"].found
+
+
+def test_a_verdict_without_shared_faults_reads_as_before_they_were_counted() -> None:
+    observation = seen(1, users=300)
+    record = json.loads(observation.to_text())
+    for variant in ("candidate", "stable"):
+        assert record[variant].pop("stable_too") == 0
+    before = StepObservation.parse(json.dumps(record | {"format": "step_observation/2"}), "here")
+    assert before == observation
+    assert "stable_too" not in judge(before).to_text()
 
 
 def test_a_hanging_candidate_is_seen_though_it_is_ejected_most_of_the_time() -> None:

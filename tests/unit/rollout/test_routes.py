@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +10,6 @@ import pytest
 from tasks.contracts.errors import BadRequestError
 from tasks.rollout.assignment import seed_of
 from tasks.rollout.decide import RolloutStatus
-from tasks.rollout.grpc_faults import is_servers_fault
 from tasks.rollout.phases import Phase
 from tasks.rollout.record import Colour, Lease, Roles, SlotContent, StateRecord
 from tasks.rollout.routes import (
@@ -53,8 +53,13 @@ def routes_of(routed: RoutedModel, shadow: ShadowAddress | None = None) -> list[
     return routes_for(host_of(routed, shadow), user=True)
 
 
-def routes_for(host: dict[str, Any], *, user: bool, below: bool = True) -> list[dict[str, Any]]:
-    """Return the routes of a user with a bucket `below` the share or not, or of nobody."""
+def routes_for(
+    host: dict[str, Any], *, user: bool, below: bool = True, pinned: bool = False
+) -> list[dict[str, Any]]:
+    """Return the routes of a user with a bucket `below` the share or not, or of nobody.
+
+    Those of paths that name a version or a label come before and are asked for apart.
+    """
     found: list[dict[str, Any]]
     if "routes" in host:
         found = host["routes"]
@@ -65,7 +70,11 @@ def routes_for(host: dict[str, Any], *, user: bool, below: bool = True) -> list[
             tree = named["on_match"]["matcher"]
         way = tree["matcher_list"]["matchers"][0]["on_match"] if user and below else None
         found = (way or tree["on_no_match"])["action"]["typed_config"]["routes"]
-    return found
+    return [route for route in found if is_pinned(route) is pinned]
+
+
+def is_pinned(route: dict[str, Any]) -> bool:
+    return bool(route["match"]["prefix"] != "/")
 
 
 def clusters_of(routed: RoutedModel) -> dict[str, dict[str, Any]]:
@@ -229,6 +238,32 @@ def test_the_routes_say_who_a_steps_users_are_only_while_stepping() -> None:
         assert "step_users" not in route["metadata"]["filter_metadata"]["headrace"]
 
 
+@pytest.mark.parametrize("below", (True, False), ids=("the candidate's", "the others"))
+def test_a_path_that_names_a_version_or_a_label_meets_stable_and_is_no_exposure(
+    below: bool,
+) -> None:
+    host = host_of(model(Phase.STEPPING, 500))
+    routes = routes_for(host, user=True, below=below, pinned=True)
+    assert [route["match"]["prefix"] for route in routes] == [
+        "/v1/models/shop/versions/",
+        "/v1/models/shop/labels/",
+    ]
+    assert {route["route"]["cluster"] for route in routes} == {"shop.blue.rest"}
+    assert not any("step_users" in str(route["metadata"]) for route in routes)
+    ways = host["matcher"]["matcher_list"]["matchers"][0]["on_match"]["matcher"]
+    way = ways["matcher_list"]["matchers"][0]["on_match"] if below else ways["on_no_match"]
+    assert way["action"]["typed_config"]["routes"][:2] == routes
+
+
+def test_whatever_the_candidate_refuses_is_asked_of_stable() -> None:
+    policy = routes_of(model(Phase.STEPPING, 500))[0]["route"]["retry_policy"]
+    told = {one["name"]: one["string_match"] for one in policy["retriable_headers"]}
+    assert told[":status"] == {"prefix": "4"}
+    for name in ("grpc-status", "x-headrace-grpc-status"):
+        codes = re.compile(told[name]["safe_regex"]["regex"])
+        assert [code for code in range(17) if codes.fullmatch(str(code))] == list(range(1, 17))
+
+
 def test_the_candidates_routes_end_with_the_lease() -> None:
     for route in routes_of(model(Phase.STEPPING, 500))[:2]:
         (now,) = [one for one in route["match"]["headers"] if one["name"] == "x-headrace-now"]
@@ -241,20 +276,6 @@ def test_one_try_is_limited_but_never_below_20_ms(asked_ms: float, told: str) ->
     policy = routes_of(routed)[0]["route"]["retry_policy"]
     assert policy["per_try_timeout"] == told
     assert policy["retry_priority"]["name"] == "envoy.retry_priorities.previous_priorities"
-
-
-def test_stable_is_asked_for_every_grpc_status_that_counts_as_a_failure() -> None:
-    policy = routes_of(model(Phase.STEPPING, 500))[0]["route"]["retry_policy"]
-    told: dict[str, set[str]] = {}
-    for header in policy["retriable_headers"]:
-        told.setdefault(header["name"], set()).add(header["string_match"]["exact"])
-    # Envoy's words for 1, 4, 8, 13 and 14, in an answer that is nothing but its end.
-    words = "cancelled,deadline-exceeded,resource-exhausted,internal,unavailable"
-    assert policy["retry_on"].endswith(words)
-    assert told["grpc-status"] == {"2", "5", "9", "10", "12", "15"}
-    late = told["x-headrace-grpc-status"]
-    assert late == told["grpc-status"] | {"1", "4", "8", "13", "14"}
-    assert {str(status) for status in range(17) if is_servers_fault(status)} <= late
 
 
 def test_retries_are_never_fewer_than_requests() -> None:
