@@ -10,6 +10,7 @@ import pytest
 
 from tasks.contracts.errors import BadRequestError, HeadraceError
 from tasks.rollout.comparison import ShadowReport
+from tasks.rollout.file_records import FileRecords
 from tasks.rollout.shadow import MAX_PAIRS, Comparator, Inbox, Mirrored
 from tasks.rollout.shadow_routes import ShadowAddress, read_shadow
 from tasks.rollout.state import ModelState, open_state
@@ -109,6 +110,37 @@ def test_classifiers_are_compared_by_the_class_that_they_put_first(
     assert (found.score_differences["0.5"], found.score_differences["0.99"]) == (0.0, 0.2425)
 
 
+def test_on_a_cluster_slots_are_asked_by_the_names_of_their_services(
+    state: ModelState, tmp_path: Path
+) -> None:
+    state.reserve_slot("second")
+    slots, asked = Slots(), []
+    by_name = comparator(
+        tmp_path,
+        slots,
+        slot_host="headrace-{model}-{colour}.prod.svc",
+        ask_grpc=lambda address, _request, _version: asked.append(address) or {},
+    )
+    for protocol in ("rest", "grpc"):
+        by_name.inbox.put(Mirrored(model="shop", body=b"{}", protocol=protocol))
+        by_name.turn()
+    assert slots.asked == [
+        "http://headrace-shop-green.prod.svc:8501/v1/models/shop/versions/2:predict",
+        "http://headrace-shop-blue.prod.svc:8501/v1/models/shop/versions/1:predict",
+    ]
+    assert asked == ["headrace-shop-green.prod.svc:8500", "headrace-shop-blue.prod.svc:8500"]
+
+
+def test_a_model_of_no_watched_record_is_asked_of_nobody(state: ModelState, tmp_path: Path) -> None:
+    state.reserve_slot("second")
+    slots = Slots()
+    elsewhere = FileRecords(state_dir=tmp_path / "empty")
+    made = comparator(tmp_path, slots, records=elsewhere)
+    made.inbox.put(REQUEST)
+    made.turn()
+    assert (slots.asked, made.inbox.dropped) == ([], {"no candidate": 1})
+
+
 def test_without_a_candidate_nobody_is_asked(state: ModelState, tmp_path: Path) -> None:
     slots = Slots()
     made = comparator(tmp_path, slots)
@@ -184,6 +216,22 @@ def test_another_candidate_is_another_report(state: ModelState, tmp_path: Path) 
 def test_a_share_that_is_none_is_refused(percent: float) -> None:
     with pytest.raises(BadRequestError, match="expected a percentage from 0 to 100"):
         ShadowAddress(port=1, percent=percent)
+
+
+@pytest.mark.parametrize(
+    "said",
+    (
+        pytest.param({"host": ""}, id="no host"),
+        pytest.param({"host": "headrace shadow"}, id="no host's name"),
+        pytest.param({"port": 0}, id="a port that is to be chosen"),
+        pytest.param({"grpc": 65_536}, id="a port that there is not"),
+    ),
+)
+def test_an_address_that_envoy_would_not_take_is_refused(said: dict[str, Any]) -> None:
+    """In a file of clusters it would cost all others their next change."""
+    with pytest.raises(BadRequestError, match="expected a host name or address with ports of 1 to"):
+        ShadowAddress(**{"port": 1, "grpc": 2, "percent": 5.0, **said})
+    assert ShadowAddress(host="::1", port=1, grpc=65_535, percent=5.0)
 
 
 def test_what_came_by_grpc_is_asked_by_grpc(state: ModelState, tmp_path: Path) -> None:
