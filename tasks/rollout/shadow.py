@@ -204,17 +204,17 @@ def _new(name: tuple[str, int, int]) -> Comparison:
 
 
 def _pair(record: StateRecord, slots: Mapping[Colour, SlotAddress]) -> Pair | None:
-    roles = record.roles
+    candidate, stable = record.roles.candidate, record.roles.stable
     if record.candidate is None or record.stable is None or record.rollout is None:
         return None
-    if roles.candidate not in slots or roles.stable not in slots:
+    if candidate is None or candidate not in slots or stable is None or stable not in slots:
         return None
     return Pair(
         rollout=record.rollout,
         candidate=record.candidate.release_number,
         stable=record.stable.release_number,
-        candidate_slot=slots[roles.candidate],
-        stable_slot=slots[roles.stable],
+        candidate_slot=slots[candidate],
+        stable_slot=slots[stable],
     )
 
 
