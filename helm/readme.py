@@ -16,7 +16,7 @@ MARK = "# -- "
 _KEY = re.compile(r"(?P<indent> *)(?P<key>[A-Za-z][\w.-]*):")
 HEAD = """# Chart `headrace`
 
-Slots, router with keeper, reaper, rights and limits of one deployment of Headrace; Airflow comes from its own chart
+Slots, router with keeper, comparator, reaper, rights and limits of one deployment of Headrace; Airflow comes from its own chart
 ([airflow-values.yaml](../airflow-values.yaml)). Names are fixed (`headrace-...`): a namespace holds one release, stages' pods included.
 Runbooks: [platform.md](../../docs/runbooks/platform.md); pods and rights: [cluster.md](../../docs/runbooks/cluster.md).
 

@@ -1,4 +1,4 @@
-"""State records as a watch has last brought them, for a keeper that looks ten times a second.
+"""State records as a watch has last brought them, for who looks often: keeper and comparator.
 
 The API away, or a ConfigMap deleted, changes nothing here: the last record goes on.
 """
@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
 
 from tasks.adapters.api_answers import ApiAwayError, GoneError
-from tasks.adapters.config_map_records import ConfigMapRecords, Kept, config_map_name
+from tasks.adapters.config_map_records import ConfigMapRecords, Kept, config_map_name, named_records
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.record_store import TextChange
 
@@ -29,12 +29,18 @@ class WatchedRecords:
 
     records: ConfigMapRecords
     say: Callable[[str], None] = print
+    who: str = "keeper"
     watch_seconds: float = WATCH_SECONDS
     retry_seconds: float = RETRY_SECONDS
     _kept: dict[str, Kept] = field(default_factory=dict)
     _listed: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _stop: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the models whose records are watched."""
+        return self.records.names
 
     def start(self) -> None:
         """Watch each model in a thread of its own."""
@@ -83,7 +89,7 @@ class WatchedRecords:
             except Exception as error:  # noqa: BLE001  the watch must outlive every trouble
                 pause, said = REFUSED_SECONDS, f"{type(error).__name__}: {error}"
             if said and said != last:
-                self.say(f"keeper: {model}: the last record goes on: {said}")
+                self.say(f"{self.who}: {model}: the last record goes on: {said}")
             last = said
             self._stop.wait(pause)
 
@@ -107,7 +113,7 @@ class WatchedRecords:
             if event["type"] in {"ADDED", "MODIFIED"}:
                 self._take(model, Kept(body=event["object"]))
             elif event["type"] == "DELETED":
-                self.say(f"keeper: {self.where(model)} was deleted; the last record goes on")
+                self.say(f"{self.who}: {self.where(model)} was deleted; the last record goes on")
             if self._stop.is_set():
                 return
 
@@ -122,6 +128,22 @@ class WatchedRecords:
     @property
     def _path(self) -> str:
         return f"/api/v1/namespaces/{self.records.namespace}/configmaps"
+
+
+def watched_records(
+    environment: Mapping[str, str], *, who: str, say: Callable[[str], None]
+) -> WatchedRecords | None:
+    """Return the records that HEADRACE_ROLLOUT_STATE names, not yet watched; None: files.
+
+    BadRequestError: HEADRACE_MODELS names no model to watch.
+    """
+    records = named_records(environment)
+    if records is None:
+        return None
+    if not records.names:
+        message = f"HEADRACE_MODELS: expected the models of this {who} with commas, found none"
+        raise BadRequestError(message)
+    return WatchedRecords(records=records.impatient(), say=say, who=who)
 
 
 def _only(model: str) -> str:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from tasks.adapters.config_map_records import named_records
-from tasks.adapters.watched_records import WatchedRecords
-from tasks.contracts.errors import BadRequestError
+from tasks.adapters.watched_records import watched_records
 from tasks.contracts.log_lines import LineLog, Subject
 from tasks.contracts.slot_hosts import COLOURS, slot_folder, slots_text
 from tasks.rollout import keeper
@@ -15,21 +13,17 @@ from tasks.rollout import keeper
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Keep routes until SIGTERM."""
-    records = named_records(os.environ)
+    log = LineLog.from_environment(Subject(process="keeper"))
+    watched = watched_records(os.environ, who="keeper", say=log.info)
     slot_host = os.environ.get("HEADRACE_SLOT_HOST") or None
-    if records is None:
+    if watched is None:
         return keeper.main(argv, slot_host=slot_host)
-    if not records.names:
-        message = "HEADRACE_MODELS: expected the models of this router with commas, found none"
-        raise BadRequestError(message)
     options = keeper.parser_of_keeper().parse_args(argv)
-    for model in records.names:
+    for model in watched.names:
         if slot_host is not None:
             slots_text(slot_host, options.state_dir, model)  # a bad template is told at once
         folders = (slot_folder(options.state_dir, model, colour) for colour in COLOURS)
         keeper.demand_folders(*folders)
-    log = LineLog.from_environment(Subject(process="keeper"))
-    watched = WatchedRecords(records=records.impatient(), say=log.info)
     watched.start()
     try:
         return keeper.main(

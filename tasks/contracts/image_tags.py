@@ -26,7 +26,7 @@ TAG_CHARACTERS = 16
 RUNNER = "tasks.__main__"
 STARTED = {
     Image.TORCH: ("tasks.training.launch",),
-    Image.TENSORFLOW: ("tasks.serving.server",),
+    Image.TENSORFLOW: ("tasks.serving.server", "tasks.cli.shadow"),
     Image.ROLLOUT: ("tasks.cli.keeper", "tasks.cli.envoy"),
 }
 

@@ -22,7 +22,6 @@ from tasks.contracts.exit_codes import ExitCode
 from tasks.contracts.json_types import pretty_json
 from tasks.contracts.log_lines import Level, LineLog, Subject
 from tasks.contracts.record_store import RecordStore
-from tasks.contracts.slot_hosts import slots_text
 from tasks.contracts.state_file import replace_text
 from tasks.rollout.comparison import SHADOW_REPORT, ShadowReport
 from tasks.rollout.envoy import RouterFiles, reopen_log, router_files
@@ -41,12 +40,11 @@ from tasks.rollout.record import Colour, StateRecord
 from tasks.rollout.routes import (
     Config,
     RoutedModel,
-    SlotAddress,
-    parse_slots,
     render_clusters,
     render_routes,
 )
 from tasks.rollout.shadow_routes import ShadowAddress, read_shadow
+from tasks.rollout.slot_addresses import slot_addresses
 from tasks.rollout.state import ModelState, Note, open_state
 from tasks.rollout.withheld import WithheldShares
 
@@ -96,6 +94,7 @@ class Keeper:
     records: RecordStore | None = None  # None: files below the state folder
     router_dir: Path | None = None  # what Envoy and the keeper share; None: `<state>/router`
     slot_host: str | None = None  # name of a slot's Service; None: slots.json
+    shadow_file: Path | None = None  # of the comparator's address; None: in the router's folder
     take_back_seconds: float = 0.0  # before what another router's keeper said of a slot
     watch: LeaseWatch = field(default_factory=LeaseWatch)
     harm: HarmWatch = field(default_factory=HarmWatch)
@@ -163,16 +162,10 @@ class Keeper:
             record = state.peek()
         if self._slots_changed(state, record):
             record = state.peek()
-        slots = self._slots(model)
+        slots = slot_addresses(self.state_dir, model, self.slot_host)
         if slots is not None:
             routed = self._withheld.routed(record)
             self._models[model] = RoutedModel(record=routed, slots=slots)
-
-    def _slots(self, model: str) -> dict[Colour, SlotAddress] | None:
-        if self.slot_host is not None:
-            return parse_slots(slots_text(self.slot_host, self.state_dir, model), self.slot_host)
-        file = self.state_dir / model / "slots.json"
-        return parse_slots(file.read_bytes(), str(file)) if file.exists() else None
 
     def _cut_if_harmful(
         self, state: ModelState, record: StateRecord, statistics: Statistics
@@ -229,8 +222,8 @@ class Keeper:
 
     def _shadow(self) -> ShadowAddress | None:
         try:
-            return read_shadow(self.files.shadow)
-        except HeadraceError as error:  # nothing is mirrored, and users are served
+            return read_shadow(self.shadow_file or self.files.shadow)
+        except (HeadraceError, OSError) as error:  # nothing is mirrored, and users are served
             self._say_once(str(error))
             return None
 
@@ -280,6 +273,7 @@ class RouterPlace:
     records: RecordStore | None = None
     router_dir: Path | None = None
     slot_host: str | None = None
+    shadow_file: Path | None = None
     name: str = ""  # of this router among several, which land exposures side by side
 
     @property
@@ -314,6 +308,7 @@ def run(
         records=place.records,
         router_dir=place.router_dir,
         slot_host=place.slot_host,
+        shadow_file=place.shadow_file,
         take_back_seconds=TAKE_BACK_SECONDS if place.name else 0.0,
         say=log.info,
         about=log.about_release,
@@ -381,6 +376,12 @@ def parser_of_keeper() -> argparse.ArgumentParser:
     parser.add_argument(
         "--router-dir", type=Path, help="folder shared with Envoy alone (default: STATE/router)"
     )
+    parser.add_argument(
+        "--shadow",
+        type=Path,
+        metavar="FILE",
+        help="where the comparator listens (default: shadow.json in the router's folder)",
+    )
     parser.add_argument("--metrics-port", type=int, help="serve /metrics there (default: nowhere)")
     parser.add_argument(
         "--metrics-host", default="127.0.0.1", help="address to bind (default: 127.0.0.1)"
@@ -411,6 +412,7 @@ def main(
         records=records,
         router_dir=options.router_dir,
         slot_host=slot_host,
+        shadow_file=options.shadow,
         name=name,
     )
     demand_folders(options.state_dir, place.files.folder)

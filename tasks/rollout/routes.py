@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
@@ -10,6 +9,7 @@ from typing import Any, Literal
 
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import Json, check_format, digest_of_json, parse_object
+from tasks.rollout.hosts import found_by, is_address
 from tasks.rollout.phases import Phase
 from tasks.rollout.record import Colour, StateRecord
 from tasks.rollout.shadow_routes import ShadowAddress, mirrored, shadow_clusters
@@ -117,7 +117,7 @@ def _slot_cluster(
     }
     return {
         "name": name,
-        **_found_by(slot.host),
+        **found_by(slot.host),
         "connect_timeout": "0.1s" if candidate else "1s",
         "load_assignment": {
             "cluster_name": name,
@@ -134,15 +134,6 @@ def _slot_cluster(
     }
 
 
-def _found_by(host: str) -> Config:
-    """Return how a slot is found: a name may have several replicas behind it, which come and go."""
-    if _is_address(host):
-        return {"type": "STATIC"}
-    kind = f"{_TYPE}.extensions.clusters.dns.v3.DnsCluster"  # an endpoint for each address
-    dns = {"@type": kind, "dns_refresh_rate": "1s", "dns_lookup_family": "V4_PREFERRED"}
-    return {"cluster_type": {"name": "envoy.clusters.dns", "typed_config": dns}}
-
-
 def _http_options(protocol: Protocol, **more: Any) -> Config:
     kind = "http2_protocol_options" if protocol == "grpc" else "http_protocol_options"
     options = {
@@ -152,14 +143,6 @@ def _http_options(protocol: Protocol, **more: Any) -> Config:
     }
     name = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
     return {"typed_extension_protocol_options": {name: options}}
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 _THRESHOLD = {
@@ -445,7 +428,7 @@ def _stable_policy(slot: SlotAddress) -> Config:
 
     Asking for a prediction twice does no harm.
     """
-    if _is_address(slot.host):
+    if is_address(slot.host):
         return {"retry_on": "connect-failure,refused-stream,reset-before-request", "num_retries": 1}
     previous = f"{_TYPE}.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
     return {

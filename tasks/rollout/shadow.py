@@ -23,7 +23,8 @@ from typing import Any
 
 import httpx
 
-from tasks.contracts.errors import HeadraceError
+from tasks.contracts.errors import BadRequestError, HeadraceError
+from tasks.contracts.record_store import RecordStore
 from tasks.contracts.requests import MODEL_NAME
 from tasks.contracts.state_file import replace_text
 from tasks.rollout.comparison import (
@@ -34,9 +35,10 @@ from tasks.rollout.comparison import (
     report_text,
 )
 from tasks.rollout.exposures import rollout_folder
-from tasks.rollout.record import StateRecord
-from tasks.rollout.routes import Protocol, SlotAddress, parse_slots
+from tasks.rollout.record import Colour, StateRecord
+from tasks.rollout.routes import Protocol, SlotAddress
 from tasks.rollout.shadow_routes import MAX_BODY_BYTES
+from tasks.rollout.slot_addresses import slot_addresses
 from tasks.rollout.state import open_state
 
 QUEUE_LIMIT = 256
@@ -109,6 +111,8 @@ class Comparator:
     """Compares one mirrored request after the other, and writes what it found."""
 
     state_dir: Path
+    records: RecordStore | None = None  # None: files below the state folder
+    slot_host: str | None = None  # name of a slot's Service; None: slots.json
     client: httpx.Client
     ask_grpc: AskGrpc
     inbox: Inbox = field(default_factory=Inbox)
@@ -182,9 +186,8 @@ class Comparator:
         if known is not None and now - known[0] < RECORD_SECONDS:
             return known[1]
         try:
-            record = open_state(self.state_dir, model).peek()
-            path = self.state_dir / model / "slots.json"
-            pair = _pair(record, parse_slots(path.read_bytes(), str(path)))
+            record = open_state(self.state_dir, model, records=self.records).peek()
+            pair = _pair(record, slot_addresses(self.state_dir, model, self.slot_host) or {})
         except (HeadraceError, OSError):
             pair = None
         self._pairs.pop(model, None)
@@ -200,18 +203,18 @@ def _new(name: tuple[str, int, int]) -> Comparison:
     return Comparison(model=model, candidate=candidate, stable=stable, since=since)
 
 
-def _pair(record: StateRecord, slots: Any) -> Pair | None:
-    roles = record.roles
+def _pair(record: StateRecord, slots: Mapping[Colour, SlotAddress]) -> Pair | None:
+    candidate, stable = record.roles.candidate, record.roles.stable
     if record.candidate is None or record.stable is None or record.rollout is None:
         return None
-    if roles.candidate not in slots or roles.stable not in slots:
+    if candidate is None or candidate not in slots or stable is None or stable not in slots:
         return None
     return Pair(
         rollout=record.rollout,
         candidate=record.candidate.release_number,
         stable=record.stable.release_number,
-        candidate_slot=slots[roles.candidate],
-        stable_slot=slots[roles.stable],
+        candidate_slot=slots[candidate],
+        stable_slot=slots[stable],
     )
 
 
@@ -256,9 +259,17 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def rest_requests(port: int, inbox: Inbox) -> Iterator[int]:
-    """Listen on 127.0.0.1 and put each `:predict` into the inbox; the port, which 0 leaves free."""
-    with _Server(("127.0.0.1", port), _handler(inbox)) as server:
+def rest_requests(host: str, port: int, inbox: Inbox) -> Iterator[int]:
+    """Listen there and put each `:predict` into the inbox; the port, which 0 leaves free.
+
+    BadRequestError: the host is none of this machine's, or the port is taken.
+    """
+    try:
+        server = _Server((host, port), _handler(inbox))
+    except OSError as error:
+        message = f"shadow: expected to listen on {host}:{port}, found: {error}"
+        raise BadRequestError(message) from error
+    with server:
         threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True).start()
         try:
             yield server.server_port

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -9,12 +10,14 @@ from typing import Any
 
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import check_format, parse_object, pretty_json
+from tasks.rollout.hosts import found_by
 
 CLUSTERS = MappingProxyType({"rest": "shadow", "grpc": "shadow.grpc"})
 RUNTIME_KEY = "headrace.shadow"  # Envoy's runtime may say another share, of a million
 MOST_AT_A_TIME = 64  # mirrored requests: a comparator that hangs holds no more of Envoy than these
 MAX_BODY_BYTES = 256 * 1024
 MILLION = 1_000_000
+_HOST = re.compile(r"[A-Za-z0-9.:-]{1,253}")
 _OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _FILTERS = "type.googleapis.com/envoy.extensions.filters.http"
 # Without it Envoy reads a user's request no faster than the comparator takes its copy: one that
@@ -44,10 +47,20 @@ class ShadowAddress:
     host: str = "127.0.0.1"
 
     def __post_init__(self) -> None:
-        """Refuse shares that are none."""
+        """Refuse what Envoy would not take: it would take no other cluster with it."""
+        if not _HOST.fullmatch(self.host) or not all(0 < port < 65_536 for port in self._ports):
+            message = (
+                "shadow: expected a host name or address with ports of 1 to 65535, found "
+                f"{self.host!r:.80} with {self._ports}"
+            )
+            raise BadRequestError(message)
         if not 0 <= self.percent <= 100:
             message = f"shadow: expected a percentage from 0 to 100, found {self.percent!r}"
             raise BadRequestError(message)
+
+    @property
+    def _ports(self) -> list[int]:
+        return list(self.ports.values())
 
     @property
     def ports(self) -> dict[str, int]:
@@ -97,7 +110,9 @@ def _cluster(host: str, port: int, protocol: str) -> dict[str, Any]:
     kind = "http2_protocol_options" if protocol == "grpc" else "http_protocol_options"
     return {
         "name": name,
-        "type": "STATIC",
+        **found_by(host),
+        # An Envoy that starts waits for its clusters, and would wait for a name nobody resolves.
+        "wait_for_warm_on_init": False,
         "connect_timeout": "0.1s",
         "load_assignment": {
             "cluster_name": name,

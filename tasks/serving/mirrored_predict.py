@@ -62,12 +62,14 @@ class _Mirror(grpc.GenericRpcHandler):
 
 
 @contextmanager
-def mirrored_requests(port: int, max_bytes: int, take: Take, drop: Drop) -> Iterator[int]:
-    """Listen on 127.0.0.1 and give each Predict request to `take`; the port, which 0 leaves free."""
+def mirrored_requests(
+    host: str, port: int, max_bytes: int, take: Take, drop: Drop
+) -> Iterator[int]:
+    """Listen there and give each Predict request to `take`; the port, which 0 leaves free."""
     options = (("grpc.max_receive_message_length", max_bytes), ("grpc.so_reuseport", 0))
     pool = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="mirrored")
     server = grpc.server(pool, handlers=(_Mirror(take=take, drop=drop),), options=options)
-    listens = server.add_insecure_port(f"127.0.0.1:{port}")
+    listens = server.add_insecure_port(f"{host}:{port}")
     server.start()
     try:
         yield listens

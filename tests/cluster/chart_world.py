@@ -30,6 +30,8 @@ from tasks.adapters.kube_api import the_api
 from tasks.adapters.object_store import ObjectStore
 from tasks.contracts.slot_hosts import GRPC_PORT, REST_PORT, slot_folder
 from tasks.rollout.assignment import bucket_of
+from tasks.rollout.comparison import SHADOW_REPORT
+from tasks.rollout.exposures import rollout_folder
 from tasks.rollout.record import Colour
 from tasks.rollout.state import ModelState, open_state
 from tasks.serving.slot_check import LOAD_SECONDS, Staged, wait_until_loaded
@@ -47,6 +49,9 @@ READY_SECONDS = 420
 DRAIN_SECONDS = 5
 ROUTER_PORT = 8080
 USER_OF_PODS = 10001
+METRICS_PORT = 9102
+SMALL = {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}}
+SHADOWS = "app.kubernetes.io/component=shadow"
 _SLOTS, _ROUTERS = "app.kubernetes.io/component=slot", "app.kubernetes.io/component=router"
 # What kills a keeper inside its container, as the kernel does for memory: its shell lives on.
 _KILL_KEEPER = """
@@ -118,7 +123,6 @@ class ChartWorld:
 
     def values(self, **more: Any) -> dict[str, Any]:
         """Return what stands over ci/02: this code's images, little CPU, two pods of each."""
-        small = {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}}
         values = {
             "images": {
                 "stages": image_names(),
@@ -139,13 +143,13 @@ class ChartWorld:
                     "--max_num_load_retries=0",
                 ],
                 "drainSeconds": DRAIN_SECONDS,
-                "resources": small,
+                "resources": SMALL,
             },
             "router": {
                 "drainSeconds": DRAIN_SECONDS,
                 "concurrency": 1,
-                "resources": small,
-                "keeperResources": small,
+                "resources": SMALL,
+                "keeperResources": SMALL,
             },
         }
         return _merged(values, more)
@@ -280,6 +284,32 @@ class ChartWorld:
         return min(
             (f"user-{number}" for number in range(400)), key=lambda one: bucket_of(salt, one)
         )
+
+    # --- the comparator ---
+
+    @property
+    def candidate(self) -> int:
+        """Return the release number of the candidate in progress."""
+        content = self.state.peek().candidate
+        assert content is not None
+        return content.release_number
+
+    def shadow_report(self) -> dict[str, Any]:
+        """Return what the comparator wrote of the rollout in progress; empty before its first word."""
+        path = rollout_folder(self.state_dir, MODEL, f"r{self.candidate}") / SHADOW_REPORT
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def compared(self) -> int:
+        return int(self.shadow_report().get("compared", 0))
+
+    def routers_that_tell_of(self, candidate: int) -> list[str]:
+        """Return the routers whose keepers export what was compared of a release."""
+        line = f'headrace_shadow_compared_total{{model="{MODEL}",release="{candidate}"}}'
+        urls = {
+            pod.metadata.name: f"http://{pod.status.pod_ip}:{METRICS_PORT}/metrics"
+            for pod in self.routers()
+        }
+        return [name for name, url in urls.items() if line in httpx.get(url, timeout=10).text]
 
     # --- users ---
 

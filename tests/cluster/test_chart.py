@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kubernetes import client
@@ -33,10 +34,13 @@ from tests.cluster.chart_world import (
     MODEL,
     RELEASE,
     ROOT,
+    SHADOWS,
+    SMALL,
     USED_IMAGES,
     ChartWorld,
     eventually,
     find_program,
+    image_of,
     ready,
     restarts,
     told,
@@ -109,7 +113,13 @@ def world(cluster: None) -> Iterator[ChartWorld]:
 @pytest.fixture(scope="module")
 def notes(world: ChartWorld, writing: Models) -> str:
     """What Helm says once the chart is installed and all of it is ready."""
-    return world.apply("install", world.values())
+    return world.apply("install", values_of(world))
+
+
+def values_of(world: ChartWorld, **more: Any) -> dict[str, Any]:
+    """Return the world's values with a comparator beside the users' requests."""
+    shadow = {"enabled": True, "percent": 25, "resources": SMALL}
+    return world.values(images={"shadow": image_of("tensorflow")}, shadow=shadow, **more)
 
 
 @pytest.fixture(scope="module")
@@ -319,6 +329,38 @@ def test_a_candidate_that_fails_is_cut_in_seconds_and_costs_no_user(
     assert all(one.right and not one.again for one in got()), line
 
 
+def test_a_comparator_reports_a_step_to_all_routers_and_its_loss_costs_no_user(
+    in_progress: ChartWorld, models: Models
+) -> None:
+    world = in_progress
+    release = world.stage(models.good)
+    begin(world, release, 1, PLANS["replay"])
+    with world.users(RPS, models.golden) as got:
+        agree(world, world.user_inside(), "candidate")
+        eventually(lambda: world.compared() >= 20, 120, "20 rankings that were compared")
+        assert_same_rankings(world)
+        eventually(lambda: len(world.routers_that_tell_of(world.candidate)) == 2, 60, "metrics")
+
+        (pod,) = world.pods(SHADOWS)
+        world.delete_pod(pod.metadata.name)
+        more(got, 50)
+        eventually(lambda: world.all_ready(SHADOWS, 1), 120, "another comparator")
+        before = world.shadow_report()["since"]
+        anew = "a report of the other comparator"
+        eventually(lambda: world.shadow_report()["since"] != before, 60, anew)
+        assert_same_rankings(world)
+    line = told("a comparator, and its loss", got())
+    assert all(one.right and not one.again for one in got()), line
+
+
+def assert_same_rankings(world: ChartWorld) -> None:
+    """Candidate and stable are one bundle here."""
+    found, record = world.shadow_report(), world.state.peek()
+    assert record.stable is not None
+    assert (found["candidate"], found["stable"]) == (world.candidate, record.stable.release_number)
+    assert found["compared"] == found["equal"] > 0
+
+
 # What is lost
 
 
@@ -405,7 +447,8 @@ def test_an_upgrade_and_a_rollback_cost_no_user_and_leave_the_record(
     served.settle()
     before = served.records.read(MODEL)
     pods = running(served)
-    changed = served.values(
+    changed = values_of(
+        served,
         router={"concurrency": 2},
         serving={"drainSeconds": DRAIN_SECONDS + 1},
         quota={"hard": {"pods": "50"}},

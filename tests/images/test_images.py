@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tasks.contracts.code_digest import code_digest, modules_reached
-from tasks.contracts.image_tags import AIRFLOW, image_tag, stages_of
+from tasks.contracts.image_tags import AIRFLOW, STARTED, image_tag, stages_of
 from tasks.contracts.stages import Image, Stage
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,6 +85,14 @@ def test_every_module_that_a_stage_can_reach_is_there_with_what_it_imports(image
         name for stage in stages_of(Image(image)) for name in modules_reached(_module(stage))
     }
     program = f"import importlib\nfor name in {sorted(modules)}: importlib.import_module(name)"
+    assert said(image, program) == ""
+
+
+@pytest.mark.parametrize("image", [image.value for image in STARTED])
+def test_what_else_is_started_in_an_image_can_be_imported_there(image: str) -> None:
+    program = (
+        f"import importlib\nfor name in {STARTED[Image(image)]}: importlib.import_module(name)"
+    )
     assert said(image, program) == ""
 
 

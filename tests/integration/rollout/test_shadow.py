@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -16,7 +18,7 @@ import httpx
 import pytest
 
 from tasks.rollout.comparison import ShadowReport
-from tasks.rollout.shadow_routes import read_shadow
+from tasks.rollout.shadow_routes import ShadowAddress, read_shadow
 from tasks.serving import protos
 from tasks.serving.client import matrix, predict_request
 from tests.integration.rollout.conftest import Deployment, eventually
@@ -142,6 +144,67 @@ def test_a_comparator_that_hangs_costs_no_request_and_nobody_waits(deployment: D
         assert sorted(times)[len(times) // 2] < 0.2
         assert max(times) < 5  # its own limit of a mirrored request is 30 s
         process.send_signal(signal.SIGCONT)
+
+
+RESOLVER = "envoy.network.dns_resolver.cares"
+
+
+@contextmanager
+def nobody_resolves(deployment: Deployment) -> Iterator[None]:
+    """Start Envoy anew where the server of names never answers."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        kind = "type.googleapis.com/envoy.extensions.network.dns_resolver.cares.v3"
+        server = {"address": "127.0.0.1", "port_value": silent.getsockname()[1]}
+        resolver = {
+            "@type": f"{kind}.CaresDnsResolverConfig",
+            "resolvers": [{"socket_address": server}],
+        }
+        bootstrap = json.loads(deployment.files.bootstrap.read_text())
+        bootstrap["typed_dns_resolver_config"] = {"name": RESOLVER, "typed_config": resolver}
+        deployment.envoy.terminate()
+        deployment.envoy.wait()
+        deployment.files.bootstrap.write_text(json.dumps(bootstrap))
+        deployment.start_envoy()
+        yield
+        silent.setblocking(False)
+        assert b"headrace-shadow" in silent.recv(512)  # it was asked
+
+
+def test_a_comparator_whose_name_nobody_resolves_costs_no_start_no_route_and_no_request(
+    deployment: Deployment,
+) -> None:
+    deployment.first_release()
+    address = ShadowAddress(host="headrace-shadow.shop.svc", port=9911, grpc=9913, percent=100.0)
+    deployment.files.shadow.write_text(address.to_text())
+    eventually(lambda: address.host in deployment.files.clusters.read_text())
+    with nobody_resolves(deployment):
+        deployment.settle()  # it listens within 10 s
+        deployment.begin(3, per_try_timeout_ms=20_000)
+        assert '"request_mirror_policies"' in deployment.files.routes.read_text()
+        assert {name_of(answer) for answer in ask_many(deployment, USERS)} == {"blue", "green"}
+        for times in (ask_all(deployment), ask_by_grpc(deployment)):
+            assert sorted(times)[len(times) // 2] < 0.2
+            assert max(times) < 5
+
+
+def test_a_comparator_that_is_found_by_a_name_is_sent_both_protocols(
+    deployment: Deployment,
+) -> None:
+    in_step_3(deployment)
+    with comparing(deployment):
+        said = read_shadow(deployment.files.shadow)
+        assert said is not None
+        deployment.files.shadow.write_text(replace(said, host="localhost").to_text())
+        eventually(lambda: "DnsCluster" in deployment.files.clusters.read_text())
+
+        def mirrored() -> bool:
+            ask_many(deployment, USERS[:20])
+            ask_by_grpc(deployment, 20)
+            names = ("cluster.shadow", "cluster.shadow.grpc")
+            return all(counted(deployment, f"{one}.upstream_rq_completed") >= 10 for one in names)
+
+        eventually(mirrored, seconds=40)
 
 
 def ask_all(deployment: Deployment) -> list[float]:

@@ -43,8 +43,10 @@ SHORT = replace(PLANS["replay"], lease_seconds=5.0)
 class Router:
     """One router's two processes, with a folder of their own."""
 
-    def __init__(self, folder: Path, name: str, environment: dict[str, str]) -> None:
-        self.folder, self.name = folder, name
+    def __init__(
+        self, folder: Path, name: str, environment: dict[str, str], *keeper_words: str
+    ) -> None:
+        self.folder, self.name, self.keeper_words = folder, name, keeper_words
         self.dir = folder / name
         self.environment = environment | {"HEADRACE_POD_NAME": name}
         self.port, self.admin, self.metrics = free_port(), free_port(), free_port()
@@ -61,6 +63,7 @@ class Router:
             "keeper",
             *("--state-dir", str(self.folder / "state"), "--router-dir", str(self.dir)),
             *("--metrics-port", str(self.metrics), "--linger-seconds", "20"),
+            *self.keeper_words,
         )
 
     def _start(self, command: str, *words: str) -> subprocess.Popen[bytes]:

@@ -6,20 +6,27 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from headrace_airflow.compute_profiles import COMPUTE_PROFILES, PRIORITIES, priority_class_objects
 from headrace_airflow.deployment import Runtime, read_deployment
 from headrace_airflow.reaper import SELECTOR
 
 from tasks.adapters.config_map_records import config_map_name, named_records
 from tasks.cli.envoy import _parser as parser_of_envoy
+from tasks.cli.options import PASSED_ON
+from tasks.cli.shadow import EVERY_ADDRESS, PERCENT, parser_of_shadow
+from tasks.contracts.image_tags import STARTED
 from tasks.contracts.requests import MODEL_NAME
 from tasks.contracts.slot_hosts import slots_text
+from tasks.contracts.stages import Image
 from tasks.rollout.keeper import parser_of_keeper
 from tasks.rollout.metrics_server import HEALTH_PATHS
 from tasks.rollout.record import Colour
+from tasks.rollout.shadow_routes import ShadowAddress, read_shadow
 from tasks.serving.flags import ServerOptions, parse_flags
 from tests.unit.helm.rendered import (
     CASES,
+    CHART,
     EVERYTHING,
     NAMESPACE,
     ONE_NODE,
@@ -195,6 +202,59 @@ def test_envoy_and_keeper_take_their_flags() -> None:
     assert keeper["startupProbe"]["httpGet"]["path"] in HEALTH_PATHS
     # What makes one keeper hang makes all hang: no probe may take the routers away (ADR 13).
     assert keeper.keys().isdisjoint({"readinessProbe", "livenessProbe"})
+
+
+def test_comparator_and_keepers_take_their_flags_and_mean_the_same_ports() -> None:
+    found = objects(EVERYTHING)
+    pod = named(found, "Deployment", "headrace-shadow")["spec"]["template"]["spec"]
+    (shadow,) = pod["containers"]
+    program, command = shadow["command"]
+    assert program == "headrace"
+    assert PASSED_ON[command] in STARTED[Image.TENSORFLOW]  # the image that `images.shadow` names
+    options = parser_of_shadow().parse_args(shadow["args"])
+    assert options.host == EVERY_ADDRESS  # it says nothing of itself: the ConfigMap does
+    offered = {port["name"]: port["containerPort"] for port in shadow["ports"]}
+    assert offered == {"rest": options.port, "grpc": options.grpc_port}
+
+    service = named(found, "Service", "headrace-shadow")["spec"]
+    assert service.keys() == {"selector", "ports"}  # an address of its own, inside the cluster
+    assert {one["name"]: one["port"] for one in service["ports"]} == offered
+    router = named(found, "Deployment", "headrace-router")["spec"]["template"]["spec"]
+    keeper = next(one for one in router["containers"] if one["name"] == "keeper")
+    file = parser_of_keeper().parse_args(keeper["args"]).shadow
+    (mount,) = [one for one in keeper["volumeMounts"] if one["mountPath"] == str(file.parent)]
+    (volume,) = [one for one in router["volumes"] if one["name"] == mount["name"]]
+    told = named(found, "ConfigMap", volume["configMap"]["name"])["data"]
+    assert told.keys() == {file.name}
+
+
+def test_keepers_are_told_what_a_comparator_would_say_of_itself(tmp_path: Path) -> None:
+    file = tmp_path / "shadow.json"
+    file.write_text(named(objects(EVERYTHING), "ConfigMap", "headrace-shadow")["data"][file.name])
+    host = f"headrace-shadow.{NAMESPACE}.svc.cluster.local"
+    assert read_shadow(file) == ShadowAddress(host=host, port=9911, grpc=9913, percent=2.5)
+    assert "shadow_address/2" in file.read_text()
+
+
+def test_a_comparator_is_off_and_then_asks_as_often_as_on_one_machine() -> None:
+    values = yaml.safe_load((CHART / "values.yaml").read_text())["shadow"]
+    assert (values["enabled"], values["percent"]) == (False, PERCENT)
+    assert not [one for one in objects(SMALLEST) if "shadow" in json.dumps(one)]
+
+
+def test_one_comparator_writes_a_rollouts_report_and_goes_after_users_and_stages() -> None:
+    shadow = named(objects(EVERYTHING), "Deployment", "headrace-shadow")["spec"]
+    assert (shadow["replicas"], shadow["strategy"]) == (1, {"type": "Recreate"})
+    assert "priorityClassName" not in shadow["template"]["spec"]
+
+
+def test_a_comparator_finds_records_and_slots_as_the_keepers_do() -> None:
+    def told(name: str, container: str) -> dict[str, str]:
+        pod = named(objects(EVERYTHING), "Deployment", name)["spec"]["template"]["spec"]
+        (found,) = [one for one in pod["containers"] if one["name"] == container]
+        return {one["name"]: one["value"] for one in found["env"] if "value" in one}
+
+    assert told("headrace-shadow", "shadow") == told("headrace-router", "keeper")
 
 
 @pytest.mark.parametrize("case", CASES)

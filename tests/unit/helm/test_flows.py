@@ -38,6 +38,7 @@ ENDS = {
     ),
     "reaper": End(namespace=NAMESPACE, labels=_labels("CronJob/headrace-reaper")),
     "mlflow": End(namespace=NAMESPACE, labels=_labels("Deployment/headrace-mlflow")),
+    "shadow": End(namespace=NAMESPACE, labels=_labels("Deployment/headrace-shadow")),
     "test": End(namespace=NAMESPACE, labels=_labels("Pod/headrace-test-router")),
     "stranger here": End(namespace=NAMESPACE, labels={"app": "stranger"}),
     "storefront": End(namespace="shop-front", labels={"app": "storefront"}),
@@ -48,7 +49,7 @@ ENDS = {
     "store": End(address="203.0.113.7"),
     "database": End(address="203.0.113.8"),
 }
-PORTS = (53, 443, 5000, 5432, 6443, 8080, 8500, 8501, 9102, 9901, 22)
+PORTS = (53, 443, 5000, 5432, 6443, 8080, 8500, 8501, 9102, 9901, 9911, 9913, 22)
 STAGES = ("stage", "rollout stage", "rank")
 VALUES = with_values(
     EVERYTHING,
@@ -73,6 +74,11 @@ NEEDED: dict[tuple[str, str, int], str] = {
     ("router", "slot", 8500): "Envoy, gRPC",
     ("router", "slot", 8501): "Envoy, REST; the keeper asks whether slots answer",
     ("router", "kubernetes", 6443): "the keeper watches and changes the state record",
+    ("router", "shadow", 9911): "mirrored requests, REST",
+    ("router", "shadow", 9913): "mirrored requests, gRPC",
+    ("shadow", "slot", 8500): "what came by gRPC is asked by gRPC",
+    ("shadow", "slot", 8501): "what came by REST is asked by REST",
+    ("shadow", "kubernetes", 6443): "it watches the state record",
     ("rollout stage", "slot", 8500): "stage_bundle asks the golden requests",
     ("rollout stage", "slot", 8501): "stage_bundle waits until a release is loaded",
     ("rollout stage", "kubernetes", 6443): "the state record",
@@ -83,7 +89,10 @@ NEEDED: dict[tuple[str, str, int], str] = {
     ("mlflow", "database", 5432): "runs",
     ("mlflow", "store", 443): "plots",
     **{(stage, "store", 443): "artifacts, events" for stage in STAGES},
-    **{(source, "dns", 53): "names" for source in (*STAGES, "router", "reaper", "mlflow", "test")},
+    **{
+        (source, "dns", 53): "names"
+        for source in (*STAGES, "router", "reaper", "mlflow", "shadow", "test")
+    },
 }
 
 

@@ -19,7 +19,7 @@ RESTRICTED_VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral"
     "projected",
     "secret",
 }
-ASK_KUBERNETES = {"headrace-router", "headrace-reaper"}
+ASK_KUBERNETES = {"headrace-router", "headrace-reaper", "headrace-shadow"}
 
 
 def _each(pod: Object, good: Callable[[Object], Any]) -> bool:

@@ -140,6 +140,16 @@ IMPOSSIBLE = (
     ),
     pytest.param(
         SMALLEST,
+        {"shadow": {"enabled": True}},
+        {
+            "shadow": {"enabled": True},
+            "images__shadow": {"repository": "registry.example/tensorflow", "tag": "1.4"},
+        },
+        "images.shadow.repository: expected the name of an image, found none",
+        id="a comparator of no image",
+    ),
+    pytest.param(
+        SMALLEST,
         {"serving": {"autoscaling": {"enabled": True}, "resources": {"requests": {"cpu": None}}}},
         {"serving": {"autoscaling": {"enabled": True}, "resources": {"requests": {"cpu": "2"}}}},
         "models.recommender.autoscaling: expected resources.requests.cpu beside it, found none",
@@ -233,6 +243,12 @@ WRONG_VALUES = (
         {"monitoring": {"serviceMonitor": "always"}},
         "/monitoring/serviceMonitor",
         id="another word",
+    ),
+    pytest.param(
+        {"shadow": {"percent": 101}},
+        {"shadow": {"percent": 0.5}},
+        "/shadow/percent",
+        id="a share of more than all",
     ),
     pytest.param(
         {"quota": {"hard": {"pods": 5}}},

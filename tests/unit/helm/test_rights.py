@@ -24,8 +24,9 @@ LAUNCHERS = tuple(("airflow", f"airflow-{name}") for name in ("scheduler", "work
 ROUTER, ROLLOUT = (NAMESPACE, "headrace-router"), (NAMESPACE, "headrace-rollout")
 STAGE, SERVING = (NAMESPACE, "headrace-stage"), (NAMESPACE, "headrace-serving")
 REAPER, MLFLOW = (NAMESPACE, "headrace-reaper"), (NAMESPACE, "headrace-mlflow")
+SHADOW = (NAMESPACE, "headrace-shadow")
 TEST, STRANGER = (NAMESPACE, "headrace-test"), (NAMESPACE, "default")
-EVERYBODY = (*LAUNCHERS, ROUTER, ROLLOUT, STAGE, SERVING, REAPER, MLFLOW, TEST, STRANGER)
+EVERYBODY = (*LAUNCHERS, ROUTER, ROLLOUT, STAGE, SERVING, REAPER, MLFLOW, SHADOW, TEST, STRANGER)
 
 # what: who may; everybody else of EVERYBODY may not
 TABLE: dict[Ask, tuple[tuple[str, str], ...]] = {
@@ -44,8 +45,8 @@ TABLE: dict[Ask, tuple[tuple[str, str], ...]] = {
     Ask(verb="update", resource="services", name="headrace-router"): (),
     Ask(verb="get", resource="configmaps", name=RECORD): (*LAUNCHERS, ROUTER, ROLLOUT),
     Ask(verb="update", resource="configmaps", name=RECORD): (*LAUNCHERS, ROUTER, ROLLOUT),
-    Ask(verb="watch", resource="configmaps", name=RECORD): (ROUTER,),
-    Ask(verb="list", resource="configmaps", name=RECORD): (ROUTER,),
+    Ask(verb="watch", resource="configmaps", name=RECORD): (ROUTER, SHADOW),
+    Ask(verb="list", resource="configmaps", name=RECORD): (ROUTER, SHADOW),
     Ask(verb="list", resource="configmaps"): (),
     Ask(verb="create", resource="configmaps"): (),
     Ask(verb="delete", resource="configmaps", name=RECORD): (),

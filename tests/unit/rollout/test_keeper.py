@@ -20,6 +20,7 @@ from tasks.rollout.readiness import SlotProbes
 from tasks.rollout.record import Colour, StateRecord
 from tasks.rollout.renew_lease import main as renew
 from tasks.rollout.routes import RoutedModel
+from tasks.rollout.shadow_routes import ShadowAddress
 from tasks.rollout.state import ModelState, open_state
 
 PLAN = PLANS["replay"]  # lease of 600 s
@@ -413,6 +414,35 @@ def test_a_model_without_slots_has_no_routes_yet(world: World) -> None:
     (world.folder / "shop" / "slots.json").unlink()
     world.keeper().turn()
     assert "shop.headrace" not in (world.folder / "router" / "routes.json").read_text()
+
+
+def test_a_keeper_reads_where_the_comparator_listens_from_the_file_that_it_was_told(
+    world: World,
+) -> None:
+    stepping(world)
+    keeper, file = world.keeper(), world.folder / "told.json"
+    keeper.shadow_file = file
+    beside = ShadowAddress(port=9, percent=5.0)
+    keeper.files.folder.mkdir(exist_ok=True)
+    keeper.files.shadow.write_text(beside.to_text())  # of another comparator
+    keeper.turn()
+    assert "request_mirror_policies" not in keeper.files.routes.read_text()
+    file.write_text(ShadowAddress(host="headrace-shadow", port=1, percent=5.0).to_text())
+    keeper.turn()
+    assert "request_mirror_policies" in keeper.files.routes.read_text()
+    assert '"headrace-shadow"' in keeper.files.clusters.read_text()
+    file.unlink()
+    keeper.turn()
+    assert "request_mirror_policies" not in keeper.files.routes.read_text()
+
+
+def test_a_comparators_address_that_cannot_be_read_stops_no_route(world: World) -> None:
+    keeper = world.keeper()
+    keeper.shadow_file = world.folder  # no file
+    stepping(world)
+    keeper.turn()
+    assert "candidate" in keeper.files.routes.read_text()
+    assert any("Is a directory" in sentence for sentence in world.said)
 
 
 def test_the_bootstrap_leaves_an_envoy_that_starts_before_the_keeper_empty_files(

@@ -206,6 +206,18 @@ def test_without_an_answer_of_the_api_no_model_is_seen(
     one.close()
 
 
+def test_a_comparators_watch_speaks_as_a_comparator(
+    opened: Callable[..., ConfigMapRecords], fake: FakeConfigMaps, said: list[str]
+) -> None:
+    fake.fault = lambda _method, _path: 503
+    records = opened(names=(MODEL,), patience_seconds=0.0)
+    one = WatchedRecords(records=records, say=said.append, who="shadow", retry_seconds=0.1)
+    one.start()
+    eventually(lambda: said)
+    assert said[0].startswith(f"shadow: {MODEL}: the last record goes on: ")
+    one.close()
+
+
 def test_a_look_of_the_keeper_asks_the_api_nothing(
     watched: Callable[[], WatchedRecords], fake: FakeConfigMaps
 ) -> None:

@@ -127,6 +127,21 @@ def test_a_comparator_that_takes_no_grpc_is_sent_rest_alone() -> None:
     assert [one["name"] for one in render_clusters([], before)["resources"]] == ["shadow"]
 
 
+def test_a_comparator_with_a_name_is_looked_up_and_no_start_of_envoy_waits_for_it() -> None:
+    named = replace(SHADOW, host="headrace-shadow.shop.svc")
+    found = render_clusters([], named)["resources"]
+    assert [one["name"] for one in found] == ["shadow", "shadow.grpc"]
+    for cluster in found:
+        assert "type" not in cluster
+        assert cluster["cluster_type"]["name"] == "envoy.clusters.dns"
+        assert cluster["wait_for_warm_on_init"] is False
+        (locality,) = cluster["load_assignment"]["endpoints"]
+        (endpoint,) = locality["lb_endpoints"]
+        socket = endpoint["endpoint"]["address"]["socket_address"]
+        assert socket["address"] == "headrace-shadow.shop.svc"
+    assert {one["type"] for one in render_clusters([], SHADOW)["resources"]} == {"STATIC"}
+
+
 def test_each_protocol_is_mirrored_to_its_own_cluster_under_the_same_limits() -> None:
     rest, grpc = render_clusters([], SHADOW)["resources"]
     (options,) = grpc["typed_extension_protocol_options"].values()

@@ -8,11 +8,16 @@ from typing import Any
 import httpx
 import pytest
 
+from tasks.adapters.config_map_records import named_records
+from tasks.adapters.watched_records import watched_records
 from tasks.contracts.errors import BadRequestError, HeadraceError
 from tasks.rollout.comparison import ShadowReport
-from tasks.rollout.shadow import MAX_PAIRS, Comparator, Inbox, Mirrored
+from tasks.rollout.file_records import FileRecords
+from tasks.rollout.shadow import MAX_PAIRS, Comparator, Inbox, Mirrored, rest_requests
 from tasks.rollout.shadow_routes import ShadowAddress, read_shadow
 from tasks.rollout.state import ModelState, open_state
+from tests.fake_config_maps import FakeConfigMaps, serving
+from tests.fake_kubernetes import eventually, kubeconfig
 
 REQUEST = Mirrored(model="shop", body=b"{}")
 
@@ -109,6 +114,71 @@ def test_classifiers_are_compared_by_the_class_that_they_put_first(
     assert (found.score_differences["0.5"], found.score_differences["0.99"]) == (0.0, 0.2425)
 
 
+def test_on_a_cluster_slots_are_asked_by_the_names_of_their_services(
+    state: ModelState, tmp_path: Path
+) -> None:
+    state.reserve_slot("second")
+    slots, asked = Slots(), []
+    by_name = comparator(
+        tmp_path,
+        slots,
+        slot_host="headrace-{model}-{colour}.prod.svc",
+        ask_grpc=lambda address, _request, _version: asked.append(address) or {},
+    )
+    for protocol in ("rest", "grpc"):
+        by_name.inbox.put(Mirrored(model="shop", body=b"{}", protocol=protocol))
+        by_name.turn()
+    assert slots.asked == [
+        "http://headrace-shop-green.prod.svc:8501/v1/models/shop/versions/2:predict",
+        "http://headrace-shop-blue.prod.svc:8501/v1/models/shop/versions/1:predict",
+    ]
+    assert asked == ["headrace-shop-green.prod.svc:8500", "headrace-shop-blue.prod.svc:8500"]
+
+
+def test_on_a_cluster_slots_are_compared_by_the_record_that_the_watch_has_brought(
+    tmp_path: Path,
+) -> None:
+    fake = FakeConfigMaps()
+    with serving(fake) as url:
+        environment = {
+            "KUBECONFIG": str(kubeconfig(tmp_path / "kubeconfig", url)),
+            "HEADRACE_ROLLOUT_STATE": "configmap://prod",
+            "HEADRACE_MODELS": "shop",
+        }
+        api = named_records(environment)
+        assert api is not None
+        released = open_state(tmp_path, "shop", records=api)
+        released.reserve_slot("first")
+        released.promote("first")
+        released.reserve_slot("second")
+        watched = watched_records(environment, who="shadow", say=print)
+        assert watched is not None
+        watched.start()
+        eventually(lambda: watched.read("shop"))
+        changes = [asked for asked in fake.asked if not asked.startswith("GET ")]
+        slots, host = Slots(), "headrace-{model}-{colour}.prod.svc"
+        made = comparator(tmp_path, slots, records=watched, slot_host=host)
+        made.inbox.put(REQUEST)
+        made.turn()
+        made.write()
+        watched.close()
+        assert [asked for asked in fake.asked if not asked.startswith("GET ")] == changes
+    assert len(slots.asked) == 2
+    found = report(tmp_path)
+    assert (found.candidate, found.stable, found.compared) == (2, 1, 1)
+    assert not (tmp_path / "shop/state.json").exists()
+
+
+def test_a_model_of_no_watched_record_is_asked_of_nobody(state: ModelState, tmp_path: Path) -> None:
+    state.reserve_slot("second")
+    slots = Slots()
+    elsewhere = FileRecords(state_dir=tmp_path / "empty")
+    made = comparator(tmp_path, slots, records=elsewhere)
+    made.inbox.put(REQUEST)
+    made.turn()
+    assert (slots.asked, made.inbox.dropped) == ([], {"no candidate": 1})
+
+
 def test_without_a_candidate_nobody_is_asked(state: ModelState, tmp_path: Path) -> None:
     slots = Slots()
     made = comparator(tmp_path, slots)
@@ -184,6 +254,30 @@ def test_another_candidate_is_another_report(state: ModelState, tmp_path: Path) 
 def test_a_share_that_is_none_is_refused(percent: float) -> None:
     with pytest.raises(BadRequestError, match="expected a percentage from 0 to 100"):
         ShadowAddress(port=1, percent=percent)
+
+
+@pytest.mark.parametrize(
+    "said",
+    (
+        pytest.param({"host": ""}, id="no host"),
+        pytest.param({"host": "headrace shadow"}, id="no host's name"),
+        pytest.param({"port": 0}, id="a port that is to be chosen"),
+        pytest.param({"grpc": 65_536}, id="a port that there is not"),
+    ),
+)
+def test_an_address_that_envoy_would_not_take_is_refused(said: dict[str, Any]) -> None:
+    """In a file of clusters it would cost all others their next change."""
+    with pytest.raises(BadRequestError, match="expected a host name or address with ports of 1 to"):
+        ShadowAddress(**{"port": 1, "grpc": 2, "percent": 5.0, **said})
+    assert ShadowAddress(host="::1", port=1, grpc=65_535, percent=5.0)
+
+
+def test_an_address_of_another_machine_is_named() -> None:
+    with (
+        pytest.raises(BadRequestError, match=r"expected to listen on 192\.0\.2\.1:9911, found"),
+        rest_requests("192.0.2.1", 9911, Inbox()),
+    ):
+        pass
 
 
 def test_what_came_by_grpc_is_asked_by_grpc(state: ModelState, tmp_path: Path) -> None:

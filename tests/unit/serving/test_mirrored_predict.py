@@ -96,7 +96,7 @@ def listener() -> Iterator[Listener]:
         dropped[why] += 1
 
     with (
-        mirrored_requests(0, MAX_BYTES, take, drop) as port,
+        mirrored_requests("127.0.0.1", 0, MAX_BYTES, take, drop) as port,
         grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
     ):
         yield Listener(channel, taken, dropped)

@@ -1,0 +1,111 @@
+"""Router and comparator as their pods start them: records in ConfigMaps, the comparator found by a name."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tasks.adapters.config_map_records import ConfigMapRecords
+from tasks.adapters.kube_api import KubeApi, server_at
+from tasks.rollout.comparison import ShadowReport
+from tasks.rollout.record import Colour
+from tasks.rollout.shadow_routes import ShadowAddress
+from tasks.rollout.state import ModelState, open_state
+from tests.fake_config_maps import FakeConfigMaps, serving
+from tests.fake_kubernetes import kubeconfig
+from tests.integration.rollout.conftest import Slot, _slots_record, eventually
+from tests.integration.rollout.test_two_routers import SHORT, Router
+from tests.integration.rollout.upstreams import Mood
+from tests.ports import free_port
+
+pytestmark = pytest.mark.integration
+
+
+@dataclass
+class Cluster:
+    folder: Path
+    fake: FakeConfigMaps
+    state: ModelState
+    router: Router
+
+    def compared(self) -> int:
+        """Return how many rankings the report of the second release counts."""
+        path = self.folder / "state/shop/traffic/r2/shadow.json"
+        if not path.exists():
+            return 0
+        return ShadowReport.parse(path.read_bytes(), str(path)).compared
+
+    def ask_until_compared(self, count: int) -> None:
+        def asked_and_compared() -> bool:
+            answers = [self.router.ask(f"user-{number}") for number in range(20)]
+            assert [answer.status_code for answer in answers] == [200] * 20
+            return self.compared() >= count
+
+        eventually(asked_and_compared, 60)
+
+
+@contextmanager
+def comparing(folder: Path, environment: dict[str, str], ports: tuple[int, int]) -> Iterator[None]:
+    words = ("--state-dir", str(folder / "state"), "--host", "0.0.0.0")
+    words += ("--port", str(ports[0]), "--grpc-port", str(ports[1]))
+    with (folder / "shadow.log").open("wb") as log:
+        command = [sys.executable, "-m", "tasks.cli", "shadow", *words]
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    try:
+        yield
+    finally:
+        process.terminate()
+        assert process.wait(30) == 0, (folder / "shadow.log").read_text()[-2000:]
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    fake = FakeConfigMaps()
+    slots = {colour: Slot(Mood(colour.value), free_port(), free_port()) for colour in Colour}
+    (tmp_path / "state/shop").mkdir(parents=True)
+    (tmp_path / "state/shop/slots.json").write_text(_slots_record(slots))
+    ports = free_port(), free_port()
+    told = tmp_path / "told.json"
+    address = ShadowAddress(host="localhost", port=ports[0], grpc=ports[1], percent=100.0)
+    told.write_text(address.to_text())
+    with ExitStack() as stack:
+        for slot in slots.values():
+            slot.start()
+            stack.callback(slot.stop)
+        url = stack.enter_context(serving(fake))
+        environment = os.environ | {
+            "KUBECONFIG": str(kubeconfig(tmp_path / "kubeconfig", url)),
+            "HEADRACE_ROLLOUT_STATE": "configmap://prod",
+            "HEADRACE_MODELS": "shop",
+        }
+        records = ConfigMapRecords(api=KubeApi(server_at(url)), namespace="prod")
+        state = open_state(tmp_path / "state", "shop", records=records)
+        state.reserve_slot("first")
+        state.promote("first")
+        router = Router(tmp_path, "one", dict(environment), "--shadow", str(told))
+        stack.callback(router.close)
+        stack.enter_context(comparing(tmp_path, dict(environment), ports))
+        eventually(router.ready, 60)
+        yield Cluster(folder=tmp_path, fake=fake, state=state, router=router)
+
+
+def test_requests_of_a_step_are_compared_by_records_in_config_maps_also_while_the_api_is_away(
+    cluster: Cluster,
+) -> None:
+    cluster.state.reserve_slot("second")
+    cluster.state.begin_step("second", 1, SHORT, per_try_timeout_ms=20_000)
+    cluster.state.renew("second", 600)
+    cluster.ask_until_compared(10)
+    cluster.fake.fault = lambda _method, _path: 503
+    cluster.ask_until_compared(cluster.compared() + 20)  # by the last record
+    cluster.fake.fault = lambda _method, _path: None
+    # It is reached by what the keeper was told: of itself it knows no address to write down.
+    assert not (cluster.folder / "state/router/shadow.json").exists()
+    assert not (cluster.folder / "state/shop/state.json").exists()
