@@ -19,6 +19,9 @@ from tasks.contracts.store_urls import demand_no_credentials
 MAX_STEPS = 8
 MODEL_NAME = re.compile(r"(?!router$)[a-z][a-z0-9-]{0,39}")  # state/router is the router's own
 RELEASE_ID = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,119}")
+# What a rollback may name beside a release's number or id: who has that role.
+CANDIDATE = "candidate"
+STABLE = "stable"
 
 Judgement = Literal["guardrails", "ship"]
 Hypothesis = Literal["superiority", "noninferiority"]
