@@ -108,7 +108,7 @@ class StepObservation:
             raw["cut"] = None if cut is None else CutSeen(**cut)
             hotfix = raw.get("hotfix")
             raw["hotfix"] = None if hotfix is None else HotfixSeen(**hotfix)
-            return cls(**{**raw, "plan": plan_from_record(raw["plan"])})
+            return cls(**{**raw, "plan": plan_from_record(raw["plan"], where)})
         except (KeyError, TypeError) as error:
             message = f"{where}: expected a complete step_observation/{number}, found: {error!r}"
             raise BadRequestError(message) from error
