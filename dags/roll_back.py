@@ -1,29 +1,23 @@
-"""By hand: the release before the current one serves again, or a candidate in flight is dropped.
+"""By hand: the candidate in progress is taken out; or stable, so that the one before it serves again.
 
-Give the model and a reason; both go to the ledger. Runbook: docs/runbooks/rollback.md
+Give the model, which release is meant, and a reason; the reason and your name go to the ledger. The
+release is `candidate` unless you name another: stable is taken out only by `stable`, its number or
+its id. Runbook: docs/runbooks/rollback.md
 """
 
 from __future__ import annotations
 
 from datetime import timedelta
 
-from airflow.sdk import DAG, Param
-from headrace_airflow.release_form import form_of_rollback
+from airflow.sdk import DAG
+from headrace_airflow.release_form import form_of_rollback, rollback_form
 from headrace_airflow.stage_operator import run_stage
-from tasks.contracts.requests import MODEL_NAME
 from tasks.contracts.stages import Stage
 
 with DAG(
     "roll_back",
     doc_md=__doc__,
-    params={
-        "model": Param(
-            "recommender", type="string", pattern=f"^{MODEL_NAME.pattern}$", title="Model"
-        ),
-        "reason": Param(
-            "rolled back by hand", type="string", minLength=3, maxLength=500, title="Reason"
-        ),
-    },
+    params=rollback_form(),
     schedule=None,
     catchup=False,
     max_active_runs=4,

@@ -15,7 +15,14 @@ from tasks.contracts.catalogues import (
     datasets_of,
     recipes_of,
 )
-from tasks.contracts.requests import DEFAULT_PLANS, MODEL_NAME, PLANS
+from tasks.contracts.requests import (
+    CANDIDATE,
+    DEFAULT_PLANS,
+    MODEL_NAME,
+    PLANS,
+    RELEASE_ID,
+    STABLE,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -146,10 +153,34 @@ def _span(seconds: int) -> str:
     return f"{seconds} s"
 
 
+def rollback_form() -> dict[str, Param]:
+    """Return the fields of a rollback by hand; stable is taken out only where it is named."""
+    return {
+        "model": Param(
+            "recommender", type="string", pattern=f"^{MODEL_NAME.pattern}$", title="Model"
+        ),
+        "release": Param(
+            CANDIDATE,
+            type="string",
+            pattern=f"^{RELEASE_ID.pattern}$",
+            examples=[CANDIDATE, STABLE],
+            title="Release",
+            description="candidate: the release in progress. stable: the one that serves; the one "
+            "before it serves again. Or a release's number or id, as `headrace history` names it",
+        ),
+        "reason": Param(
+            "rolled back by hand", type="string", minLength=3, maxLength=500, title="Reason"
+        ),
+    }
+
+
 def form_of_rollback(context: Mapping[str, Any]) -> dict[str, Json]:
-    """Return what `roll_back_release` takes from a person: model, reason, and this run's name."""
-    run = context["dag_run"]
-    return dict(context["params"]) | {"requested_by_run": release_id(str(run.run_id))}
+    """Return what `roll_back_release` takes from a person: which release, why, who, and when."""
+    run, form = context["dag_run"], context["params"]
+    return {name: form[name] for name in ("model", "release", "reason")} | {
+        "requested_by": person_of_run(run),
+        "requested_at": run.run_after.isoformat(),
+    }
 
 
 def hotfix_form() -> dict[str, Param]:

@@ -62,7 +62,7 @@ class NothingStarted:
         """Ask Airflow for the states of both tasks in this run."""
         states = task_states(situation.context, [self.task_id, self.promotion])
         if states.get(self.promotion) == "success":
-            return f"{self.promotion} succeeded; the DAG roll_back takes a release back"
+            return f"{self.promotion} succeeded; the DAG roll_back takes back what it names"
         state = states.get(self.task_id)
         if state in STARTED_STATES:
             return None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tasks.contracts.catalogues import COMPRESSIONS, DATASETS, PICTURE_RECIPES, RECIPES
 from tasks.contracts.errors import BadRequestError
-from tasks.contracts.requests import MODEL_NAME, PLANS, parse_utc
+from tasks.contracts.requests import CANDIDATE, MODEL_NAME, PLANS, RELEASE_ID, parse_utc
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -160,8 +160,17 @@ def _hotfix(commands: _Commands[argparse.ArgumentParser]) -> None:
 
 
 def _rollback(commands: _Commands[argparse.ArgumentParser]) -> None:
-    rollback = _command(commands, "rollback", "serve the previous release again")
+    rollback = _command(
+        commands, "rollback", "take out the candidate, or the stable release if it is named"
+    )
     rollback.add_argument("--model", type=_model, default=DEFAULT_MODEL)
+    rollback.add_argument(
+        "--release",
+        type=_release_named,
+        default=CANDIDATE,
+        help="candidate (the default), stable (the release before it serves again), or a number or "
+        "id of `headrace history`",
+    )
     rollback.add_argument("--reason", required=True, help="goes into the ledger")
 
 
@@ -201,6 +210,15 @@ def _hidden(commands: _Commands[argparse.ArgumentParser], name: str) -> None:
 def _model(text: str) -> str:
     if not MODEL_NAME.fullmatch(text):
         message = f"expected a name of a-z, 0-9 and -, at most 40 long, found {text!r:.60}"
+        raise argparse.ArgumentTypeError(message)
+    return text
+
+
+def _release_named(text: str) -> str:
+    if not RELEASE_ID.fullmatch(text):
+        message = (
+            f"expected candidate, stable, or the number or id of a release, found {text!r:.130}"
+        )
         raise argparse.ArgumentTypeError(message)
     return text
 

@@ -1,4 +1,4 @@
-"""`headrace rollback`: end the release in progress, or serve the previous one; needs no Airflow."""
+"""`headrace rollback`: end the release in progress, or a named one; needs no Airflow."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from tasks.cli.home import Home
 from tasks.cli.ledgers import state_of
 from tasks.cli.predict import served_version
 from tasks.cli.stack import running
-from tasks.contracts.errors import BadRequestError, HeadraceError
+from tasks.contracts.errors import HeadraceError
 from tasks.contracts.exit_codes import ExitCode
 from tasks.rollout.state import Note
+from tasks.rollout.take_back import take_back
 
 if TYPE_CHECKING:
     import argparse
@@ -27,16 +28,11 @@ def run(options: argparse.Namespace, console: Console) -> int:
     """Move the roles back, write who and why into the ledger, and see the router follow."""
     home = Home.from_environment()
     state = state_of(home, options.model)
-    record = state.peek()
-    stable = record.stable
-    release_id = record.release_id or (None if stable is None else stable.release_id)
-    if release_id is None:
-        message = f"{options.model}: expected a release to take back, found none"
-        raise BadRequestError(message)
-    state.roll_back(release_id, note=Note(who=f"person {getpass.getuser()}", why=options.reason))
+    note = Note(who=f"person {getpass.getuser()}", why=options.reason)
+    entry = take_back(state, options.release, note=note)
     now = state.peek().stable
     serves = "nobody serves" if now is None else f"release {now.release_number} serves"
-    console.say(f"{options.model}: {release_id} rolled back; {serves}")
+    console.say(f"{options.model}: {entry.release_id} rolled back; {serves}")
     if now is not None:
         _see_router_follow(home, options.model, now.release_number)
     return int(ExitCode.DONE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -19,6 +20,9 @@ from tasks.contracts.store_urls import demand_no_credentials
 MAX_STEPS = 8
 MODEL_NAME = re.compile(r"(?!router$)[a-z][a-z0-9-]{0,39}")  # state/router is the router's own
 RELEASE_ID = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,119}")
+# What a rollback may name beside a release's number or id: who has that role.
+CANDIDATE = "candidate"
+STABLE = "stable"
 
 Judgement = Literal["guardrails", "ship"]
 Hypothesis = Literal["superiority", "noninferiority"]
@@ -87,9 +91,23 @@ class TrafficPlan:
         _demand(self.hypothesis in {"superiority", "noninferiority"}, "a hypothesis", self.name)
         _demand(0 <= self.margin < 1, "0 <= margin < 1", self.margin)
         _demand(0 < self.error_rate < 0.5, "0 < error_rate < 0.5", self.error_rate)
+        self._demand_limits()
         _demand(self.lease_seconds > 0, "lease_seconds > 0", self.lease_seconds)
         replayed = sum(step.replay_share for step in self.steps)
         _demand(replayed <= 1.000001, "replay_share summing to at most 1", replayed)
+
+    def _demand_limits(self) -> None:
+        """Refuse limits that no candidate can keep, or that nobody can judge by."""
+        errors, slower, floor = (
+            self.max_error_ratio,
+            self.max_latency_ratio,
+            self.min_latency_bound_ms,
+        )
+        _demand(0 < errors < 1, "0 < max_error_ratio < 1", errors)
+        _demand(1 <= slower < math.inf, "a finite max_latency_ratio from 1 on", slower)
+        _demand(0 <= floor < math.inf, "a finite min_latency_bound_ms from 0 on", floor)
+        alpha = self.sample_ratio_alpha
+        _demand(0 < alpha < 1, "0 < sample_ratio_alpha < 1", alpha)
 
 
 def _step(
@@ -249,27 +267,31 @@ class ReleaseRequest:
         known = {item.name for item in fields(cls)}
         _demand(set(values) <= known, f"{where}: only known fields", sorted(set(values) - known))
         try:
-            return cls._from_values(values)
+            return cls._from_values(values, where)
         except (KeyError, TypeError) as error:
             message = f"{where}: expected a complete release_request/1, found: {error}"
             raise BadRequestError(message) from error
 
     @classmethod
-    def _from_values(cls, values: Mapping[str, Json]) -> ReleaseRequest:
+    def _from_values(cls, values: Mapping[str, Json], where: str) -> ReleaseRequest:
         raw = cast("dict[str, Any]", dict(values))
         plan = dict(raw["plan"])
-        raw["plan"] = plan_from_record(plan)
+        raw["plan"] = plan_from_record(plan, where)
         raw["evaluation"] = EvaluationPlan(**raw["evaluation"])
         champion = raw.get("champion")
         raw["champion"] = None if champion is None else Champion(**champion)
         return cls(**raw)
 
 
-def plan_from_record(record: Mapping[str, Any]) -> TrafficPlan:
-    """Build a traffic plan from parsed JSON."""
+def plan_from_record(record: Mapping[str, Any], where: str) -> TrafficPlan:
+    """Build a traffic plan from parsed JSON; an impossible one is a BadRequestError about `where`."""
     raw = dict(record)
-    raw["steps"] = tuple(TrafficStep(**step) for step in raw["steps"])
-    return TrafficPlan(**raw)
+    try:
+        raw["steps"] = tuple(TrafficStep(**step) for step in raw["steps"])
+        return TrafficPlan(**raw)
+    except BadRequestError as error:
+        message = f"{where}: {error}"
+        raise BadRequestError(message) from error
 
 
 def plan_named(name: str, bake_seconds: int | None = None) -> TrafficPlan:

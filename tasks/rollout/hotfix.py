@@ -1,8 +1,8 @@
 """Replace stable's release in the third slot during a long experiment; the candidate keeps its users.
 
-found = reserve_hotfix(state, "hotfix-7", bundle=..., note=...)   # then load its bundle, and ask it
-apply_hotfix(state, "hotfix-7", note=...)                         # roles move, nothing is loaded
-abandon_hotfix(state, "hotfix-7", note=...)                       # before that: the slot is free again
+found = reserve_hotfix(state, "hotfix-7", bundle=..., note=...)    # then load its bundle, and ask it
+apply_hotfix(state, "hotfix-7", found.release_number, note=...)    # roles move, nothing is loaded
+abandon_hotfix(state, "hotfix-7", found.release_number, note=...)  # before that: its slot is free
 """
 
 from __future__ import annotations
@@ -53,16 +53,23 @@ def reserve_hotfix(
     return Reservation(colour, record.slots[colour].release_number)
 
 
-def apply_hotfix(state: ModelState, release_id: str, *, note: Note | None = None) -> LedgerEntry:
-    """Make the hotfix stable and stable previous; step, share and assignment stay as they are."""
+def apply_hotfix(
+    state: ModelState, release_id: str, release_number: int, *, note: Note | None = None
+) -> LedgerEntry:
+    """Make the hotfix stable and stable previous; step, share and assignment stay as they are.
+
+    Only the number that was loaded and asked: abandoned and asked for again, the same name has
+    another, of which nothing may be loaded yet. BadRequestError: the slot holds something else.
+    """
 
     def change(now: StateRecord) -> Change:
         if _serves(now, release_id):
             return Change(record=now)
-        if _pending(now) != release_id:
+        if now.hotfix is None or not _is(now.hotfix, release_id, release_number):
+            found = now.hotfix and f"{now.hotfix.release_id}, number {now.hotfix.release_number}"
             message = (
-                f"{now.model}: expected the hotfix {release_id} in a slot, found "
-                f"{_pending(now) or 'none'}; reserve it and load it first"
+                f"{now.model}: expected the hotfix {release_id}, number {release_number}, in a "
+                f"slot, found {found or 'none'}; reserve it and load it first"
             )
             raise BadRequestError(message)
         ready = now.roles.hotfix not in now.unready
@@ -72,16 +79,18 @@ def apply_hotfix(state: ModelState, release_id: str, *, note: Note | None = None
     return _entry(state, "hotfixed", release_id)
 
 
-def abandon_hotfix(state: ModelState, release_id: str, *, note: Note | None = None) -> bool:
+def abandon_hotfix(
+    state: ModelState, release_id: str, release_number: int, *, note: Note | None = None
+) -> bool:
     """Free the slot of a hotfix that was not applied, and say whether there was one.
 
-    One that serves or never was changes nothing: its slot may be stable's by now.
+    One that serves, never was, or has another number by now changes nothing.
     """
     freed = False
 
     def change(now: StateRecord) -> Change:
         nonlocal freed
-        freed = _pending(now) == release_id
+        freed = now.hotfix is not None and _is(now.hotfix, release_id, release_number)
         return changes.hotfix_abandoned(now) if freed else Change(record=now)
 
     state.commit(change, note)
@@ -100,6 +109,10 @@ def applied_hotfix(state: ModelState, release_id: str) -> LedgerEntry | None:
 
 def _pending(now: StateRecord) -> str | None:
     return None if now.hotfix is None else now.hotfix.release_id
+
+
+def _is(held: SlotContent, release_id: str, release_number: int) -> bool:
+    return (held.release_id, held.release_number) == (release_id, release_number)
 
 
 def _serves(now: StateRecord, release_id: str) -> bool:

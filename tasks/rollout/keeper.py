@@ -13,11 +13,12 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tasks.contracts.errors import BadRequestError, HeadraceError
+from tasks.contracts.errors import BadRequestError, HeadraceError, bounded
 from tasks.contracts.exit_codes import ExitCode
 from tasks.contracts.json_types import pretty_json
 from tasks.contracts.log_lines import Level, LineLog, Subject
@@ -53,6 +54,7 @@ SEAL_SECONDS = 5.0
 CLUSTER_SECONDS = 0.5  # between new clusters and routes that name them
 TAKE_BACK_SECONDS = 10.0
 KEEPER = Note(who="keeper")
+MAX_WHY = 300
 
 
 @dataclass(kw_only=True)
@@ -102,12 +104,14 @@ class Keeper:
     statistics: Callable[[RouterFiles], Statistics | None] = read_statistics
     unseen: Callable[[], Sequence[str]] = tuple  # models whose records are not known yet
     say: Callable[[str], None] = print
+    cry: Callable[[str], None] = print  # what nobody foresaw, with its traceback
     about: Callable[[str, str | None], None] = lambda _model, _release_id: None
     _withheld: WithheldShares = field(init=False)
     _models: dict[str, RoutedModel] = field(default_factory=dict)
     _said_unready: dict[str, set[Colour]] = field(default_factory=dict)
     _contradicted_at: dict[tuple[str, Colour], float] = field(default_factory=dict)
     _said: set[str] = field(default_factory=set)
+    _failed_looks: dict[str, int] = field(default_factory=dict)
     _read_at: float = -math.inf
     _told_at: float = -math.inf
 
@@ -128,10 +132,11 @@ class Keeper:
         statistics = self._statistics_if_due()
         for model in self._records.models():
             self.about(model, None)
+            self._failed_looks.setdefault(model, 0)
             try:
                 self._look_at(model, statistics)
-            except (HeadraceError, OSError) as error:  # the model keeps its last routes
-                self._say_once(f"{model}: {error}")
+            except Exception as error:  # noqa: BLE001  the model keeps its last routes, others go on
+                self._failed(model, error)
         self.watch.turned()
         self.probes.watch(self._models.values())
         told = self._tell_envoy()
@@ -164,13 +169,32 @@ class Keeper:
             record = state.peek()
         slots = slot_addresses(self.state_dir, model, self.slot_host)
         if slots is not None:
-            routed = self._withheld.routed(record)
-            self._models[model] = RoutedModel(record=routed, slots=slots)
+            routed = RoutedModel(record=self._withheld.routed(record), slots=slots)
+            if routed != self._models.get(model):
+                render_routes([routed])  # what cannot be rendered must not keep others from Envoy
+                render_clusters([routed])
+            self._models[model] = routed
+
+    def _failed(self, model: str, error: Exception) -> None:
+        self._failed_looks[model] += 1
+        if isinstance(error, HeadraceError | OSError):
+            self._say_once(f"{model}: {error}")
+            return
+        *_, last = traceback.extract_tb(error.__traceback__)
+        place = f"{model}: {type(error).__name__} at {last.filename}:{last.lineno}"
+        if place not in self._said:  # the message may differ at each turn
+            self._said.add(place)
+            self.cry("".join([f"keeper: {model}: ", *traceback.format_exception(error)]).rstrip())
 
     def _cut_if_harmful(
         self, state: ModelState, record: StateRecord, statistics: Statistics
     ) -> bool:
-        harm = self.harm.harm(record, statistics, self.watch.wall())
+        try:
+            harm = self.harm.harm(record, statistics, self.watch.wall())
+        except Exception as error:  # noqa: BLE001  nobody meets a candidate that nobody judges
+            self._failed(record.model, error)
+            self._pause_unjudged(state, record, error)
+            return True
         if harm is None or record.release_id is None or record.status.step is None:
             return False
         note = replace(KEEPER, why=str(harm))
@@ -178,6 +202,14 @@ class Keeper:
         release_id, step, numbers = record.release_id, record.status.step, harm.numbers()
         self._withheld.cut(record, lambda: state.cut(release_id, step, numbers=numbers, note=note))
         return True
+
+    def _pause_unjudged(self, state: ModelState, record: StateRecord, error: Exception) -> None:
+        release_id = record.release_id
+        if release_id is None or record.status.phase is not Phase.STEPPING:
+            return
+        why = f"it cannot be judged: {type(error).__name__}: {error}; see the keeper's log"
+        note = replace(KEEPER, why=bounded(why, MAX_WHY))
+        self._withheld.cut(record, lambda: state.pause(release_id, note=note))
 
     def _slots_changed(self, state: ModelState, record: StateRecord) -> bool:
         # A keeper that just started knows of no answer: what was broken is so until it answers.
@@ -233,7 +265,8 @@ class Keeper:
         self._told_at = self._read_at
         records = [self._models[name].record for name in sorted(self._models)]
         shadows = [report for record in records for report in self._shadow_report(record)]
-        text = render_metrics(statistics, records, self.watch.wall(), shadows)
+        failed = self._failed_looks
+        text = render_metrics(statistics, records, self.watch.wall(), shadows, failed)
         replace_text(metrics_file(self.files), text, durable=False)
 
     def _shadow_report(self, record: StateRecord) -> list[ShadowReport]:
@@ -311,6 +344,7 @@ def run(
         shadow_file=place.shadow_file,
         take_back_seconds=TAKE_BACK_SECONDS if place.name else 0.0,
         say=log.info,
+        cry=lambda sentence: log.say(Level.ERROR, sentence),
         about=log.about_release,
         statistics=lambda files: _with_failed_rpcs(statistics(files), lander),
         unseen=health.unseen,

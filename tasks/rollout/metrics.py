@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from tasks.rollout.comparison import ShadowReport
@@ -42,11 +43,15 @@ def render_metrics(
     records: Iterable[StateRecord],
     read_at_unix: float,
     shadows: Sequence[ShadowReport] = (),
+    failed_looks: Mapping[str, int] = MappingProxyType({}),
 ) -> str:
-    """Return the text; counters begin anew with Envoy or the keeper, as Prometheus expects of them."""
+    """Return the text; counters begin anew with Envoy or the keeper, as Prometheus expects of them.
+
+    `failed_looks` counts by model how often this keeper could not do what it does at each turn.
+    """
     lines: list[str] = []
     told = [*_of_variants(statistics), *_of_rollouts(list(records)), *_of_shadows(shadows)]
-    for metric in [*told, _read_at(read_at_unix)]:
+    for metric in [*told, _failed(failed_looks), _read_at(read_at_unix)]:
         lines.append(f"# HELP {metric.name} {metric.meaning}")
         lines.append(f"# TYPE {metric.name} {metric.kind}")
         lines += [
@@ -223,6 +228,15 @@ def _dropped(reports: Sequence[ShadowReport]) -> dict[str, int]:
         for reason, number in report.dropped.items():
             found[reason] = max(number, found.get(reason, 0))
     return found
+
+
+def _failed(looks: Mapping[str, int]) -> _Metric:
+    return _Metric(
+        "headrace_keeper_failed_looks_total",
+        "counter",
+        "Looks at a model that ended in an error: its last routes stand until Envoy refuses them.",
+        [_Sample({"model": model}, number) for model, number in sorted(looks.items())],
+    )
 
 
 def _read_at(moment: float) -> _Metric:

@@ -121,7 +121,7 @@ class StepObservation:
             hotfix = raw.get("hotfix")
             raw["hotfix"] = None if hotfix is None else HotfixSeen(**hotfix)
             raw["apart"] = ApartSeen(**raw.get("apart", {}))  # since format 3
-            return cls(**{**raw, "plan": plan_from_record(raw["plan"])})
+            return cls(**{**raw, "plan": plan_from_record(raw["plan"], where)})
         except (KeyError, TypeError) as error:
             message = f"{where}: expected a complete step_observation/{number}, found: {error!r}"
             raise BadRequestError(message) from error

@@ -197,7 +197,7 @@ def _from_record(raw: dict[str, Any], where: str) -> StateRecord:
         roles=roles,
         slots=slots,
         release_id=raw["release_id"],
-        plan=None if raw["plan"] is None else plan_from_record(raw["plan"]),
+        plan=None if raw["plan"] is None else plan_from_record(raw["plan"], where),
         next_release_number=raw["next_release_number"],
         per_try_timeout_ms=raw["per_try_timeout_ms"],
         step_began_at=raw["step_began_at"],

@@ -173,7 +173,9 @@ def _step_began(now: StateRecord, entry: LedgerEntry) -> Change:
 
 def _plan(now: StateRecord, entry: LedgerEntry) -> TrafficPlan | None:
     raw = entry.details.get("plan")
-    return now.plan if raw is None else plan_from_record(cast("dict[str, Any]", raw))
+    if raw is None:
+        return now.plan
+    return plan_from_record(cast("dict[str, Any]", raw), f"ledger entry {entry.sequence}")
 
 
 def _resumed(ask: Ask) -> Way:

@@ -155,7 +155,7 @@ class ModelState:
         """Refuse a release while another of this model is in progress; nothing is changed."""
         now = self.peek()
         if _another(now, release_id):
-            raise self._occupied(now, release_id)
+            raise self._occupied(now, f"release {release_id}")
 
     def reserve_slot(
         self,
@@ -333,18 +333,20 @@ class ModelState:
         self.commit(change, note)
         return self._entry("promoted", release_id)
 
-    def roll_back(self, release_id: str, *, note: Note | None = None) -> LedgerEntry | None:
+    def roll_back(
+        self, release_id: str, *, note: Note | None = None, even_stable: bool = True
+    ) -> LedgerEntry | None:
         """Take a release out wherever it is; None where it never reached a slot.
 
-        In progress: the candidate's share ends and its slot is free. Stable: the previous
-        release serves again, if its slot is still warm.
+        In progress: the candidate's share ends and its slot is free. Stable, unless that is left
+        alone: the previous release serves again, if its slot is still warm.
         """
 
         def change(now: StateRecord) -> Change:
             if now.release_id == release_id:
                 return changes.abandoned(moved(now, Observation(asked=Ask.ROLL_BACK)))
-            if now.stable is not None and now.stable.release_id == release_id:
-                self._refuse_other(now, release_id)
+            if even_stable and now.stable is not None and now.stable.release_id == release_id:
+                self._refuse_other(now, release_id, f"taking stable's release {release_id} out")
                 return changes.returned(now)
             return Change(record=now)
 
@@ -520,13 +522,14 @@ class ModelState:
             )
             raise BadRequestError(message)
 
-    def _refuse_other(self, now: StateRecord, release_id: str) -> None:
+    def _refuse_other(self, now: StateRecord, release_id: str, asked: str | None = None) -> None:
         if _another(now, release_id):
-            raise _RefusedError(lambda: self._occupied(now, release_id))
+            asked = asked or f"release {release_id}"
+            raise _RefusedError(lambda: self._occupied(now, asked))
 
-    def _occupied(self, now: StateRecord, release_id: str) -> BadRequestError:
+    def _occupied(self, now: StateRecord, asked: str) -> BadRequestError:
         staged = self._find("slot_reserved", now.release_id or "")
-        return BadRequestError(occupied_sentence(now, f"release {release_id}", staged))
+        return BadRequestError(occupied_sentence(now, asked, staged))
 
     def _refuse_ended(self, release_id: str) -> None:
         ended = self._end_of(release_id)

@@ -51,7 +51,7 @@ class TrafficStepBegun:
         check_format(record, "traffic_step", 1, where)
         raw = cast("dict[str, Any]", {k: v for k, v in record.items() if k != "format"})
         try:
-            return cls(**{**raw, "plan": plan_from_record(raw["plan"])})
+            return cls(**{**raw, "plan": plan_from_record(raw["plan"], where)})
         except (KeyError, TypeError) as error:
             message = f"{where}: expected a complete traffic_step/1, found: {error!r}"
             raise BadRequestError(message) from error

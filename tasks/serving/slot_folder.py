@@ -107,13 +107,16 @@ def withdraw(directory: Path, version: int) -> None:
     shutil.rmtree(half, ignore_errors=True)
 
 
-def keep_only(directory: Path, version: int) -> list[int]:
-    """Remove the other versions of a slot, once its server has taken up `version`."""
-    others = {
+def remove_older(directory: Path, version: int) -> list[int]:
+    """Remove the versions before `version` of a slot, once its server has taken that up.
+
+    A larger number is of a release that got the slot since: who comes late must not touch it.
+    """
+    older = {
         number
         for path in directory.iterdir()
-        if (number := parse_version(path.name)) is not None and number != version
+        if (number := parse_version(path.name)) is not None and number < version
     }
-    for number in sorted(others):
+    for number in sorted(older):
         withdraw(directory, number)
-    return sorted(others)
+    return sorted(older)

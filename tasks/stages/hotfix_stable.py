@@ -37,7 +37,7 @@ from tasks.serving.slot_check import (
     slots_of,
     wait_until_loaded,
 )
-from tasks.serving.slot_folder import Slot, keep_only, publish, withdraw
+from tasks.serving.slot_folder import Slot, publish, remove_older, withdraw
 from tasks.serving.version_states import VersionId
 
 READS: Mapping[str, ArtifactKind] = MappingProxyType({"bundle": ArtifactKind.SERVING_BUNDLE})
@@ -124,10 +124,10 @@ def hotfix(
         publish(asked.folder / "model", slot.directory, number)
         wait_until_loaded(staged, LOAD_SECONDS)
         _demand_right_answers(staged, asked.folder)
-        keep_only(slot.directory, number)
-        return apply_hotfix(state, release_id, note=asked.note)
+        remove_older(slot.directory, number)
+        return apply_hotfix(state, release_id, number, note=asked.note)
     except Exception:
-        abandon_hotfix(state, release_id, note=asked.note)
+        abandon_hotfix(state, release_id, number, note=asked.note)
         # Also where a person abandoned it before it was published: what no record names would stay loaded.
         if not _holds(state, reservation.colour, number):
             withdraw(slot.directory, number)
@@ -141,7 +141,7 @@ def abandon(state: ModelState, note: Note, slots: Mapping[str, Slot]) -> str:
     if begun is None or colour is None:
         message = f"{state.model}: expected a hotfix in progress, found none"
         raise BadRequestError(message)
-    if not abandon_hotfix(state, begun.release_id, note=note):
+    if not abandon_hotfix(state, begun.release_id, begun.release_number, note=note):
         return f"{state.model}: {begun.release_id} ended meanwhile; `headrace history` says how"
     withdraw(slot_of_colour(slots, colour).directory, begun.release_number)
     return f"{state.model}: {begun.release_id} is abandoned; stable stays as it was"
@@ -207,10 +207,15 @@ def sentence_of(state: ModelState, entry: LedgerEntry) -> str:
 
 
 def entry_of_this_run(state: ModelState, asked: Asked) -> LedgerEntry | None:
-    """Return what this run has done; what it began in another experiment ended with that."""
-    release_id = hotfix_name(state, asked.bundle.content)
+    """Return what this run has done.
+
+    What it began in another experiment ended with that, and what somebody else abandoned since is
+    not begun again: both are a BadRequestError.
+    """
+    release_id, others = hotfix_name(state, asked.bundle.content), list[LedgerEntry]()
     for entry in reversed(state.history()):
         if entry.who != asked.note.who:
+            others += [entry] if entry.release_id == release_id else []
             continue
         if entry.kind == "hotfixed":
             return entry
@@ -219,6 +224,14 @@ def entry_of_this_run(state: ModelState, asked: Asked) -> LedgerEntry | None:
                 f"{state.model}: expected the experiment in which this run reserved "
                 f"{entry.release_id}, found {state.peek().rollout or 'none'}: it has ended; "
                 "trigger a new run if stable is still wrong"
+            )
+            raise BadRequestError(message)
+        if entry.kind == "hotfix_reserved" and others and others[0].kind == "hotfix_abandoned":
+            last = others[0]
+            message = (
+                f"{state.model}: expected {release_id} to be wanted still, found it abandoned by "
+                f"{last.who:.80} at {last.at} ({last.why:.200}); stable stays as it was; trigger a "
+                "new run if it is wanted after all"
             )
             raise BadRequestError(message)
     return None

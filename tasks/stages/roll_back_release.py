@@ -1,33 +1,35 @@
-"""Any point after staging -> rollback: the candidate leaves, or the previous release serves again."""
+"""Any point after staging -> rollback: the candidate leaves; by hand, the one that a person names."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from types import MappingProxyType
 
 from tasks.adapters.object_store import ObjectStore
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import Json, pretty_json
-from tasks.contracts.requests import MODEL_NAME
+from tasks.contracts.requests import CANDIDATE, MODEL_NAME, RELEASE_ID, parse_utc
 from tasks.contracts.stage_io import Outcome, StageContext
 from tasks.contracts.stages import ArtifactKind
 from tasks.rollout.ledger import LedgerEntry
 from tasks.rollout.state import ModelState, Note, open_state
+from tasks.rollout.take_back import take_back
 
 READS: Mapping[str, ArtifactKind] = MappingProxyType({"slot?": ArtifactKind.STAGED_SLOT})
 GATED: frozenset[str] = frozenset()
 PRODUCES = ArtifactKind.ROLLBACK
 AFTER_FAILURE = "a task after staging failed"
+MAX_WORDS = 500
 
 
 def configure(context: StageContext) -> dict[str, Json]:
     """Return whose rollback it is: a release's own, or one run of a person's."""
-    model, by_run = _model(context), context.settings.get("requested_by_run")
-    if context.release is None and not by_run:
-        message = "roll_back_release: expected a release or the setting requested_by_run"
-        raise BadRequestError(message)
-    release_id = None if context.release is None else context.release.release_id
-    return {"model": model, "release_id": release_id, "by_run": by_run, "why": _why(context)}
+    whose: dict[str, Json] = {"model": _model(context), "why": _why(context)}
+    if context.release is not None:
+        return whose | {"release_id": context.release.release_id}
+    _asked_at(context)  # refused before anything is done
+    return whose | {"who": _person(context), "named": _named(context)}
 
 
 def run(context: StageContext) -> Outcome:
@@ -39,7 +41,7 @@ def run(context: StageContext) -> Outcome:
     if context.release is not None:
         entry = state.roll_back(context.release.release_id, note=Note(why=_why(context)))
     else:
-        entry = _roll_back_current(state, context)
+        entry = _take_back_by_hand(state, context)
     stable = None if entry is None else entry.details.get("stable")
     record: dict[str, Json] = {
         "format": "rollback/1",
@@ -55,19 +57,40 @@ def run(context: StageContext) -> Outcome:
     return Outcome(sentence=_sentence(model, entry, stable))
 
 
-def _roll_back_current(state: ModelState, context: StageContext) -> LedgerEntry | None:
-    """Take out the release in progress, else the stable one; a repeated run finds its own entry."""
-    who = f"person, run {context.settings['requested_by_run']}"
+def _take_back_by_hand(state: ModelState, context: StageContext) -> LedgerEntry:
+    """Take out what the person named when the run was triggered; a later try finds its own entry."""
+    who = _person(context)
     for entry in reversed(state.history()):
         if entry.who == who and entry.kind == "rolled_back":
             return entry
-    record = state.peek()
-    stable = record.stable
-    release_id = record.release_id or (None if stable is None else stable.release_id)
-    if release_id is None:
-        message = f"{state.model}: expected a release to roll back, found none"
+    note = Note(who=who, why=_why(context))
+    return take_back(state, _named(context), note=note, asked_at=_asked_at(context))
+
+
+def _person(context: StageContext) -> str:
+    who = context.settings.get("requested_by")
+    if not isinstance(who, str) or not who.startswith("person") or len(who) > MAX_WORDS:
+        message = (
+            "roll_back_release: expected a release, or the setting requested_by, a person and "
+            f"their run, found {who!r:.200}"
+        )
         raise BadRequestError(message)
-    return state.roll_back(release_id, note=Note(who=who, why=_why(context)))
+    return who
+
+
+def _asked_at(context: StageContext) -> datetime:
+    return parse_utc(str(context.settings.get("requested_at")))
+
+
+def _named(context: StageContext) -> str:
+    named = context.settings.get("release", CANDIDATE)
+    if not isinstance(named, str) or not RELEASE_ID.fullmatch(named):
+        message = (
+            "roll_back_release: expected the setting release to be candidate, stable, or the "
+            f"number or id of a release, found {named!r:.130}"
+        )
+        raise BadRequestError(message)
+    return named
 
 
 def _model(context: StageContext) -> str:

@@ -28,7 +28,7 @@ from tasks.serving.slot_check import (
     slots_of,
     wait_until_loaded,
 )
-from tasks.serving.slot_folder import Slot, keep_only, publish, withdraw
+from tasks.serving.slot_folder import Slot, publish, remove_older, withdraw
 from tasks.serving.version_states import VersionId
 
 READS: Mapping[str, ArtifactKind] = MappingProxyType(
@@ -79,7 +79,7 @@ def run(context: StageContext) -> Outcome:
     except HeadraceError:  # so that the slot stays usable
         withdraw(staged.slot.directory, number)
         raise
-    removed = keep_only(staged.slot.directory, number)
+    removed = remove_older(staged.slot.directory, number)
     loaded = time.monotonic()
     golden = list(read_golden(bundle.path))
     infra = check_slot(staged, stable, golden, context.progress, TfServingRest)

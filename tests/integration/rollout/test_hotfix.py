@@ -41,8 +41,8 @@ def test_a_hotfix_under_load_fails_no_request_and_moves_no_user_of_the_candidate
     for thread in threads:
         thread.start()
     eventually(lambda: sum(seen.values()) > 100)
-    reserve_hotfix(deployment.state, "fix")
-    apply_hotfix(deployment.state, "fix")
+    reserved = reserve_hotfix(deployment.state, "fix")
+    apply_hotfix(deployment.state, "fix", reserved.release_number)
 
     def others_meet_the_hotfix() -> bool:
         answers = dict(zip(USERS, ask_many(deployment, USERS), strict=True))

@@ -124,7 +124,8 @@ def test_a_person_is_taken_back_to_the_release_before_though_the_store_refuses(
     with forbidding.doing(lambda *_: FORBID):
         done = ran(
             tmp_path,
-            *("tasks.cli", "rollback", "--model", MODEL, "--reason", "complaints"),
+            *("tasks.cli", "rollback", "--model", MODEL, "--release", "stable"),
+            *("--reason", "complaints"),
             HEADRACE_HOME=str(tmp_path),
             HEADRACE_STORE=s3_url,
         )

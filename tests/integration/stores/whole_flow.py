@@ -148,7 +148,7 @@ def run_commands(flow: Flow, front: Storefront) -> None:
     flow.said["verify after gc"] = headrace(flow.line, "verify", "stable", *model)
     flow.said["verify 1 after gc"] = headrace(flow.line, "verify", "1", *model)
     why = ("--reason", "complaints")
-    flow.said["rollback"] = headrace(flow.line, "rollback", *model, *why)
+    flow.said["rollback"] = headrace(flow.line, "rollback", *model, "--release", "stable", *why)
     front.settle()
     flow.served["after the rollback"] = served(front, flow.first)
     flow.said["history after rollback"] = headrace(flow.line, "history", *model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
@@ -312,7 +313,13 @@ class TinyReleases:
     def taken_back_by_a_person(self, run: str) -> Manifest:
         """Roll back what serves, as the DAG that a person triggers does: of no release's making."""
         out = self._scratch(Stage.ROLL_BACK_RELEASE)
-        settings: dict[str, Json] = {"requested_by_run": run, "reason": "bad", "model": MODEL}
+        settings: dict[str, Json] = {
+            "model": MODEL,
+            "release": "stable",
+            "reason": "bad",
+            "requested_by": f"person ann, run {run}",
+            "requested_at": datetime.now(tz=UTC).isoformat(),
+        }
         roll_back_release.run(self._context(out, {}, settings=settings))
         return self._seal_folder(Stage.ROLL_BACK_RELEASE, out, {})
 

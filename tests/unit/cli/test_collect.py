@@ -157,8 +157,8 @@ def test_a_hotfix_stays_with_the_bundle_of_the_release_that_made_it(tiny) -> Non
     tiny.make("second", reserve=True)
     tiny.state.begin_step("second", 1, PLANS["replay"], per_try_timeout_ms=150.0)
     bundle = made[Stage.BUNDLE_MODEL]
-    reserve_hotfix(tiny.state, "fix", bundle=str(bundle.address))
-    apply_hotfix(tiny.state, "fix")
+    reserved = reserve_hotfix(tiny.state, "fix", bundle=str(bundle.address))
+    apply_hotfix(tiny.state, "fix", reserved.release_number)
     record = {"hotfix.json": '{"release_id": "fix"}'}
     hotfix = tiny.seal(Stage.HOTFIX_STABLE, record, {"bundle": bundle})
     removed = collect(tiny)

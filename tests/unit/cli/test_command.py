@@ -27,6 +27,7 @@ WRONG_LINES = [
     (["release", "--seed", "-3"], "expected a whole number from 0 on, found '-3'"),
     (["release", "--as-of", "2026-01-31"], "a time in UTC (ending in Z)"),
     (["history", "--at", "yesterday"], "expected ISO 8601 in UTC such as 2026-01-31T00:00:00Z"),
+    (["rollback", "--release", "../7", "--reason", "x"], "number or id of a release, found '../7'"),
     (["rollback"], "the following arguments are required: --reason"),
     (["pause"], "the following arguments are required: --reason"),
     (["resume"], "the following arguments are required: --reason"),

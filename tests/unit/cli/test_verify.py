@@ -56,8 +56,8 @@ def test_a_hotfix_is_verified_back_to_the_events_of_the_release_that_made_its_bu
     assert experiment
     tiny.state.begin_step("second", 1, PLANS["replay"], per_try_timeout_ms=150.0)
     bundle = made[Stage.BUNDLE_MODEL]
-    reserve_hotfix(tiny.state, "fix", bundle=str(bundle.address))
-    apply_hotfix(tiny.state, "fix")
+    reserved = reserve_hotfix(tiny.state, "fix", bundle=str(bundle.address))
+    apply_hotfix(tiny.state, "fix", reserved.release_number)
     release = named(readable_entries(tiny.state), "fix", tiny.state.model)
 
     def found() -> list[str]:

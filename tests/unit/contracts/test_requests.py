@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
+from math import inf, nan
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from tasks.contracts.requests import (
     ReleaseRequest,
     TrafficPlan,
     TrafficStep,
+    plan_from_record,
     plan_named,
 )
 
@@ -114,6 +116,31 @@ SHIP = step(share_basis_points=5000, judgement="ship")
 def test_a_plan_that_could_not_be_walked_is_refused(steps, expected) -> None:
     with pytest.raises(BadRequestError, match=expected):
         TrafficPlan(name="x", steps=steps)
+
+
+@pytest.mark.parametrize(
+    ("limit", "wrong"),
+    (
+        *(("max_error_ratio", value) for value in (0, 1, -0.1, nan)),
+        *(("max_latency_ratio", value) for value in (0.9, inf, nan)),
+        *(("min_latency_bound_ms", value) for value in (-1.0, inf, nan)),
+        *(("sample_ratio_alpha", value) for value in (0, 1, nan)),
+    ),
+)
+def test_a_plan_that_nobody_can_judge_by_is_refused_where_it_is_made_and_read(
+    limit: str, wrong: float
+) -> None:
+    with pytest.raises(BadRequestError, match=limit):
+        replace(PLANS["replay"], **{limit: wrong})
+    record = {**asdict(PLANS["replay"]), limit: wrong}
+    with pytest.raises(BadRequestError, match=f"^state.json: .*{limit}.*, found"):
+        plan_from_record(record, "state.json")
+
+
+def test_limits_at_their_ends_are_taken() -> None:
+    ends = {"max_error_ratio": 0.5, "max_latency_ratio": 1.0, "min_latency_bound_ms": 0.0}
+    plan = replace(PLANS["replay"], **ends)
+    assert plan_from_record(asdict(plan), "here") == plan
 
 
 @pytest.mark.parametrize("share", (0, 5001))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -102,7 +103,37 @@ def test_no_task_is_a_teardown_for_airflow_ends_a_run_marked_failed_as_green_wit
 
 
 def test_rollback_by_hand_is_one_stage(dags: dict[str, Any]) -> None:
-    assert [task.task_id for task in dags["roll_back"].tasks] == ["roll_back_release"]
+    (task,) = dags["roll_back"].tasks
+    assert task.task_id == "roll_back_release"
+    form = dags["roll_back"].params.dump()
+    run = SimpleNamespace(
+        run_id="manual__1",
+        triggering_user_name="ann",
+        run_after=datetime(2026, 11, 24, 3, tzinfo=UTC),
+    )
+    request = task.call.request({"ti": None, "dag_run": run, "params": form}, "file:///s")
+    assert request.settings == {
+        "model": "recommender",
+        "release": "candidate",  # stable is taken out only where it is named
+        "reason": "rolled back by hand",
+        "requested_by": "person ann, run manual__1",
+        "requested_at": "2026-11-24T03:00:00+00:00",
+    }
+
+
+@pytest.mark.parametrize(
+    ("named", "taken"),
+    (("candidate", True), ("stable", True), ("7", True), ("manual__1", True), ("../7", False)),
+)
+def test_the_form_of_a_rollback_takes_a_role_a_number_or_an_id(
+    dags: dict[str, Any], named: str, taken: bool
+) -> None:
+    param = dags["roll_back"].params.get_param("release")
+    if taken:
+        assert param.resolve(named) == named
+    else:
+        with pytest.raises(ParamValidationError):
+            param.resolve(named)
 
 
 def test_a_hotfix_by_hand_is_one_stage_that_reads_the_bundle_of_the_form(

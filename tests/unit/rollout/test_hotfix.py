@@ -48,7 +48,7 @@ def test_a_hotfix_moves_stable_to_the_third_slot_and_no_user_of_the_candidate(
     assert state.peek().roles == Roles(
         stable=Colour.BLUE, candidate=Colour.GREEN, hotfix=Colour.VIOLET
     )
-    entry = apply_hotfix(state, "fix", note=ANN)
+    entry = apply_hotfix(state, "fix", 3, note=ANN)
     after = state.peek()
     assert after.roles == Roles(stable=Colour.VIOLET, candidate=Colour.GREEN, previous=Colour.BLUE)
     assert (after.status, after.salt, after.rollout) == (before.status, before.salt, before.rollout)
@@ -62,7 +62,7 @@ def test_a_hotfix_moves_stable_to_the_third_slot_and_no_user_of_the_candidate(
 def test_a_hotfix_asked_for_twice_changes_nothing_twice(state: ModelState) -> None:
     for _ in range(2):
         assert reserve_hotfix(state, "fix").release_number == 3
-    entries = {apply_hotfix(state, "fix").sequence for _ in range(2)}
+    entries = {apply_hotfix(state, "fix", 3).sequence for _ in range(2)}
     assert len(entries) == 1
     assert reserve_hotfix(state, "fix").release_number == 3  # it serves: nothing is reserved anew
     assert state.peek().hotfix is None
@@ -72,29 +72,47 @@ def test_one_hotfix_at_a_time(state: ModelState) -> None:
     reserve_hotfix(state, "fix")
     with pytest.raises(BadRequestError, match="expected one hotfix at a time, found fix"):
         reserve_hotfix(state, "other")
-    with pytest.raises(BadRequestError, match="expected the hotfix other in a slot, found fix"):
-        apply_hotfix(state, "other")
-    abandon_hotfix(state, "fix")
+    with pytest.raises(
+        BadRequestError, match="expected the hotfix other, number 3, in a slot, found fix, number 3"
+    ):
+        apply_hotfix(state, "other", 3)
+    abandon_hotfix(state, "fix", 3)
     assert state.peek().hotfix is None
     assert reserve_hotfix(state, "other").release_number == 4
 
 
 def test_a_hotfix_that_was_abandoned_may_be_tried_again(state: ModelState) -> None:
     first = reserve_hotfix(state, "fix")
-    abandon_hotfix(state, "fix")
+    abandon_hotfix(state, "fix", 3)
     again = reserve_hotfix(state, "fix")
     assert again.release_number == first.release_number + 1
-    apply_hotfix(state, "fix")
+    apply_hotfix(state, "fix", again.release_number)
     assert state.peek().stable is not None
     assert state.peek().stable.release_id == "fix"
+
+
+def test_a_hotfix_asked_for_again_moves_nothing_under_the_number_of_the_one_before(
+    state: ModelState,
+) -> None:
+    first = reserve_hotfix(state, "fix").release_number
+    abandon_hotfix(state, "fix", first)
+    again = reserve_hotfix(state, "fix").release_number  # nothing is loaded of this one yet
+    with pytest.raises(BadRequestError, match=r"the hotfix fix, number 3, .* found fix, number 4"):
+        apply_hotfix(state, "fix", first)
+    assert abandon_hotfix(state, "fix", first) is False
+    assert state.peek().hotfix is not None
+    assert state.peek().roles.stable is Colour.BLUE
+    apply_hotfix(state, "fix", again)
+    assert state.peek().roles.stable is Colour.VIOLET
 
 
 def test_a_second_hotfix_takes_the_slot_of_the_release_before_the_first(
     state: ModelState,
 ) -> None:
     for name, colour in (("fix", Colour.VIOLET), ("again", Colour.BLUE)):
-        assert reserve_hotfix(state, name).colour is colour
-        apply_hotfix(state, name)
+        reserved = reserve_hotfix(state, name)
+        assert reserved.colour is colour
+        apply_hotfix(state, name, reserved.release_number)
     assert state.peek().roles == Roles(
         stable=Colour.BLUE, candidate=Colour.GREEN, previous=Colour.VIOLET
     )
@@ -106,10 +124,10 @@ def test_a_hotfix_whose_slot_does_not_answer_is_not_applied(state: ModelState) -
     reserve_hotfix(state, "fix")
     state.look({Colour.VIOLET})
     with pytest.raises(BadRequestError, match="the hotfix's slot does not answer"):
-        apply_hotfix(state, "fix")
+        apply_hotfix(state, "fix", 3)
     assert state.peek().roles.stable is Colour.BLUE
     state.look(set())
-    apply_hotfix(state, "fix")
+    apply_hotfix(state, "fix", 3)
 
 
 def test_a_broken_stable_can_be_replaced_and_the_candidate_then_rolled_back(
@@ -118,7 +136,7 @@ def test_a_broken_stable_can_be_replaced_and_the_candidate_then_rolled_back(
     state.look({Colour.BLUE})
     assert state.peek().status.phase is Phase.HALTED
     reserve_hotfix(state, "fix")
-    apply_hotfix(state, "fix")
+    apply_hotfix(state, "fix", 3)
     assert state.peek().status.phase is Phase.HALTED  # a person must decide, and now can
     state.roll_back("second")
     record = state.peek()
@@ -143,8 +161,10 @@ def test_a_hotfix_that_waits_when_the_experiment_ends_is_gone_with_it(
     record = state.peek()
     assert (record.hotfix, record.roles.hotfix) == (None, None)
     assert Colour.VIOLET not in record.slots
-    with pytest.raises(BadRequestError, match="expected the hotfix fix in a slot, found none"):
-        apply_hotfix(state, "fix")
+    with pytest.raises(
+        BadRequestError, match="expected the hotfix fix, number 3, in a slot, found none"
+    ):
+        apply_hotfix(state, "fix", 3)
 
 
 def shipped(state: ModelState) -> None:
@@ -155,7 +175,7 @@ def shipped(state: ModelState) -> None:
 
 def test_after_a_hotfix_a_promotion_keeps_it_warm_as_previous(state: ModelState) -> None:
     reserve_hotfix(state, "fix")
-    apply_hotfix(state, "fix")
+    apply_hotfix(state, "fix", 3)
     shipped(state)
     state.promote("second")
     assert state.peek().roles == Roles(stable=Colour.GREEN, previous=Colour.VIOLET)
@@ -172,7 +192,7 @@ def test_the_judge_finds_the_hotfix_of_its_step_and_of_no_other(state: ModelStat
         begun[step] = step_begun(state.peek(), entry, PLAN)
         if step == 1:
             reserve_hotfix(state, "fix")
-            fixed = apply_hotfix(state, "fix")
+            fixed = apply_hotfix(state, "fix", 3)
             state.record_verdict("second", 1, Decision.PROCEED, numbers={})
     found = hotfix_of(state.history(), begun[1])
     assert found is not None

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,8 @@ from tasks.contracts.requests import PLANS
 from tasks.rollout.envoy import write_bootstrap
 from tasks.rollout.envoy_stats import SlotCounts, Statistics, VariantCounts, VariantName
 from tasks.rollout.file_records import FileRecords
+from tasks.rollout.harm import Harm
+from tasks.rollout.harm_watch import HarmWatch
 from tasks.rollout.keeper import Keeper, LeaseWatch, demand_folders
 from tasks.rollout.phases import Decision, Phase
 from tasks.rollout.readiness import SlotProbes
@@ -97,6 +100,7 @@ class World:
             watch=watch,
             probes=probes,
             say=self.said.append,
+            cry=self.said.append,
             statistics=lambda _files: None if envoy is None else envoy.statistics(),
         )
 
@@ -295,6 +299,93 @@ def test_a_broken_state_record_keeps_the_models_last_routes(world: World) -> Non
     assert (world.folder / "router" / "routes.json").read_text() == routes
     assert len(world.said) == 1
     assert "state.json" in world.said[0]
+
+
+def beside(world: World) -> ModelState:
+    """Return a second model, in a step of its own."""
+    state = open_state(world.folder, "travel", clock=world.wall)
+    for release_id in ("first", "second"):
+        state.reserve_slot(release_id)
+        if release_id == "first":
+            state.promote(release_id)
+    state.begin_step("second", 1, PLAN, per_try_timeout_ms=50)
+    text = (world.folder / "shop" / "slots.json").read_text().replace("shop", "travel")
+    (world.folder / "travel" / "slots.json").write_text(text)
+    return state
+
+
+def routes_of(world: World) -> dict[str, str]:
+    table = json.loads((world.folder / "router" / "routes.json").read_text())["resources"][0]
+    return {host["name"]: json.dumps(host) for host in table["virtual_hosts"]}
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    (
+        pytest.param({"lease": {"seconds": "long"}}, "TypeError", id="what nobody foresaw"),
+        pytest.param({"lease": {"expires_at": "late"}}, "routes.py", id="no routes can be made"),
+        pytest.param({"plan": {"max_error_ratio": 0}}, "0 < max_error_ratio < 1", id="a bad plan"),
+    ),
+)
+def test_a_model_that_the_keeper_fails_at_keeps_its_last_routes_and_others_go_on(
+    world: World, changed: dict[str, Any], said: str
+) -> None:
+    stepping(world)
+    travel = beside(world)
+    keeper = world.keeper(FakeEnvoy())
+    keeper.turn()
+    before = routes_of(world)
+    record = json.loads(world.state.path.read_text())
+    for name, value in changed.items():
+        record[name] = {**record[name], **value} if isinstance(value, dict) else value
+    record["lease"]["renewals"] += 1
+    world.state.path.write_text(json.dumps(record))
+    world.both(600)
+    for _ in range(3):
+        keeper.turn()
+        world.both(1)
+    assert travel.peek().status.phase is Phase.PAUSED  # its lease lapsed
+    after = routes_of(world)
+    assert after["shop"] == before["shop"]
+    assert after["travel"] != before["travel"]
+    assert len([line for line in world.said if line.startswith("keeper: shop: ")]) == 1
+    assert said in "".join(world.said)
+    counted = (world.folder / "router" / "metrics.prom").read_text()
+    assert 'headrace_keeper_failed_looks_total{model="shop"} 3' in counted
+    assert 'headrace_keeper_failed_looks_total{model="travel"} 0' in counted
+
+
+@dataclass(kw_only=True)
+class BrokenWatch(HarmWatch):
+    """Cannot judge one model."""
+
+    model: str = "shop"
+
+    def harm(self, record: StateRecord, statistics: Statistics, now_unix: float) -> Harm | None:
+        if record.model == self.model and record.status.phase is Phase.STEPPING:
+            message = f"found {statistics.slots}"
+            raise ValueError(message)
+        return super().harm(record, statistics, now_unix)
+
+
+def test_a_candidate_that_cannot_be_judged_is_paused_and_others_are_judged(world: World) -> None:
+    stepping(world)
+    travel = beside(world)
+    envoy = FakeEnvoy()
+    keeper = replace(world.keeper(envoy), harm=BrokenWatch())
+    keep(world, keeper, envoy, 8)
+    record = world.record()
+    assert (record.status.phase, record.status.share) == (Phase.PAUSED, 0)
+    entry = record.entries[-1]
+    assert (entry.kind, entry.who) == ("paused", "keeper")
+    assert entry.why.startswith("it cannot be judged: ValueError: found {")
+    assert travel.peek().status.share == 500
+    assert "r2" not in routes_of(world)["shop"]
+    (cry,) = [line for line in world.said if "Traceback" in line]
+    assert "in harm" in cry
+    world.state.resume("second")  # a person says that it is mended, and it is not
+    keep(world, keeper, envoy, 2)
+    assert world.record().status.phase is Phase.PAUSED
 
 
 def test_a_candidate_that_does_not_answer_gets_nobody_until_it_does_and_a_step_asks(

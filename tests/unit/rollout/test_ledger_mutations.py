@@ -46,8 +46,8 @@ def state(tmp_path: Path) -> ModelState:
             made.cut(name, 1, numbers={"bad": number}, note=Note(who="keeper", why="errors"))
             made.roll_back(name)
             continue
-        reserve_hotfix(made, f"fix-{number}")
-        apply_hotfix(made, f"fix-{number}")
+        reserved = reserve_hotfix(made, f"fix-{number}")
+        apply_hotfix(made, f"fix-{number}", reserved.release_number)
         for step, said in enumerate((Decision.PROCEED, Decision.PROCEED, Decision.SHIP), start=1):
             made.begin_step(name, step, PLAN, per_try_timeout_ms=50)
             made.record_verdict(name, step, said, numbers={"users": 1000 + step})

@@ -56,8 +56,7 @@ def promoted(state: ModelState) -> None:
 
 def hotfixed(state: ModelState) -> None:
     stepping(state)
-    reserve_hotfix(state, "fix")
-    apply_hotfix(state, "fix")
+    apply_hotfix(state, "fix", reserve_hotfix(state, "fix").release_number)
 
 
 def paused(state: ModelState) -> None:

@@ -77,7 +77,8 @@ def test_any_walk_through_the_operations_can_be_retraced(state: ModelState) -> N
 def may_be_asked(state: ModelState, name: str) -> list[Callable[[], object]]:
     record = state.peek()
     step = record.status.step or 0
-    pending = "none" if record.hotfix is None else record.hotfix.release_id
+    fix = record.hotfix
+    pending = ("none", 0) if fix is None else (fix.release_id, fix.release_number)
     said = Decision.SHIP if step == 3 else Decision.PROCEED
     return [
         partial(state.begin_step, name, step + 1, PLAN, per_try_timeout_ms=80.0 + step),
@@ -93,8 +94,8 @@ def may_be_asked(state: ModelState, name: str) -> list[Callable[[], object]]:
         partial(state.look, {record.roles.candidate}),
         partial(state.look, {record.roles.stable}),
         partial(reserve_hotfix, state, f"fix-{record.sequence}", bundle=BUNDLE, events=EVENTS),
-        partial(apply_hotfix, state, pending),
-        partial(abandon_hotfix, state, pending),
+        partial(apply_hotfix, state, *pending),
+        partial(abandon_hotfix, state, *pending),
     ]
 
 

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from tasks.contracts.errors import BadRequestError
-from tasks.serving.slot_folder import keep_only, publish, read_slots, withdraw
+from tasks.serving.slot_folder import publish, read_slots, remove_older, withdraw
 
 
 @pytest.fixture
@@ -45,11 +45,21 @@ def test_older_versions_go_and_other_folders_stay(saved_model: Any, tmp_path: An
     for version in (3, 7):
         publish(saved_model, slot, version)
     (slot / "notes").mkdir()
-    assert keep_only(slot, 7) == [3]
+    assert remove_older(slot, 7) == [3]
     assert sorted(path.name for path in slot.iterdir()) == ["7", "notes"]
     withdraw(slot, 7)
     withdraw(slot, 7)
     assert sorted(path.name for path in slot.iterdir()) == ["notes"]
+
+
+def test_who_comes_late_does_not_take_out_what_a_later_release_published(
+    saved_model: Any, tmp_path: Any
+) -> None:
+    slot = tmp_path / "slot"
+    for version in (2, 3, 4):
+        publish(saved_model, slot, version)
+    assert remove_older(slot, 3) == [2]
+    assert sorted(path.name for path in slot.iterdir()) == ["3", "4"]
 
 
 def test_slots_are_read_by_colour(tmp_path: Any) -> None:

@@ -14,7 +14,7 @@ from tasks.contracts.errors import BadRequestError, HeadraceError
 from tasks.contracts.requests import PLANS
 from tasks.contracts.stage_io import StageContext
 from tasks.contracts.stages import ArtifactKind, Stage
-from tasks.rollout.hotfix import apply_hotfix, hotfix_name, reserve_hotfix
+from tasks.rollout.hotfix import abandon_hotfix, apply_hotfix, hotfix_name, reserve_hotfix
 from tasks.rollout.record import Colour
 from tasks.rollout.state import ModelState, Note, open_state
 from tasks.serving.bundle_entries import BundleEntries
@@ -97,7 +97,7 @@ def test_what_serves_already_is_neither_loaded_again_nor_taken_out(
 ) -> None:
     name = hotfix_name(state, CONTENT)
     reserve_hotfix(state, name, note=ANN)
-    entry = apply_hotfix(state, name, note=ANN)
+    entry = apply_hotfix(state, name, 3, note=ANN)
 
     def no_slots() -> dict[str, Slot]:
         raise AssertionError
@@ -123,7 +123,7 @@ def test_a_failure_beside_another_run_that_applied_it_takes_nothing_out_of_its_s
 
     def meanwhile_applied(sentence: str) -> None:
         if "loading the hotfix into the violet slot" in sentence:
-            apply_hotfix(state, name, note=ANN)
+            apply_hotfix(state, name, 3, note=ANN)
 
     bundle = tmp_path / "bundle"
     (bundle / "model").mkdir(parents=True)  # other bytes: publishing them is refused
@@ -176,8 +176,7 @@ def test_a_hotfix_that_was_begun_can_be_abandoned_and_one_that_serves_cannot(
     entry = state.history()[-1]
     assert (entry.kind, entry.who, entry.why) == ("hotfix_abandoned", bob.who, bob.why)
     published.with_name("4").mkdir()
-    reserve_hotfix(state, name, note=ANN)
-    apply_hotfix(state, name, note=ANN)
+    apply_hotfix(state, name, reserve_hotfix(state, name, note=ANN).release_number, note=ANN)
     with pytest.raises(BadRequestError, match="expected a hotfix in progress, found none"):
         hotfix_stable.abandon(state, bob, slots)
     assert published.with_name("4").exists()
@@ -217,12 +216,36 @@ def test_a_run_that_is_tried_again_in_another_experiment_moves_nothing(
     assert state.peek().sequence == before
 
 
+def test_a_run_that_is_tried_again_does_not_undo_that_a_person_abandoned_it(
+    state: ModelState, tmp_path: Path
+) -> None:
+    name, slots = hotfix_name(state, CONTENT), slots_below(tmp_path)
+    reserve_hotfix(state, name, note=ANN)  # and then its process was killed
+    hotfix_stable.abandon(state, Note(who="person bob", why="the wrong bundle"), slots)
+    before = state.peek().sequence
+    with pytest.raises(
+        BadRequestError, match=r"abandoned by person bob at .* \(the wrong bundle\)"
+    ):
+        hotfix_stable.entry_of_this_run(state, asked(tmp_path))
+    assert state.peek().sequence == before
+    other = Note(who="person ann, run manual__2", why=ANN.why)
+    assert hotfix_stable.entry_of_this_run(state, asked(tmp_path, other)) is None
+
+
+def test_a_run_that_failed_and_freed_its_slot_may_be_tried_again(
+    state: ModelState, tmp_path: Path
+) -> None:
+    name = hotfix_name(state, CONTENT)
+    abandon_hotfix(state, name, reserve_hotfix(state, name, note=ANN).release_number, note=ANN)
+    assert hotfix_stable.entry_of_this_run(state, asked(tmp_path)) is None
+
+
 def test_a_run_finds_what_it_did_also_when_the_experiment_has_ended_since(
     state: ModelState, tmp_path: Path
 ) -> None:
     name = hotfix_name(state, CONTENT)
     reserve_hotfix(state, name, note=ANN)
-    entry = apply_hotfix(state, name, note=ANN)
+    entry = apply_hotfix(state, name, 3, note=ANN)
     state.roll_back("second")
     assert hotfix_stable.entry_of_this_run(state, asked(tmp_path)) == entry
 
@@ -255,6 +278,38 @@ def test_what_was_published_after_a_person_abandoned_it_is_taken_out_again(
         )
     kept = [] if meanwhile == "nothing" else ["4"]
     assert [path.name for path in slots[Colour.VIOLET].directory.iterdir()] == kept
+
+
+def test_a_run_that_asked_an_abandoned_number_leaves_the_one_asked_for_again_alone(
+    state: ModelState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Run A has asked all of number 3; bob abandons it and has the same bundle loaded as number 4."""
+    bundle, slots = tmp_path / "bundle", slots_below(tmp_path)
+    (bundle / "model").mkdir(parents=True)
+    violet, name = slots[Colour.VIOLET].directory, hotfix_name(state, CONTENT)
+    bob = Note(who="person bob", why="once more, slowly")
+
+    def asked_again(*_answers: object) -> None:
+        hotfix_stable.abandon(state, bob, slots)
+        assert reserve_hotfix(state, name, note=bob).release_number == 4
+        publish(bundle / "model", violet, 4)
+
+    monkeypatch.setattr(hotfix_stable, "wait_until_loaded", lambda *_: None)
+    monkeypatch.setattr(hotfix_stable, "_demand_right_answers", asked_again)
+    with pytest.raises(
+        BadRequestError, match=r"number 3, in a slot, found hotfix-r2-\w+, number 4"
+    ):
+        hotfix(
+            state,
+            asked(bundle),
+            events=None,
+            entries_of=not_kept,
+            slots=lambda: slots,
+            say=lambda _said: None,
+        )
+    now = state.peek()
+    assert (now.roles.stable, now.hotfix and now.hotfix.release_number) == (Colour.BLUE, 4)
+    assert [path.name for path in violet.iterdir()] == ["4"]
 
 
 HISTORY = {"history": "string[None, None]", "steps_ago": "int64[None, None]"}

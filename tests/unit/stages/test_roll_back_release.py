@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,20 @@ from tasks.rollout.phases import Decision
 from tasks.rollout.state import ModelState, open_state
 from tasks.stages import roll_back_release
 
-BY_HAND = {"model": "shop", "reason": "complaints", "requested_by_run": "manual-1"}
+NIGHT = datetime(2026, 11, 27, 3, tzinfo=UTC)
+WHO = "person ann, run manual__1"
+BY_HAND = {"model": "shop", "reason": "complaints", "requested_by": WHO}
+
+
+class Clock:
+    """A minute goes by between two entries, unless a test says what time it is."""
+
+    def __init__(self) -> None:
+        self.now = NIGHT
+
+    def __call__(self) -> float:
+        self.now += timedelta(minutes=1)
+        return self.now.timestamp()
 
 
 @pytest.fixture
@@ -29,24 +43,40 @@ def context(tmp_path: Path) -> StageContext:
         progress=lambda _sentence, _share: None,
         store_url=f"file://{tmp_path}/store",
         state_dir=tmp_path / "state",
-        settings=BY_HAND,
+        settings={**BY_HAND, "requested_at": "2026-11-28T00:00:00Z"},
     )
 
 
-def state_of(context: StageContext) -> ModelState:
-    return open_state(context.the_state_dir(), "shop", ObjectStore(context.store_url))
+@pytest.fixture
+def state(context: StageContext) -> ModelState:
+    store = ObjectStore(context.store_url)
+    made = open_state(context.the_state_dir(), "shop", store, clock=Clock())
+    made.reserve_slot("first")
+    made.promote("first")
+    return made
 
 
-def two_releases(context: StageContext) -> ModelState:
-    state = state_of(context)
-    state.reserve_slot("first")
-    state.promote("first")
-    state.reserve_slot("second")
+def ship(state: ModelState, release_id: str) -> None:
+    state.reserve_slot(release_id)
     for step, said in ((1, Decision.PROCEED), (2, Decision.PROCEED), (3, Decision.SHIP)):
-        state.begin_step("second", step, PLANS["replay"], per_try_timeout_ms=50)
-        state.record_verdict("second", step, said, numbers={})
-    state.promote("second")
-    return state
+        state.begin_step(release_id, step, PLANS["replay"], per_try_timeout_ms=50)
+        state.record_verdict(release_id, step, said, numbers={})
+    state.promote(release_id)
+
+
+def asking(context: StageContext, **settings: str) -> StageContext:
+    return replace(context, settings={**context.settings, **settings})
+
+
+def now_of(state: ModelState) -> str:
+    """Return the time of the newest entry: when a run is triggered just then."""
+    return state.history()[-1].at
+
+
+def stable_of(state: ModelState) -> str:
+    stable = state.peek().stable
+    assert stable is not None
+    return stable.release_id
 
 
 def written(context: StageContext) -> dict[str, Any]:
@@ -54,59 +84,155 @@ def written(context: StageContext) -> dict[str, Any]:
     return record
 
 
-def test_a_person_gets_the_previous_release_back_and_the_ledger_says_why(
-    context: StageContext,
+@pytest.mark.parametrize("named", ("stable", "2", "second"))
+def test_a_person_who_names_stable_gets_the_release_before_and_the_ledger_says_who_and_why(
+    context: StageContext, state: ModelState, named: str
 ) -> None:
-    state = two_releases(context)
-    outcome = roll_back_release.run(context)
+    ship(state, "second")
+    outcome = roll_back_release.run(asking(context, release=named))
     assert outcome.sentence.endswith("release 1 serves")
     entry = state.history()[-1]
-    assert (entry.kind, entry.release_id, entry.why) == ("rolled_back", "second", "complaints")
+    assert (entry.kind, entry.release_id) == ("rolled_back", "second")
+    assert (entry.who, entry.why) == (WHO, "complaints")
     assert written(context)["stable"]["release_id"] == "first"
 
 
-def test_the_same_run_again_changes_nothing(context: StageContext) -> None:
-    state = two_releases(context)
-    roll_back_release.run(context)
-    before = (written(context), state.path.read_text())
-    roll_back_release.run(context)
-    assert (written(context), state.path.read_text()) == before
-
-
-def test_another_run_finds_no_release_before(context: StageContext) -> None:
-    two_releases(context)
-    roll_back_release.run(context)
-    again = replace(context, settings={**BY_HAND, "requested_by_run": "manual-2"})
-    with pytest.raises(BadRequestError, match="release its bundle again"):
-        roll_back_release.run(again)
-    assert roll_back_release.configure(again) != roll_back_release.configure(context)
-
-
-def test_a_person_ends_the_release_in_progress_first(context: StageContext) -> None:
-    state = state_of(context)
-    state.reserve_slot("first")
-    state.promote("first")
+def test_who_names_nothing_takes_out_the_candidate(
+    context: StageContext, state: ModelState
+) -> None:
     state.reserve_slot("second")
     roll_back_release.run(context)
     assert state.history()[-1].release_id == "second"
-    champion = state.peek().stable
-    assert champion is not None
-    assert champion.release_id == "first"
+    assert stable_of(state) == "first"
 
 
-def test_a_model_without_a_release_is_refused(context: StageContext) -> None:
-    with pytest.raises(BadRequestError, match="found none"):
+def test_a_candidate_whose_own_run_was_faster_costs_no_stable(
+    context: StageContext, state: ModelState
+) -> None:
+    """The keeper cut it, an alert said so, and the release's DAG rolled it back a minute ago."""
+    ship(state, "second")
+    state.reserve_slot("third")
+    state.roll_back("third")
+    before = state.path.read_text()
+    with pytest.raises(BadRequestError) as refused:
         roll_back_release.run(context)
+    assert str(refused.value) == (
+        "shop: expected a release in progress to take out, found none at 2026-11-28T00:00:00Z, when "
+        f"it was asked (third: rolled_back by airflow at {now_of(state)}, sequence 12); nothing was "
+        "changed: release 2 (second) serves; if it is what is wrong, `headrace rollback --model shop "
+        "--release stable --reason WHY`, or the DAG roll_back with the release `stable`, takes it out"
+    )
+    assert state.path.read_text() == before
+
+
+@pytest.mark.parametrize("another_in_progress", (False, True))
+def test_a_later_try_takes_out_no_other_than_the_candidate_when_it_was_asked(
+    context: StageContext, state: ModelState, *, another_in_progress: bool
+) -> None:
+    """The first try was killed before it did anything."""
+    state.reserve_slot("second")
+    asked = asking(context, requested_at=now_of(state))
+    state.roll_back("second")
+    if another_in_progress:
+        state.reserve_slot("third")
+    before = state.path.read_text()
+    with pytest.raises(
+        BadRequestError, match="in progress, found that it is not any more: rolled_"
+    ):
+        roll_back_release.run(asked)
+    assert state.path.read_text() == before
+
+
+def test_a_candidate_that_is_stable_by_now_is_left_alone_unless_it_is_named(
+    context: StageContext, state: ModelState
+) -> None:
+    state.reserve_slot("second")
+    asked_at = now_of(state)
+    ship(state, "second")
+    with pytest.raises(BadRequestError, match="not any more: promoted by airflow"):
+        roll_back_release.run(asking(context, requested_at=asked_at))
+    assert stable_of(state) == "second"
+    roll_back_release.run(asking(context, requested_at=asked_at, release="2"))
+    assert stable_of(state) == "first"
+
+
+def test_a_later_try_takes_out_no_other_than_stable_when_it_was_asked(
+    context: StageContext, state: ModelState
+) -> None:
+    ship(state, "second")
+    asked = asking(context, release="stable", requested_at=now_of(state))
+    ship(state, "third")
+    with pytest.raises(BadRequestError, match=r"release second in progress or stable, found that"):
+        roll_back_release.run(asked)
+    assert stable_of(state) == "third"
+
+
+def test_the_same_run_again_changes_nothing(context: StageContext, state: ModelState) -> None:
+    ship(state, "second")
+    asked = asking(context, release="stable")
+    roll_back_release.run(asked)
+    before = (written(context), state.path.read_text())
+    roll_back_release.run(asked)
+    assert (written(context), state.path.read_text()) == before
+
+
+def test_what_has_ended_is_refused_to_another_run(context: StageContext, state: ModelState) -> None:
+    ship(state, "second")
+    roll_back_release.run(asking(context, release="2"))
+    before = state.path.read_text()
+    again = asking(context, release="2", requested_by="person bob, run manual__2")
+    with pytest.raises(BadRequestError, match=f"not any more: rolled_back by {WHO} at .* serves"):
+        roll_back_release.run(again)
+    assert state.path.read_text() == before
+    assert roll_back_release.configure(again) != roll_back_release.configure(context)
+
+
+def test_without_a_release_before_stable_stays(context: StageContext, state: ModelState) -> None:
+    with pytest.raises(BadRequestError, match="release its bundle again"):
+        roll_back_release.run(asking(context, release="stable"))
+    assert stable_of(state) == "first"
+
+
+def test_stable_is_not_taken_out_from_under_an_experiment(
+    context: StageContext, state: ModelState
+) -> None:
+    ship(state, "second")
+    state.reserve_slot("third")
+    with pytest.raises(BadRequestError) as refused:
+        roll_back_release.run(asking(context, release="stable"))
+    assert "taking stable's release second out is refused, one release" in str(refused.value)
+    assert "or end it with `headrace rollback --model shop --reason WHY`" in str(refused.value)
+    assert stable_of(state) == "second"
+
+
+@pytest.mark.parametrize("named", ("9", "fourth"))
+def test_a_release_that_the_ledger_does_not_know_is_refused(
+    context: StageContext, state: ModelState, named: str
+) -> None:
+    with pytest.raises(BadRequestError, match=f"found '{named}', which the ledger does not know"):
+        roll_back_release.run(asking(context, release=named))
+    assert stable_of(state) == "first"
+
+
+@pytest.mark.parametrize("named", ("candidate", "stable"))
+def test_a_model_without_a_release_is_refused(context: StageContext, named: str) -> None:
+    with pytest.raises(BadRequestError, match="found none .*nothing was changed: nobody serves"):
+        roll_back_release.run(asking(context, release=named))
 
 
 @pytest.mark.parametrize(
-    "settings",
+    "wrong",
     (
-        pytest.param({"requested_by_run": "manual-1"}, id="no model"),
-        pytest.param({"model": "shop"}, id="no run"),
-        pytest.param({"model": "../x", "requested_by_run": "manual-1"}, id="a strange model"),
+        pytest.param({"model": None}, id="no model"),
+        pytest.param({"model": "../x"}, id="a strange model"),
+        pytest.param({"requested_by": None}, id="nobody"),
+        pytest.param({"requested_by": "keeper"}, id="no person"),
+        pytest.param({"requested_at": None}, id="at no time"),
+        pytest.param({"release": ""}, id="a release without a name"),
+        pytest.param({"release": "../7"}, id="a strange release"),
     ),
 )
-def test_what_names_no_rollback_is_refused(context: StageContext, settings: Any) -> None:
+def test_what_names_no_rollback_is_refused(context: StageContext, wrong: dict[str, Any]) -> None:
+    settings = {**context.settings, **wrong}
     with pytest.raises(BadRequestError):
         roll_back_release.configure(replace(context, settings=settings))
