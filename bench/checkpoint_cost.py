@@ -20,10 +20,12 @@ import torch
 
 from tasks.models.transformer import Transformer
 from tasks.training.checkpoints import load_checkpoint, save_checkpoint
+from tasks.training.fit_identity import FitIdentity
 from tasks.training.random_states import random_states
 
 TURNS = 7
 SHAPES = {"3,416 items, width 64": (3_416, 64), "3,416 items, width 256": (3_416, 256)}
+IDENTITY = FitIdentity(decides={}, machine={})
 SHAPES |= {"100,000 items, width 64": (100_000, 64)}
 
 
@@ -65,12 +67,12 @@ def main() -> None:
         for name, (items, width) in SHAPES.items():
             state, here = a_state(items, width), Path(made, name)
             here.mkdir()
-            save_checkpoint(here / "ours", state)  # the first imports what it needs
+            save_checkpoint(here / "ours", state, IDENTITY)  # the first imports what it needs
             ours, one = [], []
             for _ in range(TURNS):
                 one.append(seconds(lambda: by_torch_save(here / "one", state)))  # noqa: B023
-                ours.append(seconds(lambda: save_checkpoint(here / "ours", state)))  # noqa: B023
-            back = seconds(lambda: load_checkpoint(here / "ours", print))  # noqa: B023
+                ours.append(seconds(lambda: save_checkpoint(here / "ours", state, IDENTITY)))  # noqa: B023
+            back = seconds(lambda: load_checkpoint(here / "ours", IDENTITY, print))  # noqa: B023
             size = (here / "one" / "one").stat().st_size / 2**20
             print(
                 f"{name}: {size:.1f} MiB, torch.save {statistics.median(one) * 1e3:.0f} ms, checkpoint "

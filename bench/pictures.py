@@ -2,7 +2,8 @@
 
 Files are found as a release finds them ($HEADRACE_DATA, or Debian's dataset-fashion-mnist); every choice is
 made on the select period, which is part of the training pictures: `--select` asks no test, `--set` changes settings
-of the fit, `widths` or `blocks`. A killed run goes on from FOLDER.
+of the fit, `widths` or `blocks`. A killed run goes on from FOLDER; that of another seed, other settings or other
+pictures is refused.
 usage: python -m bench.pictures RECIPE FOLDER [--seed 1] [--select] [--set NAME=VALUE ..]
 """
 
@@ -79,8 +80,8 @@ def main() -> None:
     pictures = fashion_mnist()
     began, used = time.monotonic(), time.process_time()
 
-    def say(sentence: str, _share: float | None) -> None:
-        if "batch" not in sentence:
+    def say(sentence: str, share: float | None) -> None:
+        if share is None or ", batch" not in sentence:
             print(f"{time.monotonic() - began:6.0f} s {sentence}", flush=True)
 
     baselines = make_baselines(pictures)

@@ -7,7 +7,8 @@ two). A blend is measured both ways too: as chosen, and with its Markov part cou
 the last, network and weights untouched. Nothing is chosen on the test. What is counted or solved for (popularity, Markov chains, EASE, item-kNN)
 has no epoch to choose and is fitted like the peer. With `--select` everything is measured on the item before the
 last and nothing on the test, which is how settings are chosen; `--set` changes settings of the network. A killed
-run goes on from FOLDER, and one that ended with `--select` can be asked for its test.
+run goes on from FOLDER, and one that ended with `--select` can be asked for its test; FOLDER of another seed, other
+settings or other data is refused.
 usage: HEADRACE_DATA=folder python -m bench.published_split [--data beauty] [--recipe NAME] [--seed 1] [--select]
        [--set NAME=VALUE ..] [--checkpoints FOLDER]
 """
@@ -140,7 +141,8 @@ def trained(
 
     def say(sentence: str, fraction: float | None) -> None:
         nonlocal said_at
-        if time.monotonic() - said_at > SAID_SECONDS or "NDCG" in sentence:
+        late = time.monotonic() - said_at > SAID_SECONDS
+        if late or fraction is None or "NDCG" in sentence:
             said_at = time.monotonic()
             print(f"{fraction or 0.0:4.0%} {sentence}", flush=True)
 
@@ -152,6 +154,7 @@ def trained(
     how = (
         f"{device_name(device)}, seed {seed}; epoch {best + 1} of {len(curve)} chosen by "
         f"NDCG@10 {curve[best].select_ndcg10:.4f} on the item before the last; "
+        f"resumed from: {made.resumed_from or 'nothing'}; "
     )
     if isinstance(made.model, BlendedRecommender):
         how += (

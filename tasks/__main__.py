@@ -38,6 +38,7 @@ from tasks.contracts.stage_io import (
     StageInput,
     StageModule,
     StageRequest,
+    checkpoint_seconds,
 )
 from tasks.contracts.stages import ArtifactKind, Stage
 from tasks.contracts.storage_faults import storage_faults_told
@@ -50,20 +51,25 @@ TERMINATION_BYTES = 4096
 
 
 class PlainProgress:
-    """Print a line a few seconds apart; the first and the last are never dropped."""
+    """Print a line a few seconds apart; the first and the last are never dropped, nor is news.
+
+    News has no fraction, and is not what was said last: where a killed fit goes on, what is damaged.
+    """
 
     def __init__(self, stage: Stage, log: LineLog) -> None:
         """Name the stage in every line."""
         self.stage = stage
         self._log = log
         self._last = 0.0
+        self._said = ""
 
     def __call__(self, sentence: str, fraction: float | None) -> None:
         """Say where the stage is; `fraction` is 0..1 or None."""
         now = time.monotonic()
-        if now - self._last < PROGRESS_SECONDS and fraction != 1:
+        is_news = fraction is None and sentence != self._said
+        if now - self._last < PROGRESS_SECONDS and fraction != 1 and not is_news:
             return
-        self._last = now
+        self._last, self._said = now, sentence
         percent = "" if fraction is None else f" {fraction:4.0%}"
         line = f"{percent} {sentence}"
         self._log.info(line.strip(), plain=f"{self.stage.value}:{line}")
@@ -182,6 +188,7 @@ def _run_with(
             records=world.records,
             slot_host=world.slot_host,
             ranks=ranks,
+            checkpoint_seconds=world.checkpoint_seconds,
         )
         if not ranks.is_first:
             return _assist(cast("RankedStageModule", module), context)
@@ -236,6 +243,7 @@ class World:
         self.state_dir = Path(state) if state else None
         self.records = named_records(environment)
         self.slot_host = environment.get("HEADRACE_SLOT_HOST") or None
+        self.checkpoint_seconds = checkpoint_seconds(environment)
         self.rank_count = int(environment.get("WORLD_SIZE", "1"))  # torchrun's
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -17,6 +18,27 @@ from tasks.contracts.requests import ReleaseRequest
 from tasks.contracts.stages import ArtifactKind, Stage
 
 SayProgress = Callable[[str, float | None], None]
+CHECKPOINT_SECONDS = 30.0  # at most this much work is lost to a kill, and a batch
+CHECKPOINT_VARIABLE = "HEADRACE_CHECKPOINT_SECONDS"
+
+
+def checkpoint_seconds(environment: Mapping[str, str]) -> float:
+    """Return how many seconds apart a stage writes checkpoints: CHECKPOINT_VARIABLE, or CHECKPOINT_SECONDS.
+
+    Raises BadRequestError for what is no number of 0 (after each batch) or more.
+    """
+    text = environment.get(CHECKPOINT_VARIABLE) or str(CHECKPOINT_SECONDS)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < math.inf:
+        message = (
+            f"{CHECKPOINT_VARIABLE}: expected seconds, 0 or more, found {text!r:.60}; next step: "
+            f"set it to a number, or leave it out for {CHECKPOINT_SECONDS:g}"
+        )
+        raise BadRequestError(message)
+    return seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +124,7 @@ class StageContext:
     slot_host: str | None = None  # name of a slot's Service; None: slots.json below it
     config: Mapping[str, Json] = field(default_factory=dict)  # what `configure` resolved
     ranks: Ranks = ALONE  # the processes that run the stage together
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
 
     def the_release(self) -> ReleaseRequest:
         """Return the release request, which every stage but the first has."""

@@ -20,7 +20,7 @@ from tasks.models.profile_definition import PROFILE_DEFINITION_FILE, ProfileDefi
 from tasks.models.registry import save_model
 from tasks.training import make_classifier
 from tasks.training.classifier_files import write_classifier
-from tasks.training.device import demand_determinism, device_name, training_device
+from tasks.training.device import cpu_name, demand_determinism, device_name, training_device
 from tasks.training.fit import Epoch
 from tasks.training.make_model import (
     SELECT,
@@ -93,6 +93,7 @@ def run(context: StageContext) -> Outcome:
             "threads": recipe.threads,
             "ranks": context.ranks.size,
             "device": device_name(training_device()),
+            "cpu": cpu_name(),
             "epochs": len(curve),
             "resumed_from": model.resumed_from,
         },
@@ -111,6 +112,7 @@ def _workshop(context: StageContext) -> Workshop:
         checkpoints=context.work / "checkpoints",
         progress=context.progress,
         ranks=context.ranks,
+        checkpoint_seconds=context.checkpoint_seconds,
         profiles=_profiles(context) if recipe.transformer.profile else None,
     )
 
@@ -129,6 +131,7 @@ def _train_classifier(context: StageContext) -> Outcome:
         seed=release.seed,
         checkpoints=context.work / "checkpoints",
         progress=context.progress,
+        checkpoint_seconds=context.checkpoint_seconds,
     )
     report = write_classifier(context.out, recipe.name, pictures, model, baselines)
     accuracy = cast("dict[str, float]", report["select_accuracy"])
@@ -138,6 +141,7 @@ def _train_classifier(context: StageContext) -> Outcome:
         facts={
             "threads": recipe.threads,
             "device": device_name(training_device()),
+            "cpu": cpu_name(),
             "epochs": len(model.curve),
             "resumed_from": model.resumed_from,
         },

@@ -13,6 +13,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from torch import Tensor
 
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import check_format
+from tasks.training.fit_identity import NEXT_STEP, FitIdentity
 
-FORMAT, NEWEST_FORMAT = "checkpoint", 1
+FORMAT, NEWEST_FORMAT = "checkpoint", 2
 RECORD = "checkpoint.json"
 EARLIER = "checkpoint.pt"  # what Headrace wrote before
 _NAME = re.compile(r"checkpoint-(\d+)")
@@ -32,7 +34,15 @@ State = dict[str, Any]  # nested, with names as keys: tensors, and what JSON can
 Say = Callable[[str], None]
 
 
-def save_checkpoint(folder: Path, state: State, *, ranks: int = 1) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What a killed fit left."""
+
+    state: State  # tensors on the CPU
+    identity: FitIdentity  # of the fit that goes on from it
+
+
+def save_checkpoint(folder: Path, state: State, identity: FitIdentity, *, ranks: int = 1) -> None:
     """Write the checkpoint beside the last one, then put it in its place; one process does so for all `ranks`."""
     from torch.distributed.checkpoint.filesystem import FileSystemWriter  # noqa: PLC0415  takes 1 s
     from torch.distributed.checkpoint.state_dict_saver import save  # noqa: PLC0415
@@ -48,6 +58,7 @@ def save_checkpoint(folder: Path, state: State, *, ranks: int = 1) -> None:
     record = {
         "format": f"{FORMAT}/{NEWEST_FORMAT}",
         "ranks": ranks,
+        "fit": identity.record(),
         "files": _digests(scratch),
         "state": rest,
     }
@@ -62,10 +73,12 @@ def save_checkpoint(folder: Path, state: State, *, ranks: int = 1) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def load_checkpoint(folder: Path, say: Say, *, ranks: int = 1) -> State | None:
-    """Return the last whole checkpoint, its tensors on the CPU, or None; `say` hears of damaged ones.
+def load_checkpoint(
+    folder: Path, identity: FitIdentity, say: Say, *, ranks: int = 1
+) -> Checkpoint | None:
+    """Return the last whole checkpoint, or None; `say` hears of damaged ones.
 
-    Raises BadRequestError for one of another number of ranks or of another format.
+    Raises BadRequestError for one of another fit, of another number of ranks or of another format.
     """
     found = _checkpoints(folder)
     for number in sorted(found, reverse=True):
@@ -79,8 +92,10 @@ def load_checkpoint(folder: Path, say: Say, *, ranks: int = 1) -> State | None:
                 f"{record['ranks']}: go on with as many ranks as began, or remove it to begin anew"
             )
             raise BadRequestError(message)
+        _demand_identity(record, found[number])
+        identity.demand_same(record["fit"], found[number])
         state: State = _with_tensors(record["state"], _tensors(found[number]))
-        return state
+        return Checkpoint(state=state, identity=identity.after(record["fit"]))
     if (folder / EARLIER).exists():
         message = (
             f"checkpoint {folder / EARLIER}: expected folders {FORMAT}/{NEWEST_FORMAT}, found a file of an "
@@ -88,6 +103,15 @@ def load_checkpoint(folder: Path, say: Say, *, ranks: int = 1) -> State | None:
         )
         raise BadRequestError(message)
     return None
+
+
+def _demand_identity(record: dict[str, Any], where: Path) -> None:
+    if "fit" not in record:
+        message = (
+            f"checkpoint {where}: expected {FORMAT}/{NEWEST_FORMAT}, which says of what fit it is, found "
+            f"{record['format']} of an earlier Headrace; next step: {NEXT_STEP}"
+        )
+        raise BadRequestError(message)
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> State:

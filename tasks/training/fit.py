@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,10 +17,9 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import Json
 from tasks.contracts.ranks import ALONE, Ranks
-from tasks.contracts.stage_io import SayProgress
+from tasks.contracts.stage_io import CHECKPOINT_SECONDS, SayProgress
 from tasks.models.event_types import types_in_train
 from tasks.models.interactions import Examples, Interactions
 from tasks.models.next_type import score_types
@@ -32,6 +32,7 @@ from tasks.training.checkpoints import (
     save_checkpoint,
 )
 from tasks.training.device import training_device
+from tasks.training.fit_identity import FitIdentity, data_digest, fit_identity, network_of
 from tasks.training.length_buckets import Extent, buckets_of
 from tasks.training.losses import Loss, gbce, gbce_power, sampled_softmax, softmax
 from tasks.training.metrics import evaluate
@@ -39,7 +40,6 @@ from tasks.training.next_type import network_chances
 from tasks.training.random_states import random_states, restore_random_states, seed_all
 from tasks.training.windows import Windows, training_windows
 
-CHECKPOINT_SECONDS = 30.0  # at most this much work is lost to a kill, and a batch
 WARM_UP_EPOCHS = 3
 RANK_STRIDE = 1_000_000_007  # between the seeds of two ranks
 LEAST_SHARE = 0.02  # of the learning rate, at the end of a cosine
@@ -257,11 +257,14 @@ class Fit:
         self._saved_at = monotonic()
 
     def run(self, checkpoints: Path, progress: SayProgress) -> list[Epoch]:
-        """Train until the select NDCG@10 has not grown for `patience` epochs."""
+        """Train until the select NDCG@10 has not grown for `patience` epochs.
+
+        A killed fit's checkpoint is gone on from; BadRequestError says that it is another fit's.
+        """
         self._settle_buckets()
         self._resume(checkpoints, progress)
         if self.resumed_from is not None:
-            progress(f"goes on after {self.resumed_from}, from a checkpoint", 0.0)
+            progress(f"goes on after {self.resumed_from}, from a checkpoint", None)
         while len(self.curve) < self.settings.max_epochs and not self._stale():
             number = len(self.curve) + 1
             loss = self._train_epoch(number, checkpoints, progress)
@@ -280,6 +283,13 @@ class Fit:
         self.model.load_state_dict(self.best)
         self.model.to("cpu").eval()
         return self.curve
+
+    @cached_property
+    def identity(self) -> FitIdentity:
+        """Return what decides the weights; asked before training, and the same after it."""
+        data = data_digest(self.interactions, self.select)
+        network = network_of(self.model)
+        return fit_identity(self.settings, self.device, data=data, network=network)
 
     def _stale(self) -> bool:
         scores = [point.select_ndcg10 for point in self.curve]
@@ -437,41 +447,32 @@ class Fit:
             "epoch": None if self.epoch is None else self.epoch.state(self.ranks),
         }
         if self.ranks.is_first:  # what the ranks share is the same on all
-            save_checkpoint(checkpoints, state, ranks=self.ranks.size)
+            save_checkpoint(checkpoints, state, self.identity, ranks=self.ranks.size)
         self._saved_at = self.monotonic()
 
     def _resume(self, checkpoints: Path, progress: SayProgress) -> None:
-        state = None
+        found = None
         if self.ranks.is_first:
-            state = load_checkpoint(
-                checkpoints, lambda sentence: progress(sentence, None), ranks=self.ranks.size
+            found = load_checkpoint(
+                checkpoints,
+                self.identity,
+                lambda sentence: progress(sentence, None),
+                ranks=self.ranks.size,
             )
-        state = self.ranks.from_first(state)
-        if state is None:
+        found = self.ranks.from_first(found)
+        if found is None:
             return
-        self._demand_same_network(state["model"], checkpoints)
+        state = found.state
         self.model.load_state_dict(state["model"])
         load_optimizer_state(self.optimizer, state["optimizer"])
         self.best = state["best"]
         self.curve = [Epoch(**point) for point in state["curve"]]
-        self.resumed_from = f"epoch {len(self.curve)}"
+        place = f"epoch {len(self.curve)}"
         if state["epoch"] is not None:
             self.epoch = EpochInProgress.restore(state["epoch"], self.ranks.rank)
-            self.resumed_from += f" and batch {self.epoch.batches_done}"
-
-    def _demand_same_network(self, found: dict[str, torch.Tensor], checkpoints: Path) -> None:
-        wanted = self.model.state_dict()
-        other = [
-            f"{name}: {_shape(wanted.get(name))} expected, {_shape(found.get(name))} found"
-            for name in sorted(wanted.keys() | found.keys())
-            if _shape(wanted.get(name)) != _shape(found.get(name))
-        ]
-        if other:
-            message = (
-                f"checkpoint {checkpoints}: expected one of this network, found another in "
-                f"{len(other)} tensors, such as {other[0]}: remove it to begin anew"
-            )
-            raise BadRequestError(message)
+            place += f" and batch {self.epoch.batches_done}"
+        self.identity = found.identity
+        self.resumed_from = self.identity.place(place)
 
 
 def _drawn(shares: torch.Tensor, loss: Loss) -> torch.Tensor:
@@ -481,7 +482,3 @@ def _drawn(shares: torch.Tensor, loss: Loss) -> torch.Tensor:
         even[0] = 0
         return even / even.sum()
     return shares.sqrt() / shares.sqrt().sum()
-
-
-def _shape(tensor: torch.Tensor | None) -> str:
-    return "none" if tensor is None else str(list(tensor.shape))

@@ -16,6 +16,8 @@ from tasks.models.keras import use_backend
 from tasks.models.keras.two_convolutions import set_weights, two_convolutions, weights_of
 from tasks.models.pictures import Pictures
 from tasks.training.checkpoints import load_checkpoint, save_checkpoint
+from tasks.training.device import training_device
+from tasks.training.fit_identity import FitIdentity, data_digest, fit_identity
 from tasks.training.picture_fit import PictureEpoch
 
 EVALUATION_BATCH = 500
@@ -38,7 +40,10 @@ def fit_keras(
     checkpoints: Path,
     progress: SayProgress,
 ) -> tuple[Any, list[PictureEpoch], str | None]:
-    """Return the model, its curve, and where a killed fit went on (None: it began anew)."""
+    """Return the model, its curve, and where a killed fit went on (None: it began anew).
+
+    Raises BadRequestError where `checkpoints` holds one of another fit.
+    """
     use_backend("torch")
     import keras  # noqa: PLC0415  its backend is chosen before
 
@@ -48,7 +53,16 @@ def fit_keras(
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer=optimizer, loss=loss)
     optimizer.build(model.trainable_variables)
-    curve, best, resumed = _resumed(model, checkpoints, progress)
+    identity = _identity(model, pictures, settings, seed)
+    found = load_checkpoint(checkpoints, identity, lambda sentence: progress(sentence, None))
+    curve: list[PictureEpoch] = []
+    best: dict[str, NDArray[Any]] = {}
+    resumed = None
+    if found is not None:
+        identity = found.identity
+        curve, best = _restored(model, found.state)
+        resumed = identity.place(f"epoch {len(curve)}")
+        progress(f"goes on after {resumed}, from a checkpoint", None)
     train = pictures.rows(Period.TRAIN)
     images, labels = pictures.shown(train), pictures.labels[train]
     for number in range(len(curve) + 1, settings.epochs + 1):
@@ -61,7 +75,7 @@ def fit_keras(
             best = weights_of(model)
         lost = float(history.history["loss"][-1])
         curve.append(PictureEpoch(epoch=number, loss=lost, select_accuracy=accuracy))
-        _save(model, curve, best, checkpoints)
+        _save(model, identity, curve, best, checkpoints)
         sentence = f"epoch {number}: loss {lost:.4f}, select accuracy {accuracy:.4f}"
         progress(sentence, number / settings.epochs)
     set_weights(model, best)
@@ -80,8 +94,21 @@ def _select_accuracy(model: Any, pictures: Pictures) -> float:
     return float((found == pictures.labels[rows]).mean())
 
 
+def _identity(model: Any, pictures: Pictures, settings: KerasFitSettings, seed: int) -> FitIdentity:
+    import keras  # noqa: PLC0415  its backend is chosen before
+
+    shapes = {f"network {name}": list(array.shape) for name, array in weights_of(model).items()}
+    more = {"seed": seed, "keras": keras.__version__}
+    data = data_digest(pictures)
+    return fit_identity(settings, training_device(), data=data, network=shapes, **more)
+
+
 def _save(
-    model: Any, curve: list[PictureEpoch], best: dict[str, NDArray[Any]], checkpoints: Path
+    model: Any,
+    identity: FitIdentity,
+    curve: list[PictureEpoch],
+    best: dict[str, NDArray[Any]],
+    checkpoints: Path,
 ) -> None:
     state = {
         "model": _tensors(weights_of(model)),
@@ -89,7 +116,7 @@ def _save(
         "optimizer": [torch.from_numpy(np.array(v)) for v in _optimizer_values(model)],
         "curve": [vars(point) for point in curve],
     }
-    save_checkpoint(checkpoints, state)
+    save_checkpoint(checkpoints, state, identity)
 
 
 def _tensors(arrays: dict[str, NDArray[Any]]) -> dict[str, torch.Tensor]:
@@ -100,15 +127,12 @@ def _optimizer_values(model: Any) -> list[NDArray[Any]]:
     return [variable.numpy() for variable in model.optimizer.variables]
 
 
-def _resumed(
-    model: Any, checkpoints: Path, progress: SayProgress
-) -> tuple[list[PictureEpoch], dict[str, NDArray[Any]], str | None]:
-    state = load_checkpoint(checkpoints, lambda sentence: progress(sentence, None))
-    if state is None:
-        return [], {}, None
+def _restored(
+    model: Any, state: dict[str, Any]
+) -> tuple[list[PictureEpoch], dict[str, NDArray[Any]]]:
+    """Put back what `_save` kept; return the curve and the best weights so far."""
     set_weights(model, {name: tensor.numpy() for name, tensor in state["model"].items()})
     for variable, value in zip(model.optimizer.variables, state["optimizer"], strict=True):
         variable.assign(value.numpy())
     curve = [PictureEpoch(**point) for point in state["curve"]]
-    best = {name: tensor.numpy() for name, tensor in state["best"].items()}
-    return curve, best, f"epoch {len(curve)}"
+    return curve, {name: tensor.numpy() for name, tensor in state["best"].items()}

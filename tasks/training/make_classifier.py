@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tasks.contracts.columns import Period
-from tasks.contracts.stage_io import SayProgress
+from tasks.contracts.stage_io import CHECKPOINT_SECONDS, SayProgress
 from tasks.models.keras.two_convolutions import ARCHITECTURE as KERAS
 from tasks.models.keras.two_convolutions import weights_of
 from tasks.models.picture_baselines import ClassMeans, MajorityClass
@@ -92,8 +92,9 @@ def make_classifier(
     seed: int,
     checkpoints: Path,
     progress: SayProgress,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> Classifier:
-    """Return the recipe's classifier, fitted."""
+    """Return the recipe's classifier, fitted; Keras writes a checkpoint after each epoch only."""
     if recipe.architecture in baselines:
         return baselines[recipe.architecture]
     arguments = {"classes": len(pictures.class_names), "side": pictures.images.shape[1]}
@@ -111,7 +112,7 @@ def make_classifier(
         "blocks": list(recipe.blocks),
         "mirrored": recipe.mirrored,
     }
-    fit = picture_fit(pictures, recipe, seed)
+    fit = picture_fit(pictures, recipe, seed, checkpoint_seconds)
     found = fit.run(checkpoints, progress)
     return Classifier(
         architecture=recipe.architecture,
@@ -122,7 +123,12 @@ def make_classifier(
     )
 
 
-def picture_fit(pictures: Pictures, recipe: PictureRecipe, seed: int) -> PictureFit:
+def picture_fit(
+    pictures: Pictures,
+    recipe: PictureRecipe,
+    seed: int,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> PictureFit:
     """Return the fit of a recipe's network, not yet begun."""
     if recipe.fit is None:
         message = f"recipe {recipe.name}: expected settings of a fit, found none"
@@ -139,7 +145,8 @@ def picture_fit(pictures: Pictures, recipe: PictureRecipe, seed: int) -> Picture
     with torch.no_grad():
         model.shift.fill_(float(shown.mean()))
         model.scale.fill_(float(shown.std()))
-    return PictureFit(model, pictures, replace(recipe.fit, seed=seed))
+    settings = replace(recipe.fit, seed=seed)
+    return PictureFit(model, pictures, settings, checkpoint_seconds=checkpoint_seconds)
 
 
 def parameters_of(classifier: Classifier) -> int:

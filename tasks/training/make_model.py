@@ -15,7 +15,7 @@ from tasks.contracts.columns import EVENT_TYPES
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import Json
 from tasks.contracts.ranks import ALONE, Ranks
-from tasks.contracts.stage_io import SayProgress
+from tasks.contracts.stage_io import CHECKPOINT_SECONDS, SayProgress
 from tasks.models.blend import BlendedRecommender
 from tasks.models.event_types import types_in_train
 from tasks.models.interactions import Examples, Interactions
@@ -61,6 +61,7 @@ class Workshop:
     checkpoints: Path
     progress: SayProgress
     ranks: Ranks = ALONE
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
     profiles: ProfileDefinition | None = None  # for recipes whose network reads them
 
     def select_examples(self) -> Examples:
@@ -230,6 +231,7 @@ def _train(shop: Workshop) -> tuple[Made, list[Epoch]]:
         shop.select_examples(),
         fit_settings(shop.recipe, shop.seed),
         ranks=shop.ranks,
+        checkpoint_seconds=shop.checkpoint_seconds,
     )
     curve = fit.run(shop.checkpoints, shop.progress)
     return replace(made, resumed_from=fit.resumed_from), curve

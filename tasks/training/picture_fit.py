@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tasks.contracts.columns import Period
-from tasks.contracts.stage_io import SayProgress
+from tasks.contracts.stage_io import CHECKPOINT_SECONDS, SayProgress
 from tasks.models.pictures import Pictures
 from tasks.training.checkpoints import (
     load_checkpoint,
@@ -25,8 +26,8 @@ from tasks.training.checkpoints import (
     save_checkpoint,
 )
 from tasks.training.device import training_device
+from tasks.training.fit_identity import FitIdentity, data_digest, fit_identity, network_of
 
-CHECKPOINT_SECONDS = 30.0  # at most this much work is lost to a kill, and a batch
 EVALUATION_BATCH = 500
 
 
@@ -144,16 +145,25 @@ class PictureFit:
         self.resumed_from: str | None = None  # the place in words, for facts and people
         self._saved_at = monotonic()
 
+    @cached_property
+    def identity(self) -> FitIdentity:
+        """Return what decides the weights; asked before training, and the same after it."""
+        data, network = data_digest(self.pictures), network_of(self.model)
+        return fit_identity(self.settings, self.device, data=data, network=network)
+
     @property
     def batches(self) -> int:
         """Return the batches of an epoch; what is left of the pictures waits for the next one."""
         return max(1, len(self.images) // self.settings.batch)
 
     def run(self, checkpoints: Path, progress: SayProgress) -> list[PictureEpoch]:
-        """Train all epochs; leave the averaged weights in the model, on the CPU."""
+        """Train all epochs; leave the averaged weights in the model, on the CPU.
+
+        A killed fit's checkpoint is gone on from; BadRequestError says that it is another fit's.
+        """
         self._resume(checkpoints, progress)
         if self.resumed_from is not None:
-            progress(f"goes on after {self.resumed_from}, from a checkpoint", 0.0)
+            progress(f"goes on after {self.resumed_from}, from a checkpoint", None)
         while len(self.curve) < self.settings.epochs:
             number = len(self.curve) + 1
             self._train_epoch(number, checkpoints, progress)
@@ -219,17 +229,22 @@ class PictureFit:
             "batches_done": self.batches_done,
             "total_loss": self.total_loss.item(),
         }
-        save_checkpoint(checkpoints, state)
+        save_checkpoint(checkpoints, state, self.identity)
         self._saved_at = self.monotonic()
 
     def _resume(self, checkpoints: Path, progress: SayProgress) -> None:
-        state = load_checkpoint(checkpoints, lambda sentence: progress(sentence, None))
-        if state is None:
+        found = load_checkpoint(
+            checkpoints, self.identity, lambda sentence: progress(sentence, None)
+        )
+        if found is None:
             return
+        state = found.state
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         load_optimizer_state(self.optimizer, state["optimizer"])
         self.curve = [PictureEpoch(**point) for point in state["curve"]]
         self.batches_done = state["batches_done"]
         self.total_loss = self._no_loss(state["total_loss"])
-        self.resumed_from = f"epoch {len(self.curve)} and batch {self.batches_done}"
+        self.identity = found.identity
+        place = f"epoch {len(self.curve)} and batch {self.batches_done}"
+        self.resumed_from = self.identity.place(place)

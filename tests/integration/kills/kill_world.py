@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,9 @@ from tasks.rollout.envoy import envoy_command, router_files, write_bootstrap
 from tasks.rollout.record import Colour
 from tasks.rollout.state import open_state
 from tests.integration.kills.build_release import MODEL, RELEASE, STORE, keep_what_is_found
-from tests.integration.kills.driver import Command, Ended, Subject, digests
+from tests.integration.kills.driver import Command, Ended, Lost, Subject, digests
 from tests.integration.kills.small_shop import write_shop
+from tests.integration.kills.told_steps import lost_steps, steps_told
 from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -45,6 +45,12 @@ FOUND_AFTER_TRAFFIC = (
     Stage.HOTFIX_STABLE,
     Stage.MIRROR_RELEASE,
 )
+CHECKPOINT_SECONDS = (
+    0.1  # of train_model, whose fit takes a few seconds here, an epoch less than one
+)
+# Shares of the kills, which all come after the first checkpoint: that go on from one, and from one inside an epoch.
+LEAST_RESUMED = {Stage.TRAIN_MODEL: 0.75}
+LEAST_INSIDE = {Stage.TRAIN_MODEL: 0.25}
 LOADED_INTO = {Stage.STAGE_BUNDLE: Colour.GREEN, Stage.HOTFIX_STABLE: Colour.VIOLET}
 # The clock, MLflow's own id and what hangs on them: all in which two equal effects may differ.
 TIMES = frozenset(
@@ -170,7 +176,7 @@ class KillWorld:
         told = environment(state)
         if stage is Stage.MIRROR_RELEASE and self.mlflow is not None:
             told["HEADRACE_MLFLOW"] = self.mlflow
-        return Subject(
+        made = Subject(
             name=stage.value,
             command=Command(
                 words=(sys.executable, "-W", "ignore", "-m", "tasks", stage.value, str(asked)),
@@ -180,9 +186,8 @@ class KillWorld:
             store=store,
             restore=lambda: self._restore(stage, store, state),
             result=lambda: self._result(stage, store, state),
-            resumed=lambda _ended: bool(_facts(stage, store).get("resumed_from")),
-            lost_too_much=lambda killed, again: _lost(killed, again, _facts(stage, store)),
         )
+        return _in_training(made, place / "lines.jsonl") if stage is Stage.TRAIN_MODEL else made
 
     def _restore(self, stage: Stage, store: Path, state: Path) -> None:
         shutil.rmtree(store, ignore_errors=True)
@@ -249,21 +254,41 @@ def _facts(stage: Stage, store: Path) -> dict[str, Any]:
     return {}
 
 
-_EPOCH = re.compile(r"epoch (\d+)")
+def _in_training(subject: Subject, lines: Path) -> Subject:
+    """Let kills of train_model fall between its first checkpoint and its last, and count what they cost."""
+    told = {"HEADRACE_CHECKPOINT_SECONDS": str(CHECKPOINT_SECONDS), "HEADRACE_LOG_FILE": str(lines)}
+    command = subject.command
+    words = [w if w != "tasks" else "tests.integration.kills.told_steps" for w in command.words]
+
+    def restore() -> None:
+        subject.restore()
+        lines.unlink(missing_ok=True)
+
+    def resumed_from() -> str | None:
+        return _facts(Stage.TRAIN_MODEL, subject.store).get("resumed_from")
+
+    def lost(_killed: Ended, again: Ended) -> Lost:
+        if "re-used: " in again.output:
+            return Lost()  # the kill came after the seal: nothing was left to do
+        first, *_, last = steps_told(lines)
+        return lost_steps(first, last, resumed_from(), CHECKPOINT_SECONDS)
+
+    return replace(
+        subject,
+        command=replace(command, words=words, environment={**command.environment, **told}),
+        restore=restore,
+        resumed=lambda again: None if "re-used: " in again.output else resumed_from(),
+        lost=lost,
+        mark=lambda: _newest_checkpoint(subject.store / "work"),
+    )
 
 
-def _lost(killed: Ended, again: Ended, facts: dict[str, Any]) -> str:
-    """Say so where a run that was in epoch N went on before the end of epoch N - 1."""
-    if "re-used: " in again.output:
-        return ""  # the kill came after the seal: nothing was left to do
-    shown = [int(number) for number in _EPOCH.findall(killed.output)]
-    reached = max(shown, default=0)
-    if reached < 2:
-        return ""
-    resumed = [int(number) for number in _EPOCH.findall(str(facts.get("resumed_from")))]
-    if resumed and resumed[0] >= reached - 1:
-        return ""
-    return f"killed in epoch {reached}, it went on from {facts.get('resumed_from')}"
+def _newest_checkpoint(work: Path) -> int | None:
+    """Return the number of the newest checkpoint, None where there is none."""
+    with suppress(FileNotFoundError):  # removed meanwhile
+        found = work.glob("*/checkpoints/checkpoint-*")
+        return max((int(path.name.rpartition("-")[2]) for path in found), default=None)
+    return None
 
 
 def without_times(value: Any) -> Any:

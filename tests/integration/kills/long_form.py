@@ -6,6 +6,7 @@ kills, KILLS_STAGES=a,b the stages, KILLS_FOLDER keeps the built release for the
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import tempfile
@@ -17,7 +18,14 @@ from pathlib import Path
 
 from tasks.contracts.stages import Stage
 from tests.integration.kills.driver import Tally, as_table, kill_often
-from tests.integration.kills.kill_world import THREADS, WITH_EFFECTS, KillWorld, kill_world
+from tests.integration.kills.kill_world import (
+    LEAST_INSIDE,
+    LEAST_RESUMED,
+    THREADS,
+    WITH_EFFECTS,
+    KillWorld,
+    kill_world,
+)
 from tests.integration.kills.mirror_world import with_mlflow
 
 
@@ -68,7 +76,16 @@ def told(tally: Tally) -> Tally:
 
 
 def _failed(tally: Tally, kills: int) -> bool:
-    return bool(tally.trouble) or tally.equal != kills
+    stage, inside = Stage(tally.name), [place for place in tally.resumed if "batch" in place]
+    least = math.ceil(LEAST_RESUMED.get(stage, 0.0) * kills)
+    least_inside = math.ceil(LEAST_INSIDE.get(stage, 0.0) * kills)
+    few = len(tally.resumed) < least or len(inside) < least_inside
+    if stage in LEAST_RESUMED:
+        print(
+            f"{stage}: {len(tally.resumed)} of {kills} kills resumed (at least {least} expected), "
+            f"{len(inside)} of them inside an epoch (at least {least_inside})"
+        )
+    return bool(tally.trouble) or tally.equal != kills or few
 
 
 if __name__ == "__main__":

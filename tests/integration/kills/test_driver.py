@@ -10,7 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.kills.driver import Command, Subject, digests, kill_often, problems, run
+from tests.integration.kills.driver import (
+    Command,
+    Ended,
+    Lost,
+    Subject,
+    digests,
+    kill_often,
+    problems,
+    run,
+)
 
 # A "stage" that seals one artifact; `late` seals before the payload is whole, `restless` differs,
 # `refuses` will not be run again where it has ever been begun.
@@ -81,6 +90,32 @@ def test_a_second_run_that_fails_is_found(tmp_path: Path) -> None:
     assert tally.trouble
     for problem in tally.trouble:
         assert "run again it ended with 1: will not run twice" in problem
+
+
+def test_with_a_mark_every_kill_comes_after_its_first_change(tmp_path: Path) -> None:
+    stage, ends = subject(tmp_path, "sound"), list[Ended]()
+
+    def mark() -> int | None:
+        sealed = list(stage.store.rglob("manifest.json"))
+        return len(sealed) if (stage.store / "begun").exists() else None
+
+    def lost(killed: Ended, _again: Ended) -> Lost:
+        ends.append(killed)
+        return Lost(steps=len(ends))
+
+    tally = kill_often(replace(stage, mark=mark, lost=lost), kills=5, seed=1)
+
+    assert (tally.kills, tally.equal, tally.trouble, tally.most_lost) == (5, 5, [], 5)
+    assert all(killed.marked and killed.seconds >= killed.marked[0] for killed in ends)
+
+
+def test_what_is_never_marked_is_not_killed(tmp_path: Path) -> None:
+    assert run(subject(tmp_path, "sound").command, kill_after=0.0, mark=lambda: None).code == 0
+
+
+def test_a_mark_that_never_changes_is_no_trial(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="its mark changed 0 times"):
+        kill_often(replace(subject(tmp_path, "sound"), mark=lambda: None), kills=1, seed=1)
 
 
 def test_a_first_run_that_fails_is_no_trial(tmp_path: Path) -> None:

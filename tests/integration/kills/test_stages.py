@@ -12,7 +12,7 @@ import pytest
 
 from tasks.contracts.stages import Stage
 from tests.integration.kills.driver import Tally, kill_often
-from tests.integration.kills.kill_world import WITH_EFFECTS, KillWorld, kill_world
+from tests.integration.kills.kill_world import LEAST_RESUMED, WITH_EFFECTS, KillWorld, kill_world
 
 pytestmark = [pytest.mark.trial, pytest.mark.timeout(900)]
 SEED = 20261125
@@ -49,3 +49,4 @@ def test_a_stage_killed_at_any_moment_ends_as_if_undisturbed_when_it_is_run_agai
     tally = tallies[stage]
     assert tally.trouble == []
     assert tally.kills == tally.equal == (1 if stage in SLOW else 2)
+    assert len(tally.resumed) >= (stage in LEAST_RESUMED), "no kill met a checkpoint"

@@ -17,9 +17,11 @@ from bench.published_split import (
     beauty,
     blend_parts,
     refit,
+    trained,
     with_select,
     with_settings,
 )
+from tasks.contracts.errors import BadRequestError
 from tasks.models.blend import BlendedRecommender
 from tasks.models.interactions import Interactions
 from tasks.training.make_model import Workshop, make_model
@@ -82,6 +84,21 @@ def test_a_blend_is_counted_again_with_the_choosing_items_and_learns_nothing_mor
         assert torch.equal(value, network[name])
     taken = np.bincount(three_users.items[three_users.period != TEST], minlength=6)
     assert model.popularity.numpy() == pytest.approx(taken / taken.sum())
+
+
+def test_a_folder_of_another_seed_is_refused_and_that_of_the_same_says_where_it_goes_on(
+    three_users, tmp_path, capsys
+):
+    _, first = trained(tiny_recipe(), three_users, 1, tmp_path / "one")
+    assert "resumed from: nothing; " in first
+
+    with pytest.raises(BadRequestError, match="seed: 2 expected, 1 found; next step: take another"):
+        trained(tiny_recipe(), three_users, 2, tmp_path / "one")
+    _, again = trained(tiny_recipe(), three_users, 1, tmp_path / "one")
+
+    assert "seed 1; epoch 1 of 1 chosen" in again
+    assert "resumed from: epoch 1; " in again
+    assert "goes on after epoch 1, from a checkpoint" in capsys.readouterr().out
 
 
 def test_settings_of_the_network_are_changed_by_name():

@@ -12,13 +12,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from tasks.__main__ import World, _make, demand_gates, main, read_inputs
+from tasks.__main__ import PlainProgress, World, _make, demand_gates, main, read_inputs
 from tasks.adapters.artifact_store import Recipe
 from tasks.adapters.claims import Claimant, claimed
 from tasks.contracts.artifacts import Address, parse_termination
 from tasks.contracts.errors import BadRequestError, GateRefusedError
 from tasks.contracts.exit_codes import ExitCode
 from tasks.contracts.gate_reports import GateCheck, GateReport
+from tasks.contracts.log_lines import LineLog, Subject
 from tasks.contracts.ranks import ALONE
 from tasks.contracts.stage_io import Outcome, StageRequest
 from tasks.contracts.stages import ArtifactKind, Stage
@@ -394,6 +395,34 @@ def test_a_process_that_loses_to_another_machine_ends_with_the_winners_verdict(
     assert outcome.refused
     folder = tmp_path / "store" / str(manifest.address)
     assert [path.name for path in folder.glob("payload-*")] == [manifest.payload_folder]
+
+
+def test_progress_is_said_seconds_apart_but_no_news_is_dropped() -> None:
+    said: list[str] = []
+    log = LineLog(subject=Subject(process="train_model"), speak=said.append)
+    progress = PlainProgress(Stage.TRAIN_MODEL, log)
+
+    for sentence, fraction in (
+        ("fitting popularity", 0.0),
+        ("fitting markov", 0.5),
+        ("goes on after epoch 1", None),
+        ("goes on after epoch 1", None),
+        ("epoch 2, batch 1", 0.1),
+        ("done", 1),
+    ):
+        progress(sentence, fraction)
+
+    assert [line.removeprefix("train_model:").strip() for line in said] == [
+        "0% fitting popularity",
+        "goes on after epoch 1",
+        "100% done",
+    ]
+
+
+def test_the_time_between_checkpoints_is_read_from_the_environment(tmp_path) -> None:
+    request = StageRequest(stage=Stage.TRAIN_MODEL, store_url=f"file://{tmp_path}/store")
+    assert World(request, {}).checkpoint_seconds == 30
+    assert World(request, {"HEADRACE_CHECKPOINT_SECONDS": "0.5"}).checkpoint_seconds == 0.5
 
 
 def test_a_crash_repeats_no_credential(tmp_path, monkeypatch, capsys) -> None:

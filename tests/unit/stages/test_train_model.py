@@ -20,6 +20,7 @@ from tasks.contracts.stage_io import StageContext, StageInput
 from tasks.models.interactions import EventRows, Interactions
 from tasks.models.registry import load_model
 from tasks.stages import train_model
+from tasks.training.device import cpu_name
 
 USERS, STEPS, ITEMS = 8, 12, 10
 
@@ -117,6 +118,31 @@ def test_two_runs_write_the_same_bytes(tmp_path, features, recipe):
         train_model.run(context_of(tmp_path / name, features, recipe))
 
     assert payload(tmp_path / "one" / "out") == payload(tmp_path / "two" / "out")
+
+
+class KilledError(Exception):
+    """Stands for SIGKILL: nothing of the process is left but its files."""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "resumed_from"), ((0.0, "epoch 0 and batch 1"), (3600.0, None))
+)
+def test_a_checkpoint_is_written_as_often_as_it_is_told(tmp_path, features, seconds, resumed_from):
+    def kill(sentence: str, _fraction: float | None) -> None:
+        if sentence.startswith("epoch 1, batch 1"):
+            raise KilledError
+
+    context = replace(context_of(tmp_path / "one", features, "gru"), checkpoint_seconds=seconds)
+    with pytest.raises(KilledError):
+        train_model.run(replace(context, progress=kill))
+
+    assert train_model.run(context).facts["resumed_from"] == resumed_from
+
+
+def test_facts_name_the_cpu_type_and_the_threads(tmp_path, features):
+    facts = train_model.run(context_of(tmp_path / "one", features, "gru")).facts
+
+    assert (facts["cpu"], facts["threads"]) == (cpu_name(), torch.get_num_threads())
 
 
 def test_a_first_release_of_popularity_learns_nothing_by_steps(tmp_path, features):

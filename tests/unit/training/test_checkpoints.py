@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,30 @@ import torch
 
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.storage_faults import storage_fault
-from tasks.training.checkpoints import RECORD, load_checkpoint, save_checkpoint
+from tasks.training import checkpoints
+from tasks.training.checkpoints import RECORD
+from tasks.training.fit_identity import FitIdentity
 from tests.small_disks import Mount
+
+IDENTITY = FitIdentity(
+    decides={"seed": 1, "learning_rate": 0.01, "torch": "2.9", "data": "9 bytes"},
+    machine={"device": "cpu", "cpu": "Xeon", "threads": 1},
+)
 
 
 def silent(sentence: str) -> None:
     pytest.fail(f"nothing is damaged here, but: {sentence}")
+
+
+def save_checkpoint(folder: Path, state: dict[str, Any], ranks: int = 1) -> None:
+    checkpoints.save_checkpoint(folder, state, IDENTITY, ranks=ranks)
+
+
+def load_checkpoint(
+    folder: Path, say: Callable[[str], None], identity: FitIdentity = IDENTITY, ranks: int = 1
+) -> dict[str, Any] | None:
+    found = checkpoints.load_checkpoint(folder, identity, say, ranks=ranks)
+    return None if found is None else found.state
 
 
 def state_of(epoch: int) -> dict[str, Any]:
@@ -147,11 +166,85 @@ def test_another_number_of_ranks_is_refused_with_what_to_do(tmp_path):
         load_checkpoint(tmp_path, silent)
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    (
+        ({"seed": 2}, "differs in 1: seed: 2 expected, 1 found; next step: take another folder"),
+        ({"torch": "3.0"}, "differs in 1: torch: 3.0 expected, 2.9 found"),
+        ({"data": "8 bytes"}, "differs in 1: data: 8 bytes expected, 9 bytes found"),
+        ({"loss": "gbce"}, "differs in 1: loss: gbce expected, nothing found"),
+        ({"a": 1, "b": 2, "c": "x" * 5000, "d": 4}, "differs in 4: a: 1 expected, nothing found"),
+    ),
+    ids=("seed", "torch", "data", "a setting that it lacks", "much"),
+)
+def test_a_checkpoint_of_another_fit_is_refused_with_what_differs_and_what_to_do(
+    tmp_path, changes: dict[str, Any], said: str
+):
+    save_checkpoint(tmp_path, state_of(1))
+    other = replace(IDENTITY, decides={**IDENTITY.decides, **changes})
+
+    with pytest.raises(BadRequestError, match=re.escape(said)) as refused:
+        load_checkpoint(tmp_path, silent, other)
+    assert str(tmp_path / "checkpoint-1") in str(refused.value)
+    assert len(str(refused.value)) < 1000
+    assert load_checkpoint(tmp_path, silent) is not None, "the folder is left as it was"
+
+
+def test_what_a_checkpoint_says_more_than_the_fit_does_is_another_fit(tmp_path):
+    save_checkpoint(tmp_path, state_of(1))
+    fewer = {name: value for name, value in IDENTITY.decides.items() if name != "seed"}
+
+    with pytest.raises(BadRequestError, match="seed: nothing expected, 1 found"):
+        load_checkpoint(tmp_path, silent, replace(IDENTITY, decides=fewer))
+
+
+def test_on_another_cpu_type_a_fit_goes_on_with_a_warning_that_it_keeps(tmp_path):
+    xeon, epyc = IDENTITY, replace(IDENTITY, machine={**IDENTITY.machine, "cpu": "EPYC"})
+    save_checkpoint(tmp_path, state_of(1))
+
+    moved = checkpoints.load_checkpoint(tmp_path, epyc, silent)
+    assert moved is not None
+    assert same(moved.state, state_of(1))
+    assert moved.identity.place("epoch 1") == (
+        "epoch 1 (WARNING: begun on another machine (cpu: EPYC expected, Xeon found), "
+        "its bits are not promised)"
+    )
+
+    checkpoints.save_checkpoint(tmp_path, state_of(2), moved.identity)
+    for here in (epyc, xeon):  # killed again: what was trained on the other one stays so
+        again = checkpoints.load_checkpoint(tmp_path, here, silent)
+        assert again is not None
+        assert "epoch 2 (WARNING: begun on" in again.identity.place("epoch 2")
+
+
+def test_on_the_same_machine_a_fit_goes_on_without_a_warning(tmp_path):
+    save_checkpoint(tmp_path, state_of(1))
+
+    found = checkpoints.load_checkpoint(tmp_path, IDENTITY, silent)
+
+    assert found is not None
+    assert found.identity == IDENTITY
+    assert found.identity.place("epoch 1") == "epoch 1"
+
+
+def test_a_checkpoint_that_does_not_say_of_what_fit_it_is_is_refused(tmp_path):
+    save_checkpoint(tmp_path, state_of(1))
+    record = json.loads((tmp_path / "checkpoint-1" / RECORD).read_text())
+    del record["fit"]
+    (tmp_path / "checkpoint-1" / RECORD).write_text(
+        json.dumps({**record, "format": "checkpoint/1"})
+    )
+
+    said = "found checkpoint/1 of an earlier Headrace; next step: take another folder, or remove it"
+    with pytest.raises(BadRequestError, match=said):
+        load_checkpoint(tmp_path, silent)
+
+
 def test_a_later_format_is_refused(tmp_path):
     save_checkpoint(tmp_path, state_of(1))
     record = json.loads((tmp_path / "checkpoint-1" / RECORD).read_text())
     (tmp_path / "checkpoint-1" / RECORD).write_text(
-        json.dumps({**record, "format": "checkpoint/2"})
+        json.dumps({**record, "format": "checkpoint/3"})
     )
 
     with pytest.raises(BadRequestError, match="newer Headrace"):

@@ -11,9 +11,13 @@ import pytest
 import torch
 
 from tasks.contracts.errors import BadRequestError
+from tasks.contracts.stage_io import CHECKPOINT_SECONDS
+from tasks.models.gru import Gru
 from tasks.models.interactions import Interactions
+from tasks.models.sequence_model import SequenceModel
 from tasks.models.transformer import Transformer
-from tasks.training.fit import CHECKPOINT_SECONDS, Fit, FitSettings
+from tasks.training.fit import Fit, FitSettings
+from tests.unit.training.conftest import shop
 
 SETTINGS = FitSettings(
     max_epochs=4,
@@ -28,14 +32,26 @@ SETTINGS = FitSettings(
 )
 
 
+NETWORKS = ("gru", "pre_norm", "ligr", "hstu")
+
+
+def a_network(kind: str, dropout: float) -> SequenceModel:
+    """Return a GRU of two layers, which has dropout between them, or a Transformer of such a block."""
+    if kind == "gru":
+        return Gru(12, steps=6, width=16, hidden=8, layers=2, dropout=dropout)
+    return Transformer(12, steps=6, width=16, layers=1, heads=2, dropout=dropout, block=kind)
+
+
 def a_fit(
     interactions: Interactions,
     settings: FitSettings = SETTINGS,
     kind: type[Fit] = Fit,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    network: str = "pre_norm",
+    dropout: float = 0.1,
 ) -> Fit:
     torch.manual_seed(settings.seed)
-    model = Transformer(12, steps=6, width=16, layers=1, heads=2, dropout=0.1)
+    model = a_network(network, dropout)
     select = interactions.examples(1)
     return kind(model, interactions, select, settings, checkpoint_seconds=checkpoint_seconds)
 
@@ -134,22 +150,24 @@ def killed_at(place: str):
     return say
 
 
-@pytest.mark.parametrize("length_buckets", (1, 2))
+@pytest.mark.parametrize(
+    ("network", "length_buckets"), (*((name, 1) for name in NETWORKS), ("pre_norm", 2))
+)
 @pytest.mark.parametrize("batch", range(1, 4))
 def test_killed_at_any_batch_of_an_epoch_all_random_states_go_on_as_they_were(
-    small_shop, tmp_path: Path, batch: int, length_buckets: int
+    small_shop, tmp_path: Path, batch: int, network: str, length_buckets: int
 ) -> None:
     settings = replace(SETTINGS, length_buckets=length_buckets)
-    whole = a_fit(small_shop, settings, kind=NoisyFit)
+    whole = a_fit(small_shop, settings, kind=NoisyFit, network=network)
     whole.run(tmp_path / "whole", quiet)
     with pytest.raises(Killed):  # a checkpoint after every batch
-        a_fit(small_shop, settings, kind=NoisyFit, checkpoint_seconds=0).run(
+        a_fit(small_shop, settings, kind=NoisyFit, checkpoint_seconds=0, network=network).run(
             tmp_path / "killed", killed_at(f"epoch 2, batch {batch}")
         )
     for generator in (random.seed, np.random.seed, torch.manual_seed):
         generator(999)  # a new process starts anywhere
 
-    again = a_fit(small_shop, settings, kind=NoisyFit)
+    again = a_fit(small_shop, settings, kind=NoisyFit, network=network)
     again.run(tmp_path / "killed", quiet)
 
     assert again.resumed_from == f"epoch 1 and batch {batch}"
@@ -205,9 +223,55 @@ def test_a_checkpoint_of_another_network_is_refused_with_a_sentence(small_shop, 
     wider = Transformer(12, steps=6, width=24, layers=1, heads=2, dropout=0.1)
     fit = Fit(wider, small_shop, small_shop.examples(1), SETTINGS)
 
-    said = r"another in 16 tensors, such as blocks.0.attention_norm.bias: \[24\] expected, \[16\] found"
+    said = r"max_epochs: 4 expected, 1 found; network items: Embedding .*'embedding_dim': 24"
     with pytest.raises(BadRequestError, match=said):
         fit.run(tmp_path, quiet)
+
+
+@pytest.mark.parametrize(
+    ("asked", "differs"),
+    (
+        ({"settings": replace(SETTINGS, seed=6)}, "1: seed: 6 expected, 5 found"),
+        ({"settings": replace(SETTINGS, loss="gbce")}, "1: loss: gbce expected, sampled_softmax"),
+        ({"settings": replace(SETTINGS, learning_rate=1e-3)}, "1: learning_rate: 0.001 expected"),
+        ({"dropout": 0.2}, "2: network dropout: Dropout {'p': 0.2"),
+        ({"network": "ligr"}, "network blocks.0: GatedBlock {'heads': 2} expected, Block"),
+        ({"interactions": shop(users=25)}, "1: data: "),
+    ),
+    ids=("seed", "loss", "rate", "dropout", "blocks", "data"),
+)
+def test_a_checkpoint_of_another_fit_is_refused_and_left_as_it_was(
+    small_shop, tmp_path, asked, differs
+) -> None:
+    with pytest.raises(Killed):
+        a_fit(small_shop, checkpoint_seconds=0).run(tmp_path, killed_at("epoch 1, batch 2"))
+
+    with pytest.raises(BadRequestError, match="differs in .*; next step: ") as refused:
+        a_fit(**{"interactions": small_shop, **asked}).run(tmp_path, quiet)
+
+    assert differs in str(refused.value)
+    again = a_fit(small_shop)
+    again._resume(tmp_path, quiet)
+    assert again.resumed_from == "epoch 0 and batch 2"
+
+
+def test_on_another_cpu_type_a_fit_goes_on_and_says_that_its_bits_are_not_promised(
+    small_shop, tmp_path, monkeypatch
+) -> None:
+    with pytest.raises(Killed):
+        a_fit(small_shop, checkpoint_seconds=0).run(tmp_path, killed_at("epoch 1, batch 2"))
+    monkeypatch.setattr("tasks.training.fit_identity.cpu_name", lambda: "EPYC, AVX2")
+    said: list[tuple[str, float | None]] = []
+
+    again = a_fit(small_shop)
+    with pytest.raises(Killed):
+        again.run(
+            tmp_path, lambda *sentence: said.append(sentence) or killed_at("epoch 1")(*sentence)
+        )
+
+    assert again.resumed_from is not None
+    assert "WARNING: begun on another machine (cpu: EPYC, AVX2 expected" in again.resumed_from
+    assert said[0] == (f"goes on after {again.resumed_from}, from a checkpoint", None)
 
 
 def test_the_best_epoch_by_the_select_period_is_kept(small_shop, tmp_path, monkeypatch):

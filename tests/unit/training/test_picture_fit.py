@@ -9,9 +9,13 @@ import pytest
 import torch
 
 from tasks.contracts.columns import Period
+from tasks.contracts.errors import BadRequestError
+from tasks.contracts.stage_io import SayProgress
 from tasks.models.picture_net import PictureNet
 from tasks.models.pictures import Pictures
+from tasks.training.make_classifier import Classifier, make_classifier
 from tasks.training.picture_fit import PictureFit, PictureFitSettings, augmented, cut_out
+from tasks.training.picture_recipes import picture_recipe_named
 
 SIDE = 8
 SETTINGS = PictureFitSettings(
@@ -105,6 +109,60 @@ def test_a_killed_fit_ends_with_the_same_weights(tmp_path: Path, batch: int, bf1
     assert curve == whole_curve
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(tensor, again.model.state_dict()[name]), name
+
+
+def leave_a_checkpoint(folder: Path) -> None:
+    def kill(_sentence: str, _share: float | None) -> None:
+        raise KilledError
+
+    with pytest.raises(KilledError):
+        fit(checkpoint_seconds=0.0).run(folder, kill)
+
+
+def test_a_classifier_writes_checkpoints_as_often_as_it_is_told(tmp_path: Path) -> None:
+    recipe = replace(picture_recipe_named("residual_picture_net"), widths=(4, 8, 8), fit=SETTINGS)
+
+    def kill(sentence: str, _share: float | None) -> None:
+        if sentence.startswith("epoch 1, batch 2"):
+            raise KilledError
+
+    def made(seconds: float, say: SayProgress) -> Classifier:
+        told = {"checkpoints": tmp_path, "progress": say, "checkpoint_seconds": seconds}
+        return make_classifier(bars(), recipe, {}, seed=5, **told)
+
+    with pytest.raises(KilledError):
+        made(0.0, kill)
+    assert made(30.0, quiet).resumed_from == "epoch 0 and batch 2"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    (
+        ({"seed": 6}, "differs in 1: seed: 6 expected, 5 found"),
+        ({"ema_decay": 0.9}, "differs in 1: ema_decay: 0.9 expected, 0.8 found"),
+    ),
+    ids=("seed", "average"),
+)
+def test_a_checkpoint_of_another_fit_is_refused(
+    tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
+    leave_a_checkpoint(tmp_path)
+    other = fit()
+    other.settings = replace(SETTINGS, **change)
+
+    with pytest.raises(BadRequestError, match=said):
+        other.run(tmp_path, quiet)
+
+
+def test_a_checkpoint_of_other_pictures_and_of_another_network_is_refused(tmp_path: Path) -> None:
+    leave_a_checkpoint(tmp_path)
+    darker = bars()
+    darker.images[0] //= 2
+    other = fit(blocks=(0, 1, 2))
+    other.pictures = darker
+
+    with pytest.raises(BadRequestError, match=r"data: .*; network trunk.5: _Residual"):
+        other.run(tmp_path, quiet)
 
 
 def test_the_rate_rises_then_falls_to_nothing() -> None:
