@@ -13,7 +13,6 @@ from tasks.bundling.aten_export import export_module
 from tasks.bundling.served_model import LoadedModel
 from tasks.bundling.signatures import ServedModel, write_served_model
 from tasks.compression.compress import CompressedModel, compress
-from tasks.contracts.columns import EVENT_TYPES
 from tasks.contracts.served_signatures import NEXT_EVENT, SERVING_DEFAULT
 from tasks.models.interactions import EventRows, Interactions
 from tasks.models.registry import build_model
