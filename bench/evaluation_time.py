@@ -39,8 +39,9 @@ def plain(model: nn.Module, interactions: Interactions, asked: Examples, length:
         items, ago = (torch.from_numpy(one) for one in history_batch(interactions, chunk, length))
         with torch.no_grad():
             scores = all_states_scores(model, items, ago)
-        for row, seen in enumerate(items.tolist()):
-            scores[row, seen] = -torch.inf
+        starts = interactions.offsets[chunk.user]
+        for row, (first, end) in enumerate(zip(starts, chunk.end, strict=True)):
+            scores[row, [0, *interactions.items[first:end].tolist()]] = -torch.inf
         best = torch.topk(scores, TOP, dim=1).indices.tolist()
         for top, target in zip(best, chunk.targets.tolist(), strict=True):
             gains.append(1 / log2(top.index(target) + 2) if target in top else 0.0)

@@ -12,7 +12,7 @@ from torch import Tensor
 from tasks.contracts.stage_io import SayProgress
 from tasks.models.blend import PARTS, BlendedRecommender
 from tasks.models.interactions import Examples, Interactions
-from tasks.training.metrics import CHUNK, TOP, Floats, rank, requests_for, without_seen
+from tasks.training.metrics import CHUNK, TOP, Floats, rank, requests_for, seen_before, without_seen
 
 CANDIDATES = 50  # best items of each part: no other item can be among a mixture's best ten often
 GRID = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.5)
@@ -38,7 +38,8 @@ def part_scores(
         with torch.no_grad():
             parts = [part + model.penalty for part in model.parts(*asked)]
         if not interactions.repeats_allowed:
-            parts = [without_seen(part, asked[0]) for part in parts]
+            seen = seen_before(interactions, chunk)
+            parts = [without_seen(part, seen) for part in parts]
         count = min(CANDIDATES, parts[0].shape[1])
         best = torch.cat([torch.topk(part, count, dim=1).indices for part in parts], dim=1)
         best = _without_repeats(best)

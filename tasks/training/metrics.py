@@ -13,6 +13,7 @@ from torch import Tensor
 from tasks.contracts.ranks import ALONE, Ranks
 from tasks.models.event_types import history_types, takes_event_types
 from tasks.models.interactions import Examples, Interactions, history_batch
+from tasks.models.scores import PADDING_SCORE
 from tasks.models.sequence_model import SequenceModel
 
 TOP = 10
@@ -65,10 +66,18 @@ def rank(top: NDArray[np.int64], examples: Examples) -> Ranking:
     )
 
 
-def without_seen(scores: Tensor, items: Tensor) -> Tensor:
-    """Return scores [B, I + 1] with every item of the history [B, L] far below the rest."""
-    seen = torch.zeros_like(scores).scatter_(1, items, 1.0)
-    return scores - seen * 1e9
+def seen_before(interactions: Interactions, examples: Examples) -> Tensor:
+    """Return bool [E, I + 1]: which items the user took before the step, however long ago."""
+    seen = np.zeros((len(examples), interactions.num_items + 1), np.bool_)
+    starts = interactions.offsets[examples.user]
+    for row, (start, end) in enumerate(zip(starts, examples.end, strict=True)):
+        seen[row, interactions.items[start:end]] = True
+    return torch.from_numpy(seen)
+
+
+def without_seen(scores: Tensor, seen: Tensor) -> Tensor:
+    """Return scores [B, I + 1] with every item that is `seen` bool [B, I + 1] far below the rest."""
+    return scores.masked_fill(seen, PADDING_SCORE)
 
 
 def requests_for(
@@ -97,7 +106,8 @@ def top_items(
     """Return [E, 10]: the best items of every example by `scorer`, which lies on `device`.
 
     Histories of about one length are asked about together, with no more padding than the longest needs: each
-    is ranked as in serving, which pads to the whole.
+    is ranked as in serving, which pads to the whole. The scorer is shown the last `max_length` items; with `unseen`
+    all that the user took is left out.
     """
     lengths = (examples.end - interactions.offsets[examples.user]).clip(1, max_length)
     order = np.argsort(lengths, kind="stable")
@@ -105,10 +115,12 @@ def top_items(
     for start in range(0, len(examples), CHUNK):
         rows = order[start : start + CHUNK]
         longest = int(lengths[rows].max())
-        asked = requests_for(scorer, interactions, examples.take(rows), longest, device)
+        chunk = examples.take(rows)
+        asked = requests_for(scorer, interactions, chunk, longest, device)
         with torch.no_grad():
             scores = scorer(*asked, **_least_steps(scorer, *asked[:2]))
-            scores = without_seen(scores, asked[0]) if unseen else scores
+            if unseen:
+                scores = without_seen(scores, seen_before(interactions, chunk).to(device))
             best = torch.topk(scores, found.shape[1], dim=1).indices
             found[rows] = best.cpu().numpy()
     return found
@@ -117,12 +129,11 @@ def top_items(
 def _least_steps(scorer: Scorer, items: Tensor, steps_ago: Tensor) -> dict[str, int]:
     """Return how many steps a network need be shown, where it can be shown fewer than it has.
 
-    All, where a history has no item in them: its state depends on the number of its empty steps.
+    All, where a history has no item: its state depends on the number of its empty steps.
     """
     if not isinstance(scorer, SequenceModel) or scorer.sees_empty_steps or not steps_ago.numel():
         return {}
-    inside = (items > 0) & (steps_ago >= 1) & (steps_ago <= scorer.steps)
-    if not bool(inside.any(dim=1).all()):
+    if not bool((items > 0).any(dim=1).all()):
         return {}
     return {"steps": min(max(int(steps_ago.max()), 1), scorer.steps)}
 

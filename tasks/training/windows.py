@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +36,8 @@ def training_windows(
 ) -> Windows:
     """Cut every user's train steps into windows of S, each predicting the step after each of S.
 
+    A window has fewer steps where its items would be more than L: each step but the first is predicted once, from a
+    step before it that is there whole (or cut to L items, as in serving, where it alone has more).
     `typed` also puts the type of each event beside its item, in the input and of what came next.
     """
     items, ago, types, offsets = [], [], [], [0]
@@ -46,11 +49,10 @@ def training_windows(
         known = interactions.items[start:end][train].astype(np.int64)
         known_types = codes[start:end][train]
         ordinals = _dense(interactions.basket[start:end][train])
-        last = int(ordinals[-1]) if len(ordinals) else 0
-        for cut in range(last, 0, -steps):  # the window ends before step `cut`
+        for first, cut in _cuts(ordinals, steps, max_length):
             place = steps - cut + ordinals
             inside = (place >= 0) & (ordinals < cut)
-            wanted = (place >= 1) & (ordinals >= 1) & (ordinals <= cut)
+            wanted = (ordinals > first) & (ordinals <= cut)
             items.append(_right(known[inside], max_length))
             ago.append(_right(cut - ordinals[inside], max_length))
             types.append(_right(known_types[inside], max_length))
@@ -69,6 +71,17 @@ def training_windows(
         pair_item=np.concatenate(targets or empty).astype(np.int64),
         pair_type=np.concatenate(target_types or empty).astype(np.int8),
     )
+
+
+def _cuts(ordinals: NDArray[np.int64], steps: int, max_length: int) -> Iterator[tuple[int, int]]:
+    """Yield (first, cut) of each window, the latest first: it has steps first to cut - 1, predicts up to `cut`."""
+    cut = int(ordinals[-1]) if len(ordinals) else 0
+    starts = np.searchsorted(ordinals, np.arange(cut + 1))  # the first row of each step
+    while cut > 0:
+        whole = int(np.searchsorted(starts, starts[cut] - max_length))  # the oldest that fits
+        first = max(cut - steps, min(whole, cut - 1), 0)
+        yield first, cut
+        cut = first
 
 
 def _codes(interactions: Interactions, *, typed: bool) -> NDArray[np.int8]:

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from tasks.contracts.columns import Period
-from tasks.models.blend import PARTS
+from tasks.models.blend import PARTS, BlendedRecommender
 from tasks.models.interactions import Interactions
-from tasks.training.blending import PartScores, choose_weights
+from tasks.training.blending import PartScores, choose_weights, part_scores
 from tasks.training.make_model import Workshop, make_baselines, make_model
+from tasks.training.metrics import seen_before
 from tasks.training.recipes import TransformerSettings, recipe_named
 
 
@@ -20,14 +21,18 @@ def quiet(_sentence: str, _fraction: float | None) -> None:
     """Say nothing."""
 
 
-def weights_of(interactions: Interactions, folder: Path) -> torch.Tensor:
+def tiny_workshop(interactions: Interactions, folder: Path) -> Workshop:
     tiny = TransformerSettings(
         steps=4, width=8, layers=1, max_epochs=1, batch_windows=32, negatives=8
     )
     recipe = replace(recipe_named("blended_transformer", baskets=True), transformer=tiny)
-    workshop = Workshop(
+    return Workshop(
         interactions=interactions, recipe=recipe, seed=1, checkpoints=folder, progress=quiet
     )
+
+
+def weights_of(interactions: Interactions, folder: Path) -> torch.Tensor:
+    workshop = tiny_workshop(interactions, folder)
     made, _ = make_model(workshop, make_baselines(workshop))
     return made.model.get_buffer("weights")
 
@@ -58,3 +63,18 @@ def test_a_part_that_knows_the_answer_takes_over(small_shop):
     best = mixed.topk(2, dim=1).indices + 1
     wanted = torch.from_numpy(examples.targets.reshape(rows, 2)).long()
     assert torch.equal(best.sort(dim=1).values, wanted.sort(dim=1).values)
+
+
+def test_no_part_is_asked_about_what_was_taken_before_all_that_it_is_shown(small_shop, tmp_path):
+    shop = tiny_workshop(small_shop, tmp_path)
+    made, _ = make_model(shop, make_baselines(shop))
+    assert isinstance(made.model, BlendedRecommender)
+    once = replace(small_shop, repeats_allowed=False)
+    examples = once.examples(Period.TRAIN)
+
+    found = part_scores(made.model, once, examples, 2)
+
+    low = (found.scores < -1e8).all(dim=1)
+    seen = seen_before(once, examples).gather(1, found.items)
+    assert torch.equal(low, seen | (found.items == 0))
+    assert seen.sum() > 2 * len(examples)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from tasks.training.windows import training_windows
 
@@ -42,3 +43,26 @@ def test_nothing_after_the_train_period_is_shown_or_asked(small_shop):
 
     assert len(windows.pair_item) == 24 * 9 * 2  # ten train steps, the first predicts nothing
     assert len(later.pair_item) == 24 * 13 * 2
+
+
+@pytest.mark.parametrize("length", (2, 3, 5, 7, 32))
+@pytest.mark.parametrize("steps", (4, 20), ids="{} steps".format)
+def test_no_target_is_asked_for_without_the_whole_step_before_it(small_shop, steps, length):
+    # Baskets of two: five items hold two of them and a half, twenty steps need forty.
+    windows = training_windows(small_shop, steps=steps, max_length=length)
+
+    window = np.repeat(np.arange(len(windows)), np.diff(windows.pair_offsets))
+    before = steps - windows.pair_place  # steps ago of the step that predicts
+    shown = (windows.steps_ago[window] == before[:, None]).sum(axis=1)
+    assert set(shown.tolist()) == {2}
+    asked = np.bincount(windows.pair_item, minlength=13)
+    whole = training_windows(small_shop, steps=4, max_length=32)
+    assert asked.tolist() == np.bincount(whole.pair_item, minlength=13).tolist()
+
+
+def test_a_basket_longer_than_the_input_is_cut_as_in_serving_and_still_predicts(small_shop):
+    windows = training_windows(small_shop, steps=4, max_length=1)
+
+    assert len(windows.pair_item) == 24 * 9 * 2
+    assert (windows.steps_ago == 1).all()
+    assert set(windows.pair_place.tolist()) == {3}
