@@ -51,7 +51,7 @@ def render_metrics(
     """
     lines: list[str] = []
     told = [*_of_variants(statistics), *_of_rollouts(list(records)), *_of_shadows(shadows)]
-    for metric in [*told, _failed(failed_looks), _read_at(read_at_unix)]:
+    for metric in [*told, _failed_looks(failed_looks), _read_at(read_at_unix)]:
         lines.append(f"# HELP {metric.name} {metric.meaning}")
         lines.append(f"# TYPE {metric.name} {metric.kind}")
         lines += [
@@ -230,7 +230,7 @@ def _dropped(reports: Sequence[ShadowReport]) -> dict[str, int]:
     return found
 
 
-def _failed(looks: Mapping[str, int]) -> _Metric:
+def _failed_looks(looks: Mapping[str, int]) -> _Metric:
     return _Metric(
         "headrace_keeper_failed_looks_total",
         "counter",
