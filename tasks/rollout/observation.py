@@ -12,13 +12,12 @@ from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import check_format, parse_object, pretty_json
 from tasks.contracts.requests import TrafficPlan, parse_utc, plan_from_record
 from tasks.rollout.assignment import NUM_BUCKETS
+from tasks.rollout.envoy_stats import NO_FAILURES_OF_GRPC
 from tasks.statistics.guardrails import Quantile, quantile
 from tasks.statistics.user_means import UserMeans, user_means
 
 QUANTILE_ERROR_RATE = 0.01
 NEWEST = 3
-# OK, CANCELLED, INVALID_ARGUMENT and the like, which are the caller's own (grpc/status.h).
-NO_FAILURES_OF_GRPC = frozenset({0, 1, 3, 5, 6, 7, 9, 11, 16})
 HOTFIX_SETTLES_SECONDS = 2.0  # until every request meets the new stable
 
 
