@@ -45,9 +45,7 @@ FOUND_AFTER_TRAFFIC = (
     Stage.HOTFIX_STABLE,
     Stage.MIRROR_RELEASE,
 )
-CHECKPOINT_SECONDS = (
-    0.1  # of train_model, whose fit takes a few seconds here, an epoch less than one
-)
+CHECKPOINT_SECONDS = 0.1  # of train_model, whose epochs take less than a second here
 # Shares of the kills, which all come after the first checkpoint: that go on from one, and from one inside an epoch.
 LEAST_RESUMED = {Stage.TRAIN_MODEL: 0.75}
 LEAST_INSIDE = {Stage.TRAIN_MODEL: 0.25}
