@@ -4,7 +4,6 @@ History is string [B, L], L >= 1, "" where there is nothing, on any side; ids ou
 vocabulary are ignored. The known ids keep their order, move to the right end and are cut to the
 last `max_length`. steps_ago is int64 [B, L]: how many baskets ago, 1 the latest; 0 (or a missing
 input, where the signature allows it) means "count positions from the end of the known history".
-Networks close the gaps that unknown items leave in it (`models.sequence_model`), as their training does.
 `profile` also takes event_types string [B, L] and days_ago float32 [B, L] of the same events, and `next_event`, of
 networks that read types, event_types. The other signatures leave types out: to them all are unknown.
 """

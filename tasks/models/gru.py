@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from tasks.models.sequence_model import SequenceModel, without_gaps
+from tasks.models.sequence_model import SequenceModel
 
 
 class Gru(SequenceModel):
@@ -43,6 +43,6 @@ class Gru(SequenceModel):
 
     def embed(self, items: Tensor, steps_ago: Tensor, *, steps: int | None = None) -> Tensor:
         """Return the user's state float32 [B, D]; no other state is brought back."""
-        x, _ = self.inputs(items, without_gaps(items, steps_ago), steps=steps)
+        x, _ = self.inputs(items, steps_ago, steps=steps)
         _, last = self.recurrent(self.dropout(x))
         return self.norm(self.out(self.dropout(last[-1])))

@@ -1,8 +1,7 @@
 """What networks over steps (baskets or single events) share: input, item table, scores.
 
 A step is the scaled sum of its items' embeddings, so that the order within a basket carries
-nothing. Steps without a known item tell a network nothing: windows of training have none, and a request
-is read as if it had none. The table that is read is the table that scores (tied), with a bias per item.
+nothing. The table that is read is the table that scores (tied), with a bias per item.
 """
 
 from __future__ import annotations
@@ -77,7 +76,7 @@ class SequenceModel(nn.Module, ABC):
 
     def embed(self, items: Tensor, steps_ago: Tensor, *, steps: int | None = None) -> Tensor:
         """Return the user's state float32 [B, D]."""
-        return self.states(items, without_gaps(items, steps_ago), steps=steps)[:, -1]
+        return self.states(items, steps_ago, steps=steps)[:, -1]
 
     def scored(self, states: Tensor) -> Tensor:
         """Return `states` [.., D] as they are multiplied with `scoring_table`."""
@@ -95,20 +94,6 @@ class SequenceModel(nn.Module, ABC):
         """Return scores float32 [B, I + 1] of users' states [B, D]."""
         state = self.scored(embedding)
         return state @ self.scoring_table().t() + (self.bias + self.penalty).unsqueeze(0)
-
-
-def without_gaps(items: Tensor, steps_ago: Tensor) -> Tensor:
-    """Return int64 [B, L]: the steps with a known item numbered 1, 2, .. from the latest; 0 on padding.
-
-    Items of one step stay in one, whatever their order.
-    """
-    ago = torch.where(items > 0, steps_ago, torch.zeros_like(steps_ago))
-    ordered, places = torch.sort(ago, dim=1)
-    # A slice from the second column on would make torch.export demand two columns.
-    before = (torch.arange(ago.shape[1], device=ago.device) - 1).clamp(min=0)
-    changes = (ordered != ordered.index_select(1, before)).to(torch.int64)
-    numbers = torch.cumsum(changes, dim=1) + (ordered[:, :1] > 0).to(torch.int64)
-    return torch.zeros_like(ago).scatter(1, places, numbers)
 
 
 def _normed(rows: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tasks.contracts.errors import BadRequestError
-from tasks.models.sequence_model import SequenceModel, without_gaps
+from tasks.models.sequence_model import SequenceModel
 from tasks.models.typed_events import TypedEvents
 from tasks.models.user_profile import ProfileInputs
 
@@ -201,8 +201,7 @@ class Transformer(SequenceModel):
     ) -> Tensor:
         """Return the user's state float32 [B, D]; the last block computes no other."""
         shown = self.steps if steps is None else steps
-        dense = without_gaps(items, steps_ago)
-        return self._states(items, dense, event_types, asked=1, shown=shown)[:, -1]
+        return self._states(items, steps_ago, event_types, asked=1, shown=shown)[:, -1]
 
     def forward(
         self,

@@ -129,11 +129,12 @@ def top_items(
 def _least_steps(scorer: Scorer, items: Tensor, steps_ago: Tensor) -> dict[str, int]:
     """Return how many steps a network need be shown, where it can be shown fewer than it has.
 
-    All, where a history has no item: its state depends on the number of its empty steps.
+    All, where a history has no item in them: its state depends on the number of its empty steps.
     """
     if not isinstance(scorer, SequenceModel) or scorer.sees_empty_steps or not steps_ago.numel():
         return {}
-    if not bool((items > 0).any(dim=1).all()):
+    inside = (items > 0) & (steps_ago >= 1) & (steps_ago <= scorer.steps)
+    if not bool(inside.any(dim=1).all()):
         return {}
     return {"steps": min(max(int(steps_ago.max()), 1), scorer.steps)}
 

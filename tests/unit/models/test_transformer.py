@@ -61,9 +61,8 @@ def test_shown_only_the_steps_that_there_are_the_states_are_the_same(network):
 
 
 def test_steps_before_the_window_are_not_seen(network):
-    ago = torch.tensor([[5, 4, 3, 2, 1]])
-    one = network(torch.tensor([[1, 2, 3, 4, 5]]), ago)
-    other = network(torch.tensor([[8, 2, 3, 4, 5]]), ago)
+    one = network(torch.tensor([[1, 2, 3]]), torch.tensor([[5, 2, 1]]))
+    other = network(torch.tensor([[8, 2, 3]]), torch.tensor([[6, 2, 1]]))
 
     assert torch.allclose(one, other, atol=1e-6)
 
