@@ -43,6 +43,7 @@ class Source:
     exclude_seen: bool
     golden: Golden
     profile: ServedProfile
+    baselines_left_out: Json  # name -> why
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -82,6 +83,7 @@ def read_source(folder: Path) -> Source:
         exclude_seen=bool(record["exclude_seen"]),
         golden=Golden.load(folder / GOLDEN_FILE),
         profile=read_profile(folder / PROFILE_FOLDER),
+        baselines_left_out=record.get("baselines_left_out", {}),
     )
 
 
@@ -133,6 +135,7 @@ def _bundle_record(
         **cast("dict[str, Json]", sizes[MODEL]),
         "signatures": signatures[MODEL],
         "baselines": {name: sizes[name] for name in source.names if name != MODEL},
+        "baselines_left_out": source.baselines_left_out,
         "profile": source.profile.record(),
         **_of_typed(None if source.golden.typed is None else {"event_types": list(EVENT_TYPES)}),
     }

@@ -50,6 +50,11 @@ def reads_types(bundle: Path) -> bool:
     return NEXT_EVENT in _record(bundle)
 
 
+def baselines_left_out(bundle: Path) -> dict[str, Json]:
+    """Return which baselines a bundle lacks on purpose, each with why; older bundles do not say."""
+    return dict(cast("dict[str, Json]", _record(bundle).get("baselines_left_out", {})))
+
+
 def candidate(bundle: Path, *, with_types: bool = True) -> Contestant:
     """Return a bundle's model; without types it is asked as clients ask that do not send them."""
     return Contestant(

@@ -70,6 +70,16 @@ DATASETS: MappingProxyType[str, Dataset] = MappingProxyType(
         ),
     }
 )
+# What every evaluation of a recommender compares with; `tasks/training/make_model.py` says when one is left out.
+BASELINES = (
+    "popularity",
+    "personal_frequency",
+    "first_order_markov",
+    "markov",
+    "item_knn",
+    "ease",
+    "ials",
+)
 
 RECIPES: MappingProxyType[str, str] = MappingProxyType(
     {

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
-from tasks.contracts.catalogues import FIRST_RELEASE_RECIPE
+from tasks.contracts.catalogues import BASELINES, FIRST_RELEASE_RECIPE
 from tasks.contracts.gate_reports import Figure, Series
 from tasks.contracts.json_types import Json
 from tasks.gates.bounds import TrainingBounds
@@ -14,9 +14,7 @@ from tasks.gates.checks import Measurement, Payload, Suite, joined, measured
 from tasks.gates.model_measurements import finite_losses, loss_rebound
 from tasks.gates.records import number, read_record
 from tasks.gates.tensor_files import not_finite, read_tensors
-from tasks.gates.wording import in_words
-
-ALWAYS_THERE = ("popularity", "markov")
+from tasks.gates.wording import in_words, left_out_in_words
 
 
 def suite(payload: Payload, wanted: TrainingBounds) -> Suite:
@@ -28,6 +26,7 @@ def suite(payload: Payload, wanted: TrainingBounds) -> Suite:
         Suite(batches=(measured("weights", _weights(payload.path, report, wanted)),)),
         _scores(report, epochs, wanted),
         _learning(report, epochs, wanted),
+        Suite(batches=(), key_figures=left_out_in_words(_left_out(report))),
     )
 
 
@@ -49,7 +48,7 @@ def _weights(folder: Path, report: dict[str, Json], wanted: TrainingBounds) -> l
                 why="A weight that is no number: lower the learning rate.",
             )
         )
-    missing = sorted(set(ALWAYS_THERE) - set(names))
+    missing = sorted({*BASELINES} - {*names} - {*_left_out(report)})
     return [
         *found,
         *_shapes(files["model"], report),
@@ -63,6 +62,11 @@ def _weights(folder: Path, report: dict[str, Json], wanted: TrainingBounds) -> l
         ),
         Measurement(name="recipe", value=str(report.get("recipe")), equals=wanted.recipe),
     ]
+
+
+def _left_out(report: dict[str, Json]) -> dict[str, Json]:
+    """Return the baselines that were not fitted, each with why."""
+    return cast("dict[str, Json]", report.get("baselines_left_out") or {})
 
 
 def _shapes(path: Path, report: dict[str, Json]) -> list[Measurement]:
@@ -143,7 +147,11 @@ def _scores(
         "parameters": in_words(number(report, "parameters"), "count"),
         "items": in_words(number(report, "num_items"), "count"),
     }
-    return Suite(batches=(measured("scores", found),), figures=(figure,), key_figures=shown)
+    return Suite(
+        batches=(measured("scores", found),),
+        figures=(figure,),
+        key_figures=shown,
+    )
 
 
 def _blend(report: dict[str, Json], wanted: TrainingBounds) -> list[Measurement]:

@@ -28,6 +28,15 @@ def in_words(value: object, unit: Unit = "number") -> str:
     return _WORDS[unit](number)
 
 
+def left_out_in_words(left_out: Mapping[str, object]) -> dict[str, str]:
+    """Return the key figure that says which baselines there are not, and why; none where all are there."""
+    by_reason: dict[str, list[str]] = {}
+    for name, why in left_out.items():
+        by_reason.setdefault(in_words(str(why)), []).append(in_words(name))
+    told = [f"{', '.join(names)} ({why})" for why, names in by_reason.items()]
+    return {"baselines left out": "; ".join(told)} if told else {}
+
+
 def _count(number: float) -> str:
     if abs(number) < 10_000:
         return f"{number:,.0f}"

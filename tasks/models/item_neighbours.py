@@ -58,6 +58,9 @@ def largest_of_rows(weights: sp.csr_matrix, neighbours: int) -> Neighbours:
     for row in range(size):
         start, end = weights.indptr[row], weights.indptr[row + 1]
         found, weight = weights.indices[start:end], weights.data[start:end]
+        if len(found) > neighbours:  # sort those only that may be among the largest
+            least = np.partition(weight, -neighbours)[-neighbours]
+            found, weight = found[weight >= least], weight[weight >= least]
         order = np.lexsort((found, -weight))[:neighbours]
         columns[row, : len(order)] = found[order]
         values[row, : len(order)] = weight[order]

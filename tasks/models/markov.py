@@ -54,7 +54,7 @@ def nearest(
     """Return the K best columns of each row and their weights, int64 and float32 [I + 1, K]."""
     sums = np.asarray(counts.sum(axis=1)).ravel()
     of_row = np.repeat(np.sqrt(np.maximum(sums, 1e-9)), np.diff(counts.indptr))
-    of_column = np.maximum(popularity, 1.0)[counts.indices] ** popularity_power
-    scaled = counts.data / of_row / of_column
+    of_column = np.maximum(popularity, 1.0) ** popularity_power
+    scaled = counts.data / of_row / of_column[counts.indices]
     weights = sp.csr_matrix((scaled, counts.indices, counts.indptr), shape=counts.shape)
     return largest_of_rows(weights, neighbours)

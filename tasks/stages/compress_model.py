@@ -116,8 +116,9 @@ def run(context: StageContext) -> Outcome:
     arrays = request_arrays(interactions, REQUESTS, max_length, context.the_release().seed)
     requests = Requests(**arrays)  # type: ignore[arg-type]
     found: dict[str, _Compressed] = {}
-    for place, (name, folder, model) in enumerate(_models(trained)):
-        context.progress(f"compressing {name}", place / 5)
+    models = _models(trained)
+    for place, (name, folder, model) in enumerate(models):
+        context.progress(f"compressing {name}", place / len(models))
         found[name] = _compressed(model, recipe, requests, exclude=exclude)
         found[name].export.save(context.out / folder)
         _write(context.out / folder / "fp32.graph.json", found[name].original.graph.to_text())
@@ -139,6 +140,7 @@ def run(context: StageContext) -> Outcome:
         "num_items": interactions.num_items,
         "golden_requests": int(requests.real.sum()),
         "models": cast("Json", records),
+        "baselines_left_out": report.get("baselines_left_out", {}),
         **records["model"],
     }
     _write(context.out / "compression.json", pretty_json(record))

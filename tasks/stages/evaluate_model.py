@@ -16,6 +16,7 @@ from tasks.bundling.classifier_evaluation import Classified, classify
 from tasks.bundling.evaluation import (
     ask_all,
     ask_next_types,
+    baselines_left_out,
     candidate,
     contestants,
     reads_types,
@@ -26,6 +27,7 @@ from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import Json, pretty_json
 from tasks.contracts.stage_io import Outcome, StageContext
 from tasks.contracts.stages import ArtifactKind
+from tasks.models.event_types import types_in_train
 from tasks.models.interactions import Examples, Interactions
 from tasks.models.next_type import chain_chances, score_types, share_chances
 from tasks.models.pictures import Pictures
@@ -93,8 +95,12 @@ def run(context: StageContext) -> Outcome:
             "users": len(last_out.user_ids),
             "ndcg10": {name: _rounded(last_out.ndcg(name).mean()) for name in last_out.models},
         }
-    if reads_types(context.inputs["bundle"].path):
+    left_out = baselines_left_out(context.inputs["bundle"].path)
+    if np.count_nonzero(types_in_train(interactions)) > 1:
         summary["event_types"] = _of_types(context, interactions)
+    else:
+        left_out["markov_of_types"] = "all events of the train period are of one type"
+    summary["baselines_left_out"] = left_out
     (context.out / "summary.json").write_text(pretty_json(summary), encoding="utf-8")
     means = [f"{name} {rows.ndcg(name).mean():.4f}" for name in rows.models]
     ending = "; the candidate is the champion: already serving" if _is_champion(context) else ""
@@ -102,24 +108,33 @@ def run(context: StageContext) -> Outcome:
 
 
 def _of_types(context: StageContext, interactions: Interactions) -> dict[str, Json]:
-    """Return what no gate reads: clients that send no types, and the next type beside its chain."""
+    """Return what no gate reads: how chain and shares foretell the next type, and a candidate that reads types."""
     bundle, examples = context.inputs["bundle"].path, interactions.examples(Period.GATE)
-    asked = ask_all(
-        [candidate(bundle, with_types=False)], interactions, examples, context.progress
-    )[CANDIDATE]
-    chances = {
-        CANDIDATE: ask_next_types(bundle, interactions, examples),
+    chances: dict[str, Floats] = {
         "markov_of_types": chain_chances(interactions, examples, LAST_TYPES),
         "shares_of_types": share_chances(interactions, examples),
     }
+    asked: dict[str, Json] = {}
+    if reads_types(bundle):
+        chances[CANDIDATE] = ask_next_types(bundle, interactions, examples)
+        asked["ndcg_without_types"] = _without_types(context, interactions, examples)
     found = {name: score_types(one, interactions, examples) for name, one in chances.items()}
-    by_user = mean_by_user(asked.ndcg, examples.user, interactions.num_users)
-    users = np.bincount(examples.user, minlength=interactions.num_users) > 0
     return {
         "what": "no gate reads it",
-        "ndcg_without_types": _mean(by_user[users]),
+        **asked,
         "next_type": {name: None if one is None else one.record() for name, one in found.items()},
     }
+
+
+def _without_types(
+    context: StageContext, interactions: Interactions, examples: Examples
+) -> dict[str, Json]:
+    """Return what a candidate that reads types is worth to clients that send none."""
+    plain = candidate(context.inputs["bundle"].path, with_types=False)
+    gains = ask_all([plain], interactions, examples, context.progress)[CANDIDATE]
+    by_user = mean_by_user(gains.ndcg, examples.user, interactions.num_users)
+    users = np.bincount(examples.user, minlength=interactions.num_users) > 0
+    return _mean(by_user[users])
 
 
 def _is_champion(context: StageContext) -> bool:

@@ -27,6 +27,7 @@ from tasks.training.make_model import (
     Made,
     Workshop,
     assist_training,
+    baselines_left_out,
     make_baselines,
     make_model,
 )
@@ -189,6 +190,7 @@ def _report_record(shop: Workshop, model: Made, scores: Mapping[str, float]) -> 
         "blend_weights": None if weights is None else [round(float(w), 6) for w in weights],
         "select_ndcg10": {name: round(score, 6) for name, score in scores.items()},
         "select_examples": len(shop.select_examples()),
+        "baselines_left_out": dict(baselines_left_out(shop.interactions)),
         **types,
     }
 

@@ -98,15 +98,15 @@ def fit_ials(interactions: Interactions, settings: IalsSettings) -> tuple[Ials, 
         "last_items": settings.last_items,
         "iterations": settings.request_iterations,
     }
-    solver = AlternatingLeastSquares(
-        factors=settings.width,
-        regularization=settings.l2,
-        alpha=settings.alpha,
-        iterations=settings.iterations,
-        random_state=settings.seed,
-        num_threads=1,  # else equal seeds give other factors
-    )
-    with threadpool_limits(1, "blas"):
+    with threadpool_limits(1, "blas"):  # it warns of more, and would be slow
+        solver = AlternatingLeastSquares(
+            factors=settings.width,
+            regularization=settings.l2,
+            alpha=settings.alpha,
+            iterations=settings.iterations,
+            random_state=settings.seed,
+            num_threads=1,  # else equal seeds give other factors
+        )
         solver.fit(taken_items(interactions), show_progress=False)
     model = Ials(**arguments)
     model.factors.copy_(whitened(torch.from_numpy(np.asarray(solver.item_factors)), settings.l2))

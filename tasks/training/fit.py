@@ -192,7 +192,7 @@ class Objective(nn.Module):
         return loss + self.settings.next_type_weight * of_types
 
     def _of_items(self, states: torch.Tensor, batch: Batch) -> torch.Tensor:
-        pairs = {
+        pairs: dict[str, Any] = {
             "states": self.model.scored(states),
             "rows": batch.rows,
             "targets": batch.targets,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,7 @@ def verdict_on(rows: pd.DataFrame, release: Release, folder: Path) -> GateReport
     """Return what the gate of this release says of these users."""
     folder.mkdir(exist_ok=True)
     rows.to_parquet(folder / "rows.parquet", index=False)
+    shutil.copyfile(release.path(KIND.EVALUATION) / "summary.json", folder / "summary.json")
     return run_gate(
         KIND.EVALUATION,
         bounds_for(KIND.EVALUATION, release.pinned),

@@ -124,6 +124,21 @@ def test_evaluation_has_one_row_per_user_and_nulls_for_no_champion(release: Path
         assert mean == pytest.approx(rows[f"ndcg_{model}"].mean(), abs=1e-8)
 
 
+def test_the_summary_says_which_baselines_were_left_out_and_why(release: Path) -> None:
+    assert record(release / "evaluation" / "summary.json")["baselines_left_out"] == {
+        "ease": "not fitted here",
+        "markov_of_types": "all events of the train period are of one type",
+    }
+
+
+def test_the_chain_of_types_stands_beside_a_candidate_that_reads_none(release: Path) -> None:
+    summary = record(release / "order-only" / "summary.json")
+
+    assert set(summary["event_types"]["next_type"]) == {"markov_of_types", "shares_of_types"}
+    assert "ndcg_without_types" not in summary["event_types"]
+    assert summary["baselines_left_out"] == {"ease": "not fitted here"}
+
+
 def test_habits_are_found_by_personal_frequency_and_not_by_popularity(release: Path) -> None:
     models = record(release / "evaluation" / "summary.json")["models"]
     assert models["personal_frequency"]["ndcg"]["mean"] > 0.3

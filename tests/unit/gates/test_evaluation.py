@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -42,8 +43,14 @@ def rows(users: int = 3000, noise: float = 0.05, lead: float = 0.02) -> pd.DataF
 
 @pytest.fixture
 def verdict(judge, tmp_path):
-    def run(frame: pd.DataFrame, bounds: EvaluationBounds = BOUNDS):
+    def run(
+        frame: pd.DataFrame,
+        bounds: EvaluationBounds = BOUNDS,
+        left_out: dict[str, str] | None = None,
+    ):
         frame.to_parquet(tmp_path / "rows.parquet", index=False)
+        summary = {"format": "evaluation_summary/1", "baselines_left_out": left_out or {}}
+        (tmp_path / "summary.json").write_text(json.dumps(summary))
         return judge(KIND, bounds)
 
     return run
@@ -131,6 +138,44 @@ def test_a_candidate_must_beat_every_baseline_but_itself(verdict, recipe, baseli
     report = verdict(rows(), replace(BOUNDS, recipe=recipe))
     beaten = {check.name for check in report.checks if check.name.startswith("better than")}
     assert beaten == {f"better than {name}" for name in baselines}
+
+
+def with_baseline(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Add a baseline that is as good as the candidate."""
+    mirrored = {f"{m}_{name}": frame[f"{m}_candidate"].to_numpy()[::-1] for m in ("ndcg", "hit")}
+    return frame.assign(**mirrored)
+
+
+@pytest.mark.parametrize("name", ("first_order_markov", "item_knn", "ease", "ials"))
+def test_where_items_are_taken_again_other_baselines_only_warn(verdict, name) -> None:
+    report = verdict(with_baseline(rows(), name))
+    assert report.passed, report.sentence
+    (warned,) = report.warnings
+    assert warned.name == f"better than {name}"
+    assert warned.expected == "p at most 0.05 (Holm over 1)"
+    demanded = next(check for check in report.checks if check.name == "better than markov")
+    assert demanded.expected == "p at most 0.05 (Holm over 3)"
+    models = report.figures[1]
+    assert models.title == "NDCG@10 per model"
+    assert name in models.labels
+
+
+@pytest.mark.parametrize(
+    ("name", "refused"),
+    (("item_knn", True), ("ease", True), ("ials", True), ("first_order_markov", False)),
+)
+def test_where_nothing_is_taken_twice_who_took_both_has_to_be_beaten(
+    verdict, name, refused
+) -> None:
+    once = rows().drop(columns=["ndcg_personal_frequency", "hit_personal_frequency"])
+    report = verdict(with_baseline(once, name))
+    assert names(report) == ({f"better than {name}"} if refused else set())
+
+
+def test_the_report_says_which_baselines_were_left_out_and_why(verdict) -> None:
+    report = verdict(rows(), left_out={"ease": "25,083 items", "ials": "25,083 items"})
+    assert report.key_figures["baselines left out"] == "ease, ials (25,083 items)"
+    assert "baselines left out" not in verdict(rows()).key_figures
 
 
 def first_release(frame: pd.DataFrame) -> pd.DataFrame:

@@ -13,6 +13,9 @@ from tasks.gates.bounds import TrainingBounds
 KIND = ArtifactKind.TRAINED_MODEL
 BOUNDS = TrainingBounds(recipe="blended_transformer")
 SCORES = {"model": 0.12, "popularity": 0.05, "personal_frequency": 0.09, "markov": 0.08}
+LEFT_OUT = dict.fromkeys(("item_knn", "ease", "ials"), "too many items") | {
+    "first_order_markov": "not asked for"
+}
 CURVE = ((3.0, 0.06), (2.5, 0.08), (2.4, 0.079))  # (loss, select NDCG@10)
 
 
@@ -36,6 +39,7 @@ def verdict(judge, tmp_path):
             "parameters": sum(tensor.size for tensor in tensors.values()),
             "blend_weights": [0.4, 0.2, 0.3, 0.1],
             "select_ndcg10": scores,
+            "baselines_left_out": LEFT_OUT,
             **report,
         }
         (tmp_path / "report.json").write_text(json.dumps(record))
@@ -54,6 +58,12 @@ def test_a_model_that_learnt_passes_with_its_curve(verdict) -> None:
         "Training loss by epoch",
         "Select NDCG@10 by epoch",
     ]
+
+
+def test_the_report_says_which_baselines_are_left_out_and_why(verdict) -> None:
+    assert verdict().key_figures["baselines left out"] == (
+        "item_knn, ease, ials (too many items); first_order_markov (not asked for)"
+    )
 
 
 def test_a_weight_that_is_no_number_is_refused_with_its_tensor(verdict) -> None:
@@ -85,7 +95,11 @@ def test_a_weight_that_is_no_number_is_refused_with_its_tensor(verdict) -> None:
         ),
         (
             {"baselines": ("popularity",)},
-            "baselines missing: none expected, 1 found (markov)",
+            "baselines missing: none expected, 2 found (markov, personal_frequency)",
+        ),
+        (
+            {"baselines_left_out": {}},
+            "baselines missing: none expected, 4 found (ease, first_order_markov, ials, item_knn)",
         ),
         (
             {"num_items": 12},

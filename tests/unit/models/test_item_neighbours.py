@@ -38,3 +38,15 @@ def test_the_largest_of_a_row_are_kept_and_the_lower_item_first_of_equals():
 
     assert columns[:, 0].tolist() == [0, 2, 1, 0]
     assert values[:, 0].tolist() == [0, 2, 3, 0]
+
+
+def test_of_many_equal_weights_a_row_keeps_those_that_a_whole_sort_would():
+    draw = np.random.default_rng(3)
+    dense = draw.integers(0, 4, (40, 30)).astype(np.float32)  # 0: no neighbour
+
+    columns, values = largest_of_rows(sp.csr_matrix(dense), neighbours=7)
+
+    for row, weights in enumerate(dense):
+        order = [place for place in np.argsort(-weights, kind="stable") if weights[place] > 0][:7]
+        assert columns[row, : len(order)].tolist() == order
+        assert values[row, : len(order)].tolist() == weights[order].tolist()

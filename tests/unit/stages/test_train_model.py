@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tasks.contracts.artifacts import Manifest
+from tasks.contracts.catalogues import BASELINES
 from tasks.contracts.columns import Period
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.ranks import Ranks
@@ -21,6 +22,7 @@ from tasks.models.interactions import EventRows, Interactions
 from tasks.models.registry import load_model
 from tasks.stages import train_model
 from tasks.training.device import cpu_name
+from tasks.training.make_model import COMPARED_MAX_ITEMS, baselines_left_out
 
 USERS, STEPS, ITEMS = 8, 12, 10
 
@@ -93,11 +95,7 @@ def test_the_blend_and_every_baseline_are_written_and_load(tmp_path, features):
         "model.safetensors",
         "curve.json",
         "report.json",
-        *(
-            f"baselines/{name}.{kind}"
-            for name in ("popularity", "personal_frequency", "markov")
-            for kind in ("json", "safetensors")
-        ),
+        *(f"baselines/{name}.{kind}" for name in BASELINES for kind in ("json", "safetensors")),
     }
     items, ago = torch.tensor([[0, 1, 2]]), torch.tensor([[0, 2, 1]])
     for model in (
@@ -108,7 +106,8 @@ def test_the_blend_and_every_baseline_are_written_and_load(tmp_path, features):
         assert model(items, ago).shape == (1, ITEMS + 1)
     report = json.loads((context.out / "report.json").read_text("utf-8"))
     assert report["exclude_seen"] is False
-    assert set(report["select_ndcg10"]) == {"model", "popularity", "personal_frequency", "markov"}
+    assert set(report["select_ndcg10"]) == {"model", *BASELINES}
+    assert report["baselines_left_out"] == {}
     assert outcome.sentence.startswith("blended_transformer: select NDCG@10")
 
 
@@ -157,7 +156,10 @@ def test_a_first_release_of_popularity_learns_nothing_by_steps(tmp_path, feature
 
 
 @pytest.mark.parametrize("recipe", ("first_order_markov", "ease", "item_knn", "ials"))
-def test_a_recipe_is_fitted_though_it_is_no_baseline_of_this_set(tmp_path, features, recipe):
+def test_a_recipe_is_fitted_though_it_is_left_out_as_a_baseline(
+    tmp_path, features, recipe, monkeypatch
+):
+    monkeypatch.setattr("tasks.training.make_model.BASELINES", ("popularity", "markov"))
     context = context_of(tmp_path / "one", features, recipe)
 
     train_model.run(context)
@@ -190,8 +192,34 @@ def test_where_nothing_is_taken_twice_seen_items_are_left_out(tmp_path, features
     report = json.loads((context.out / "report.json").read_text("utf-8"))
     assert report["exclude_seen"] is True
     baselines = {path.stem for path in (context.out / "baselines").glob("*.json")}
-    assert baselines == {"popularity", "item_knn", "ease", "ials", "markov"}
+    assert baselines == {*BASELINES} - {"personal_frequency"}
+    assert report["baselines_left_out"] == {
+        "personal_frequency": "nothing is taken twice, so it ranks as popularity does"
+    }
     assert set(report["select_ndcg10"]) == {"model", *baselines}
+
+
+@pytest.mark.parametrize(
+    ("more_items", "repeats", "left_out"),
+    (
+        pytest.param(0, True, set(), id="few enough items: none"),
+        pytest.param(1, True, {"item_knn", "ease", "ials"}, id="too many: who took both"),
+        pytest.param(1, False, {"personal_frequency"}, id="too many, nothing taken twice"),
+    ),
+)
+def test_who_took_both_is_left_out_above_a_number_of_items_where_habits_are_there_to_beat(
+    features, more_items, repeats, left_out
+):
+    few = Interactions.load(features / "interactions.npz")
+    names = np.asarray([f"i{place}" for place in range(COMPARED_MAX_ITEMS + more_items)])
+    shop = replace(few, item_ids=names, repeats_allowed=repeats)
+
+    found = baselines_left_out(shop)
+
+    assert set(found) == left_out
+    if repeats and more_items:
+        why = "5,001 items; where items are taken again it is fitted up to 5,000"
+        assert set(found.values()) == {why}
 
 
 @pytest.mark.parametrize("rank", (0, 1))

@@ -78,3 +78,26 @@ def test_no_part_is_asked_about_what_was_taken_before_all_that_it_is_shown(small
     seen = seen_before(once, examples).gather(1, found.items)
     assert torch.equal(low, seen | (found.items == 0))
     assert seen.sum() > 2 * len(examples)
+
+
+def test_a_part_of_small_shares_may_weigh_more_than_the_others(small_shop):
+    # A third of the users needs popularity to weigh more than 8, the others less than 15.
+    examples = small_shop.examples(Period.SELECT)
+    rows = len(examples)
+    wanted = torch.zeros(rows, 13, dtype=torch.bool)
+    wanted[torch.from_numpy(examples.target_rows()), torch.from_numpy(examples.targets).long()] = (
+        True
+    )
+    needs_it = torch.from_numpy(examples.user % 3 == 0).unsqueeze(1)
+    network, popularity = torch.full((rows, 13), 0.5), torch.zeros(rows, 13)
+    network[~wanted & needs_it] = 0.58
+    popularity[wanted & needs_it] = 0.01
+    network[~wanted & ~needs_it] = 0.35
+    popularity[~wanted & ~needs_it] = 0.01
+    nothing = torch.zeros(rows, 13)
+    scores = torch.stack([nothing, nothing, network, popularity], dim=1)
+    items = torch.arange(13).expand(rows, 13).clone()
+
+    weights = choose_weights(PartScores(scores=scores, items=items), examples, quiet)
+
+    assert weights.tolist() == [0.0, 0.0, 1.0, 10.0]
