@@ -11,15 +11,16 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
+from tasks.adapters.tf_serving import TfServingRest
 from tasks.bundling.served_model import LoadedModel
 from tasks.contracts.stages import ArtifactKind
 from tasks.gates.bounds import BundleBounds, CompressionBounds
 from tasks.gates.checks import Payload
 from tasks.gates.run_gate import run_gate
 from tasks.serving.golden_answers import read_golden
+from tasks.serving.slot_check import Staged, check_slot
 from tasks.serving.slot_folder import Slot
 from tasks.serving.version_states import VersionId
-from tasks.stages.stage_bundle import Staged, check_slot
 from tests.integration.bundling import small_release
 from tests.integration.serving.running_server import RunningServer
 
@@ -100,7 +101,7 @@ def test_a_real_server_gives_every_golden_answer_by_both_protocols(
     )
     staged = Staged(slot=slot, version=VersionId(name=MODEL, version=1))
     golden = list(read_golden(release / "bundle"))
-    found = check_slot(staged, staged, golden, lambda _sentence, _share: None)
+    found = check_slot(staged, staged, golden, lambda _sentence, _share: None, TfServingRest)
 
     assert len(golden) == 120
     for protocol in (found.grpc, found.rest):
