@@ -246,7 +246,7 @@ ASKED_VERSIONS: dict[str, set[int]] = {}
 
 
 def predicting(name: str) -> Callable[[bytes], bytes]:
-    ASKED_VERSIONS[name] = set()
+    ASKED_VERSIONS.setdefault(name, set())
 
     def answer(request: bytes) -> bytes:
         spec = protos.predict.PredictRequest.FromString(request).model_spec
@@ -275,6 +275,7 @@ def test_live_grpc_requests_are_compared_by_grpc_in_the_version_of_each_slot(
     deployment: Deployment,
 ) -> None:
     in_step_3(deployment)
+    ASKED_VERSIONS.clear()
     with comparing(deployment):
 
         def asked_and_compared() -> bool:
