@@ -188,6 +188,6 @@ def test_airflow_reads_our_dags_and_our_plugin_in_its_image() -> None:
     end = run(AIRFLOW, *words, "python", "-c", program)
     assert end.returncode == 0, end.stdout + end.stderr
     (line,) = [line for line in end.stdout.splitlines() if line.startswith("found ")]
-    assert line.split()[1:] == ["release_recommender", "roll_back"]
+    assert line.split()[1:] == sorted(dag.stem for dag in (ROOT / "dags").glob("*.py"))
     plugins = run(AIRFLOW, *words, "airflow", "plugins", "--output", "json")
     assert "headrace" in plugins.stdout, plugins.stdout + plugins.stderr
