@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -116,21 +117,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    if watched is not None:
-        watched.start()
-    run(
-        options.state_dir,
-        stop,
-        host=options.host,
-        port=options.port,
-        grpc_port=options.grpc_port,
-        percent=options.percent,
-        records=watched,
-        slot_host=slot_host,
-        log=log,
-    )
-    if watched is not None:
-        watched.close()
+    with ExitStack() as stack:
+        if watched is not None:
+            watched.start()
+            stack.callback(watched.close)
+        run(
+            options.state_dir,
+            stop,
+            host=options.host,
+            port=options.port,
+            grpc_port=options.grpc_port,
+            percent=options.percent,
+            records=watched,
+            slot_host=slot_host,
+            log=log,
+        )
     return int(ExitCode.DONE)
 
 

@@ -22,6 +22,7 @@ from tasks.contracts.errors import BadRequestError
 from tasks.rollout.metrics import metrics_file
 from tasks.rollout.phases import Decision, Phase
 from tasks.rollout.retrace import retrace, state_problems
+from tests.integration.rollout.asking import in_threads
 from tests.integration.rollout.conftest import Deployment, eventually
 from tests.integration.rollout.test_router import ILLS, is_candidates, users_of_candidate
 from tests.ports import free_port
@@ -64,15 +65,8 @@ def load(deployment: Deployment) -> Iterator[Load]:
     others = [user for user in asking if not is_candidates(deployment, user)][:200]
     users = [user for pair in zip(candidates, others, strict=True) for user in pair]
     made = Load(deployment=deployment, users=users)
-    threads = [threading.Thread(target=made.ask, args=(number,)) for number in range(WORKERS)]
-    for thread in threads:
-        thread.start()
-    try:
+    with in_threads([partial(made.ask, number) for number in range(WORKERS)], made.stop):
         yield made
-    finally:
-        made.stop.set()
-        for thread in threads:
-            thread.join()
 
 
 def in_step_3(deployment: Deployment) -> None:

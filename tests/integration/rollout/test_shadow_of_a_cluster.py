@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,17 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from tasks.adapters.config_map_records import ConfigMapRecords
-from tasks.adapters.kube_api import KubeApi, server_at
 from tasks.rollout.comparison import ShadowReport
-from tasks.rollout.record import Colour
 from tasks.rollout.shadow_routes import ShadowAddress
-from tasks.rollout.state import ModelState, open_state
-from tests.fake_config_maps import FakeConfigMaps, serving
-from tests.fake_kubernetes import kubeconfig
-from tests.integration.rollout.conftest import Slot, _slots_record, eventually
+from tasks.rollout.state import ModelState
+from tests.fake_config_maps import FakeConfigMaps
+from tests.integration.rollout.conftest import eventually
+from tests.integration.rollout.records_of_a_cluster import cluster_records
 from tests.integration.rollout.test_two_routers import SHORT, Router
-from tests.integration.rollout.upstreams import Mood
 from tests.ports import free_port
 
 pytestmark = pytest.mark.integration
@@ -67,33 +62,17 @@ def comparing(folder: Path, environment: dict[str, str], ports: tuple[int, int])
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    fake = FakeConfigMaps()
-    slots = {colour: Slot(Mood(colour.value), free_port(), free_port()) for colour in Colour}
-    (tmp_path / "state/shop").mkdir(parents=True)
-    (tmp_path / "state/shop/slots.json").write_text(_slots_record(slots))
     ports = free_port(), free_port()
     told = tmp_path / "told.json"
     address = ShadowAddress(host="localhost", port=ports[0], grpc=ports[1], percent=100.0)
     told.write_text(address.to_text())
     with ExitStack() as stack:
-        for slot in slots.values():
-            slot.start()
-            stack.callback(slot.stop)
-        url = stack.enter_context(serving(fake))
-        environment = os.environ | {
-            "KUBECONFIG": str(kubeconfig(tmp_path / "kubeconfig", url)),
-            "HEADRACE_ROLLOUT_STATE": "configmap://prod",
-            "HEADRACE_MODELS": "shop",
-        }
-        records = ConfigMapRecords(api=KubeApi(server_at(url)), namespace="prod")
-        state = open_state(tmp_path / "state", "shop", records=records)
-        state.reserve_slot("first")
-        state.promote("first")
-        router = Router(tmp_path, "one", dict(environment), "--shadow", str(told))
+        kept = cluster_records(tmp_path, stack)
+        router = Router(tmp_path, "one", kept.environment, "--shadow", str(told))
         stack.callback(router.close)
-        stack.enter_context(comparing(tmp_path, dict(environment), ports))
+        stack.enter_context(comparing(tmp_path, kept.environment, ports))
         eventually(router.ready, 60)
-        yield Cluster(folder=tmp_path, fake=fake, state=state, router=router)
+        yield Cluster(folder=tmp_path, fake=kept.fake, state=kept.state, router=router)
 
 
 def test_requests_of_a_step_are_compared_by_records_in_config_maps_also_while_the_api_is_away(

@@ -20,6 +20,7 @@ from tasks.rollout.exposures import exposure_of
 from tasks.rollout.judge import judge
 from tasks.rollout.observation import StepFacts, observe
 from tasks.rollout.phases import Decision, Phase
+from tests.integration.rollout.asking import in_threads
 from tests.integration.rollout.conftest import Deployment, eventually
 from tests.integration.rollout.test_router import users_of_candidate
 from tests.integration.rollout.upstreams import FAULTY, METHOD
@@ -76,15 +77,8 @@ def _status(predict: grpc.UnaryUnaryMultiCallable, body: bytes, user: str) -> in
 @contextmanager
 def users(deployment: Deployment) -> Iterator[Users]:
     made = Users(deployment)
-    threads = [threading.Thread(target=made.ask) for _ in range(WORKERS)]
-    for thread in threads:
-        thread.start()
-    try:
+    with in_threads([made.ask] * WORKERS, made.stop):
         yield made
-    finally:
-        made.stop.set()
-        for thread in threads:
-            thread.join()
 
 
 def in_step_2(deployment: Deployment) -> None:

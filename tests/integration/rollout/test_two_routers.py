@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,18 +21,16 @@ import httpx
 import pytest
 
 from tasks.adapters.config_map_records import ConfigMapRecords
-from tasks.adapters.kube_api import KubeApi, server_at
 from tasks.contracts.requests import PLANS
 from tasks.rollout.envoy import router_files
 from tasks.rollout.exposure_files import read_exposures
 from tasks.rollout.exposures import rollout_folder
 from tasks.rollout.phases import Phase
-from tasks.rollout.record import Colour
 from tasks.rollout.state import ModelState, open_state
 from tests.fake_config_maps import FakeConfigMaps, serving
 from tests.fake_kubernetes import kubeconfig
-from tests.integration.rollout.conftest import Slot, _slots_record, eventually
-from tests.integration.rollout.upstreams import Mood
+from tests.integration.rollout.conftest import eventually
+from tests.integration.rollout.records_of_a_cluster import cluster_records
 from tests.ports import free_port
 
 pytestmark = pytest.mark.integration
@@ -133,32 +132,13 @@ class World:
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    fake = FakeConfigMaps()
-    slots = {colour: Slot(Mood(colour.value), free_port(), free_port()) for colour in Colour}
-    (tmp_path / "state" / "shop").mkdir(parents=True)
-    (tmp_path / "state" / "shop" / "slots.json").write_text(_slots_record(slots))
-    for slot in slots.values():
-        slot.start()
-    with serving(fake) as url:
-        environment = os.environ | {
-            "KUBECONFIG": str(kubeconfig(tmp_path / "kubeconfig", url)),
-            "HEADRACE_ROLLOUT_STATE": "configmap://prod",
-            "HEADRACE_MODELS": "shop",
-        }
-        records = ConfigMapRecords(api=KubeApi(server_at(url)), namespace="prod")
-        state = open_state(tmp_path / "state", "shop", records=records)
-        state.reserve_slot("first")
-        state.promote("first")
-        routers = [Router(tmp_path, name, dict(environment)) for name in ("one", "two")]
-        made = World(folder=tmp_path, fake=fake, records=records, routers=routers)
-        try:
-            eventually(lambda: all(one.ready() for one in routers), 60)
-            yield made
-        finally:
-            for router in routers:
-                router.close()
-            for slot in slots.values():
-                slot.stop()
+    with ExitStack() as stack:
+        kept = cluster_records(tmp_path, stack)
+        routers = [Router(tmp_path, name, kept.environment) for name in ("one", "two")]
+        for router in routers:
+            stack.callback(router.close)
+        eventually(lambda: all(one.ready() for one in routers), 60)
+        yield World(folder=tmp_path, fake=kept.fake, records=kept.records, routers=routers)
 
 
 def test_two_routers_agree_on_a_step_a_pause_and_its_end_within_two_seconds(world: World) -> None:

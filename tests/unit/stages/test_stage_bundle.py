@@ -107,13 +107,23 @@ def test_one_that_has_them_all_or_that_is_staged_already_goes_on(
 ) -> None:
     more = {**TYPED, "embed": RANK}
     stage_bundle.demand_fit(state, "second", asked(tmp_path, "second", more))
+    lacking = asked(tmp_path, "second", PLAIN)
+    with pytest.raises(BadRequestError, match="lacks next_event"):
+        stage_bundle.demand_fit(state, "second", lacking)
     state.reserve_slot("second")
-    stage_bundle.demand_fit(state, "second", asked(tmp_path, "second", PLAIN))
+    before = state.peek()
+    stage_bundle.demand_fit(state, "second", lacking)
+    assert state.peek() == before
 
 
 def test_a_first_release_is_compared_with_nothing(tmp_path: Path) -> None:
     nobody = open_state(tmp_path / "state", "shop", ObjectStore(f"file://{tmp_path}/store"))
-    stage_bundle.demand_fit(nobody, "first", asked(tmp_path, "first", PLAIN))
+    said: list[str] = []
+    context = replace(
+        asked(tmp_path, "first", PLAIN), progress=lambda sentence, _share: said.append(sentence)
+    )
+    stage_bundle.demand_fit(nobody, "first", context)
+    assert said == []
 
 
 def test_a_stable_whose_bundle_was_collected_is_not_compared_and_the_task_says_so(
