@@ -23,10 +23,10 @@ import torch
 from torch import nn
 
 from bench.published_split import FILES, TEST, movie_lens
-from tasks.models.interactions import Examples, Interactions, history_batch
+from tasks.models.interactions import Examples, Interactions
 from tasks.models.sequence_model import SequenceModel
 from tasks.training.make_model import COUNTED, make_counted, untrained_network
-from tasks.training.metrics import evaluate
+from tasks.training.metrics import evaluate, requests_for
 from tasks.training.recipes import Recipe, recipe_named
 
 BATCH, TOP, SEED = 256, 10, 1
@@ -40,7 +40,7 @@ def plain(model: nn.Module, interactions: Interactions, asked: Examples, length:
     gains = []
     for start in range(0, len(asked), BATCH):
         chunk = asked.take(slice(start, start + BATCH))
-        items, ago = (torch.from_numpy(one) for one in history_batch(interactions, chunk, length))
+        items, ago = requests_for(model, interactions, chunk, length)
         with torch.no_grad():
             scores = all_states_scores(model, items, ago)
         starts = interactions.offsets[chunk.user]

@@ -39,7 +39,7 @@ def written(folder: Path, compression: str) -> int:
     """Write the SavedModel as a bundle has it; return its bytes."""
     recipe = recipe_named("gru", baskets=False)
     model = compress(untrained_network(recipe, ITEMS, SEED).model, compression)
-    inputs = {name: torch.ones((3, 7), dtype=torch.int64) for name in ("items", "steps_ago")}
+    inputs = {name: torch.ones((3, 7), dtype=torch.int64) for name in model.inputs}
     export = export_module(model, inputs, model.names)
     served = ServedModel(
         graph=export.graph,

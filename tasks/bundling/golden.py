@@ -25,10 +25,10 @@ Strings: TypeAlias = NDArray[np.str_]
 
 @dataclass(frozen=True, kw_only=True)
 class Requests:
-    """R requests as the network sees them; right-aligned, 0 where there is no history."""
+    """R requests as users make them, of known items; right-aligned, 0 where there is no history."""
 
     items: Int64s  # [R, L]
-    steps_ago: Int64s  # [R, L]
+    steps_ago: Int64s  # [R, L] counting steps of unknown items
     user: Strings  # [R] "" for a request that no user made
     target: Strings  # [R] head, mid or tail by the items that came next; "edge" if made up
     history: Strings  # [R] short or long against the median; "edge" if made up

@@ -4,6 +4,7 @@ History is string [B, L], L >= 1, "" where there is nothing, on any side; ids ou
 vocabulary are ignored. The known ids keep their order, move to the right end and are cut to the
 last `max_length`. steps_ago is int64 [B, L]: how many baskets ago, 1 the latest; 0 (or a missing
 input, where the signature allows it) means "count positions from the end of the known history".
+Networks that ask for known_steps_ago get it without the gaps that steps of unknown ids leave (`models.known_steps`).
 `profile` also takes event_types string [B, L] and days_ago float32 [B, L] of the same events, and `next_event`, of
 networks that read types, event_types. The other signatures leave types out: to them all are unknown.
 """
@@ -36,7 +37,7 @@ class ServedModel:
     """A network with what serving adds to it."""
 
     graph: (
-        AtenGraph  # items, steps_ago -> scores [B, I + 1], perhaps embedding; types -> next_types
+        AtenGraph  # items, steps -> scores [B, I + 1], perhaps embedding; event_types -> next_types
     )
     weights: Mapping[str, Array]
     item_ids: Sequence[str]  # [I]
@@ -48,11 +49,12 @@ class ServedModel:
     def __post_init__(self) -> None:
         """Refuse a network of another shape than recommendation needs."""
         inputs, outputs = set(self.graph.inputs), set(self.graph.outputs)
-        wanted = {"items", "steps_ago"} | ({"event_types"} if "next_types" in outputs else set())
+        steps = "known_steps_ago" if self.counts_known_steps else "steps_ago"
+        wanted = {"items", steps} | ({"event_types"} if "next_types" in outputs else set())
         if inputs != wanted or "scores" not in outputs:
             message = (
                 "served model: expected inputs items, steps_ago and an output scores, with an output "
-                "next_types an input event_types too, "
+                "next_types an input event_types too; known_steps_ago may stand for steps_ago; "
                 f"found inputs {sorted(inputs)}, outputs {sorted(outputs)}"
             )
             raise BadRequestError(message)
@@ -67,6 +69,11 @@ class ServedModel:
     def takes_event_types(self) -> bool:
         """Say whether the network reads the types of events."""
         return "event_types" in self.graph.inputs
+
+    @property
+    def counts_known_steps(self) -> bool:
+        """Say whether the network is asked with steps that leave out those of unknown ids."""
+        return "known_steps_ago" in self.graph.inputs
 
 
 def write_served_model(folder: Path, model: ServedModel) -> None:
@@ -174,7 +181,11 @@ class _Builder:
         return _Aligned(items=items, steps=steps, order=order, shape=tf.shape(found))
 
     def _network(self, aligned: _Aligned, types: _Types | None) -> dict[str, Any]:
-        inputs = {"items": aligned.items, "steps_ago": aligned.steps}
+        inputs = {"items": aligned.items}
+        if self.model.counts_known_steps:
+            inputs["known_steps_ago"] = _without_gaps(aligned.steps)
+        else:
+            inputs["steps_ago"] = aligned.steps
         if types is not None:
             inputs["event_types"] = aligned.same_events(types.codes, tf.zeros([], tf.int64))
         return network_outputs(self.writer, self.model.graph, self.model.weights, inputs)
@@ -307,6 +318,16 @@ def _look_up(table: Any, keys: Any) -> Any:
     found = tf.raw_ops.LookupTableFindV2(table_handle=table, keys=keys, default_value=zero)
     found.set_shape(keys.shape)
     return found
+
+
+def _without_gaps(steps: Any) -> Any:
+    """Return int64 [B, L]: the `steps` there are numbered 1, 2, .. from the latest; 0 stays 0."""
+    from_none = tf.pad(steps, [[0, 0], [1, 0]])  # the first of each row, in order, is 0
+    ordered = -tf.math.top_k(-from_none, tf.shape(steps)[1] + 1).values
+    changes = tf.cast(tf.not_equal(ordered, tf.roll(ordered, -1, 1)), tf.int64)
+    numbers = tf.cumsum(changes, axis=1, exclusive=True)
+    found = tf.raw_ops.LowerBound(sorted_inputs=ordered, values=steps)
+    return tf.gather(numbers, found, batch_dims=1)
 
 
 def _without(scores: Any, seen: Any) -> Any:

@@ -12,6 +12,7 @@ from torch.func import functional_call
 from tasks.compression.coding import Coded, coded_8_bit
 from tasks.contracts.errors import BadRequestError
 from tasks.models.event_types import takes_event_types
+from tasks.models.known_steps import counts_known_steps
 
 Coder = Callable[[Tensor], Coded | None]
 
@@ -32,6 +33,13 @@ class ServedOutputs(nn.Module):
         self.model = model
         self.has_embedding = callable(getattr(model, "embed", None))
         self.takes_event_types = takes_event_types(model)
+        self.counts_known_steps = counts_known_steps(model)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Return the names of the inputs in order."""
+        steps = "known_steps_ago" if self.counts_known_steps else "steps_ago"
+        return ("items", steps, *(("event_types",) if self.takes_event_types else ()))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -69,6 +77,11 @@ class CompressedModel(nn.Module):
             self.add_module(place, cast("nn.Module", found[name]))
 
     @property
+    def inputs(self) -> tuple[str, ...]:
+        """Return the names of the inputs in order."""
+        return self.network.inputs
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Return the names of the outputs in order."""
         return self.network.names
@@ -77,6 +90,11 @@ class CompressedModel(nn.Module):
     def takes_event_types(self) -> bool:
         """Say whether the model can be given the types of events."""
         return self.network.takes_event_types
+
+    @property
+    def counts_known_steps(self) -> bool:
+        """Say whether the steps of a request are numbered without those of unknown items."""
+        return self.network.counts_known_steps
 
     def forward(
         self, items: Tensor, steps_ago: Tensor, event_types: Tensor | None = None

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tasks.compression.compress import CompressedModel
 from tasks.models.event_types import TYPES, history_types
 from tasks.models.interactions import Examples, Interactions, history_batch
+from tasks.models.known_steps import steps_for
 from tasks.models.popularity_slices import SLICES, user_slices
 
 PERIODS_ASKED = (2, 1)  # gate first, then select
@@ -93,10 +94,10 @@ def answer(
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Return the k best items and scores of each request; equal scores in order of index.
 
-    `given` are items, steps_ago and perhaps event_types, [R, L] each.
+    `given` are items, steps_ago (of all steps) and perhaps event_types, [R, L] each.
     """
     found: list[tuple[Tensor, Tensor]] = []
-    for asked in _batches(given):
+    for asked in _batches(model, given):
         with torch.no_grad():
             scores = model(*asked)[0].clone()
         scores[:, 0] = EXCLUDED_SCORE
@@ -112,13 +113,14 @@ def next_type_answer(model: CompressedModel, *given: NDArray[np.int64]) -> NDArr
     """Return [R, T]: the chances of the next event's type after each request."""
     place = model.names.index("next_types")
     with torch.no_grad():
-        found = [model(*asked)[place] for asked in _batches(given)]
+        found = [model(*asked)[place] for asked in _batches(model, given)]
     return torch.cat(found).numpy()
 
 
-def _batches(given: Sequence[NDArray[np.int64]]) -> Iterator[tuple[Tensor, ...]]:
+def _batches(model: nn.Module, given: Sequence[NDArray[np.int64]]) -> Iterator[tuple[Tensor, ...]]:
     for start in range(0, len(given[0]), BATCH):
-        yield tuple(torch.from_numpy(one[start : start + BATCH]) for one in given)
+        items, ago, *types = (torch.from_numpy(one[start : start + BATCH]) for one in given)
+        yield items, steps_for(model, items, ago), *types
 
 
 def overlap(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tasks.models.item_neighbours import ItemNeighbours
+from tasks.models.known_steps import without_gaps
 from tasks.models.personal_frequency import PersonalFrequency
 from tasks.models.scores import padding_penalty, share
 from tasks.models.transformer import Transformer
@@ -14,7 +15,10 @@ PARTS = ("frequency", "markov", "transformer", "popularity")
 
 
 class BlendedRecommender(nn.Module):
-    """Scores are mixtures of four distributions over items; weights come from the select period."""
+    """Scores are mixtures of four distributions over items; weights come from the select period.
+
+    The parts that are counted see every step, the network those with known items.
+    """
 
     popularity: Tensor
     weights: Tensor
@@ -46,19 +50,21 @@ class BlendedRecommender(nn.Module):
         """Return the distributions in the order of PARTS, each [B, I + 1]."""
         frequency = share(self.frequency.counts(items, steps_ago))
         markov = share(self.markov.neighbour_sums(items, steps_ago))
-        transformer = torch.softmax(self.transformer(items, steps_ago, event_types), dim=1)
+        transformer = torch.softmax(
+            self.transformer(items, without_gaps(items, steps_ago), event_types), dim=1
+        )
         popularity = torch.zeros_like(frequency) + self.popularity.unsqueeze(0)
         return frequency, markov, transformer, popularity
 
     def embed(self, items: Tensor, steps_ago: Tensor, event_types: Tensor | None = None) -> Tensor:
         """Return the user's state float32 [B, D]."""
-        return self.transformer.embed(items, steps_ago, event_types)
+        return self.transformer.embed(items, without_gaps(items, steps_ago), event_types)
 
     def next_types(
         self, items: Tensor, steps_ago: Tensor, event_types: Tensor | None = None
     ) -> Tensor:
         """Return float32 [B, T]: the network's chances of the next event's type."""
-        return self.transformer.next_types(items, steps_ago, event_types)
+        return self.transformer.next_types(items, without_gaps(items, steps_ago), event_types)
 
     def forward(
         self, items: Tensor, steps_ago: Tensor, event_types: Tensor | None = None

@@ -1,7 +1,8 @@
 """What networks over steps (baskets or single events) share: input, item table, scores.
 
 A step is the scaled sum of its items' embeddings, so that the order within a basket carries
-nothing. The table that is read is the table that scores (tied), with a bias per item.
+nothing. The table that is read is the table that scores (tied), with a bias per item. Steps are numbered as in
+training, without those that hold unknown items only (`known_steps`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ class SequenceModel(nn.Module, ABC):
 
     penalty: Tensor
     ages: Tensor
+    counts_known_steps: ClassVar[bool] = True
     # Whether steps without items change states after an item. A state with no item inside may change with
     # their number in any network: attention, with nothing else to look at, looks at all of them.
     sees_empty_steps: ClassVar[bool] = False

@@ -281,10 +281,8 @@ def _compressed(model: nn.Module, recipe: str, requests: Requests, *, exclude: b
 def _exported(model: CompressedModel) -> Export:
     items = torch.ones((3, 7), dtype=torch.int64)
     ago = torch.arange(7, 0, -1).expand(3, 7).contiguous()
-    shown = {"items": items, "steps_ago": ago}
-    if model.takes_event_types:
-        shown["event_types"] = items.clone()
-    return export_module(model, shown, model.names)
+    shown = zip(model.inputs, (items, ago, items.clone()), strict=False)
+    return export_module(model, dict(shown), model.names)
 
 
 def _answers(model: CompressedModel, requests: Requests, *, exclude: bool) -> Answers:

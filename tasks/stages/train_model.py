@@ -32,7 +32,7 @@ from tasks.training.make_model import (
     make_model,
 )
 from tasks.training.metrics import evaluate
-from tasks.training.next_type import next_type_record
+from tasks.training.next_type import next_type_record, without_types
 from tasks.training.picture_recipes import picture_recipe_named
 from tasks.training.ranks import joined_ranks
 from tasks.training.recipes import recipe_named
@@ -198,13 +198,9 @@ def _report_record(shop: Workshop, model: Made, scores: Mapping[str, float]) -> 
 def _types_record(shop: Workshop, model: Made) -> dict[str, Json]:
     """Return how the next type is foretold, and what items are worth to a client without types."""
     asked = shop.interactions, shop.select_examples(), shop.recipe.max_length
-
-    def unknown(items: torch.Tensor, steps_ago: torch.Tensor) -> torch.Tensor:
-        scores: torch.Tensor = model.model(items, steps_ago)
-        return scores
-
+    plain = evaluate(without_types(model.model), *asked)
     return {
-        "select_ndcg10_without_types": round(evaluate(unknown, *asked).mean_ndcg, 6),
+        "select_ndcg10_without_types": round(plain.mean_ndcg, 6),
         "next_type": next_type_record(
             model.model, shop.interactions, shop.interactions.examples(SELECT), asked[2]
         ),

@@ -13,6 +13,7 @@ from torch import Tensor
 from tasks.contracts.ranks import ALONE, Ranks
 from tasks.models.event_types import history_types, takes_event_types
 from tasks.models.interactions import Examples, Interactions, history_batch
+from tasks.models.known_steps import steps_for
 from tasks.models.scores import PADDING_SCORE
 from tasks.models.sequence_model import SequenceModel
 
@@ -87,11 +88,12 @@ def requests_for(
     max_length: int,
     device: torch.device = CPU,
 ) -> tuple[Tensor, ...]:
-    """Return what a model is asked with, int64 [B, L] each: items, steps_ago, types if it takes them."""
-    asked: tuple[NDArray[np.int64], ...] = history_batch(interactions, examples, max_length)
+    """Return what a model is asked with, int64 [B, L] each: items, steps as it counts them, types if it takes them."""
+    items, ago = map(torch.from_numpy, history_batch(interactions, examples, max_length))
+    asked: tuple[Tensor, ...] = (items, steps_for(model, items, ago))
     if takes_event_types(model):
-        asked = (*asked, history_types(interactions, examples, max_length))
-    return tuple(torch.from_numpy(one).to(device) for one in asked)
+        asked = (*asked, torch.from_numpy(history_types(interactions, examples, max_length)))
+    return tuple(one.to(device) for one in asked)
 
 
 def top_items(
@@ -129,12 +131,11 @@ def top_items(
 def _least_steps(scorer: Scorer, items: Tensor, steps_ago: Tensor) -> dict[str, int]:
     """Return how many steps a network need be shown, where it can be shown fewer than it has.
 
-    All, where a history has no item in them: its state depends on the number of its empty steps.
+    All, where a history has no item: its state depends on the number of its empty steps.
     """
     if not isinstance(scorer, SequenceModel) or scorer.sees_empty_steps or not steps_ago.numel():
         return {}
-    inside = (items > 0) & (steps_ago >= 1) & (steps_ago <= scorer.steps)
-    if not bool(inside.any(dim=1).all()):
+    if not bool((items > 0).any(dim=1).all()):
         return {}
     return {"steps": min(max(int(steps_ago.max()), 1), scorer.steps)}
 

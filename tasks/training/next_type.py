@@ -6,13 +6,14 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tasks.contracts.json_types import Json
 from tasks.models.event_types import TYPES
 from tasks.models.interactions import Examples, Interactions
+from tasks.models.known_steps import steps_for
 from tasks.models.next_type import Floats, chain_chances, score_types, share_chances
-from tasks.training.metrics import CHUNK, CPU, requests_for
+from tasks.training.metrics import CHUNK, CPU, Scorer, requests_for
 
 
 def network_chances(
@@ -48,3 +49,13 @@ def next_type_record(
     }
     found = {name: score_types(one, interactions, examples) for name, one in chances.items()}
     return {name: None if one is None else one.record() for name, one in found.items()}
+
+
+def without_types(model: nn.Module) -> Scorer:
+    """Return the model as clients ask that send no types."""
+
+    def scorer(items: Tensor, steps_ago: Tensor) -> Tensor:
+        scores: Tensor = model(items, steps_for(model, items, steps_ago))
+        return scores
+
+    return scorer

@@ -54,8 +54,7 @@ def gru() -> torch.nn.Module:
 def written_bytes(model: torch.nn.Module, recipe: str, folder: Path) -> int:
     ids = IDS[:MOVIES] if isinstance(model, Gru) else IDS
     small = compress(model, recipe)
-    items, ago = torch.ones((3, 7), dtype=torch.int64), torch.ones((3, 7), dtype=torch.int64)
-    inputs = {"items": items, "steps_ago": ago}
+    inputs = {name: torch.ones((3, 7), dtype=torch.int64) for name in small.inputs}
     export_module(small, inputs, small.names).save(folder / recipe)
     graph, weights = read_graph(folder / recipe)
     served = ServedModel(

@@ -33,7 +33,7 @@ def network(steps: int) -> CompressedModel:
 @cache  # an export takes longer than all checks of it
 def exported(steps: int) -> Export:
     model = network(steps)
-    inputs = {name: torch.ones((3, 7), dtype=torch.int64) for name in ("items", "steps_ago")}
+    inputs = {name: torch.ones((3, 7), dtype=torch.int64) for name in model.inputs}
     return export_module(model, inputs, model.names)
 
 

@@ -46,12 +46,15 @@ def compressed(architecture: str) -> CompressedModel:
 
 
 def requests() -> tuple[Requests, np.ndarray]:
-    """Twenty users with histories of all lengths, and one with nothing; their types, some unknown."""
+    """Twenty users with histories of all lengths, and one with nothing; their types, some unknown.
+
+    Every other basket was of items that nobody knows, the latest too.
+    """
     generator = np.random.default_rng(5)
     lengths = np.append(1 + np.arange(20) % LENGTH, 0)
     inside = np.arange(LENGTH)[None, :] >= LENGTH - lengths[:, None]
     items = np.where(inside, generator.integers(1, ITEMS + 1, inside.shape), 0)
-    ago = np.where(inside, np.arange(LENGTH, 0, -1)[None, :], 0)
+    ago = np.where(inside, 2 * np.arange(LENGTH, 0, -1)[None, :], 0)
     types = np.where(inside, generator.integers(0, len(EVENT_TYPES) + 1, inside.shape), 0)
     kind = np.where(lengths > 4, "long", np.where(lengths > 0, "short", "edge"))
     return Requests(
@@ -78,8 +81,7 @@ def plain_answers(model: CompressedModel) -> Answers:
 
 
 def exported(model: CompressedModel) -> Any:
-    items = torch.ones((3, 7), dtype=torch.int64)
-    shown = {"items": items, "steps_ago": items.clone(), "event_types": items.clone()}
+    shown = {name: torch.ones((3, 7), dtype=torch.int64) for name in model.inputs}
     return export_module(model, shown, model.names)
 
 
@@ -190,6 +192,7 @@ def test_the_profile_shares_the_types_that_a_client_sends(tmp_path):
         np.testing.assert_allclose(
             found["next_types"], golden_profile.expected("next_types"), rtol=1e-6
         )
+        assert found["steps"].tolist() == golden_profile.expected("steps")  # unknown baskets too
         described = model.describe()
         assert described["profile"]["defaults"]["event_types"] == [[""]]
         assert described["next_event"] == {

@@ -8,6 +8,7 @@ import torch
 from tasks.models.blend import PARTS, BlendedRecommender
 from tasks.models.item_neighbours import ItemNeighbours
 from tasks.models.personal_frequency import PersonalFrequency
+from tasks.models.scores import share
 from tasks.models.transformer import Transformer
 
 
@@ -49,3 +50,20 @@ def test_padding_is_far_below_everything(blend):
     scores = blend(ITEMS, AGO)
 
     assert scores.argmin(dim=1).tolist() == [0, 0]
+
+
+def test_unknown_items_age_habits_and_leave_the_network_no_empty_steps(blend):
+    blend.transformer = Transformer(
+        5, steps=3, width=8, layers=1, heads=2, dropout=0.0, event_types=True
+    ).eval()
+    late, types = torch.tensor([[0, 5, 3], [9, 4, 4]]), torch.tensor([[0, 1, 2], [4, 3, 1]])
+    as_trained = torch.tensor([[0, 2, 1], [2, 1, 1]])
+    asked, network = (ITEMS, as_trained, types), blend.transformer
+
+    frequency, markov, transformer, _ = blend.parts(ITEMS, late, types)
+
+    assert torch.equal(frequency, share(blend.frequency.counts(ITEMS, late)))
+    assert torch.equal(markov, share(blend.markov.neighbour_sums(ITEMS, late)))
+    assert torch.allclose(transformer, torch.softmax(network(*asked), dim=1), atol=1e-6)
+    assert torch.allclose(blend.embed(ITEMS, late, types), network.embed(*asked), atol=1e-6)
+    assert torch.allclose(blend.next_types(ITEMS, late, types), network.next_types(*asked))
