@@ -85,9 +85,12 @@ def _reason(event: Mapping[str, Any]) -> str:
 
 
 def approved_by(context: Mapping[str, Any]) -> dict[str, Json]:
-    """Return the settings of a promotion: who approved it and why, where somebody was asked."""
+    """Return the settings of a promotion: who approved it and why, where somebody did.
+
+    A rejection stays one, though the task is marked as a success.
+    """
     answer = answer_in(context)
-    if answer is None:
+    if answer is None or answer["chosen"] != PromotionApproval.APPROVE:
         return {}
     return {"approved_by": answer["who"], "reason": f"approved: {answer['reason']}"}
 

@@ -50,6 +50,7 @@ def test_a_rejection_fails_and_the_rollback_says_who_and_why(
     assert why_rolled_back({"ti": task_instance}) == {
         "reason": "failed: approval (Reject by ann: odd titles)"
     }
+    assert approved_by({"ti": task_instance}) == {}  # also where it is marked as a success
 
 
 def test_another_failure_beside_an_approval_is_not_called_a_rejection(
