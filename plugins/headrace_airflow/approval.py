@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from airflow.providers.standard.exceptions import HITLRejectException, HITLTimeoutError
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import Param
-from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from headrace_airflow.deployment import Deployment
 from headrace_airflow.sealed_store import SealedStore
@@ -20,12 +21,17 @@ if TYPE_CHECKING:
 APPROVAL = "approval"
 ANSWER_KEY = "answer"  # XCom: who approved or rejected, and why
 NO_REASON = "gave no reason"
-_REASON = {"type": "string", "maxLength": 500, "title": "Reason, for the ledger"}
+LONGEST_REASON = 500
+_REASON = {"type": "string", "maxLength": LONGEST_REASON, "title": "Reason, for the ledger"}
 LONGEST_WAIT = timedelta(hours=24)
 
 
 class PromotionApproval(ApprovalOperator):
-    """Ask a person to approve; a rejection or no answer in a day fails, which rolls back."""
+    """Ask a person to approve; a rejection or no answer in a day fails, which rolls back.
+
+    Any other failure is tried again, and the person is asked again: a task cannot read an answer
+    that an earlier try was given.
+    """
 
     def __init__(self, *, release: str, deployment: Deployment, **kwargs: Any) -> None:
         kwargs.pop("params", None)  # the trigger form's: Airflow merges them in once more
@@ -34,7 +40,6 @@ class PromotionApproval(ApprovalOperator):
             body="The gates and the traffic steps passed. Approve to promote; reject to roll back.",
             fail_on_reject=True,
             response_timeout=LONGEST_WAIT,
-            retries=0,
             # It has a default because Airflow checks it also before anybody was asked.
             params={"reason": Param("", **_REASON, source="task")},
             **kwargs,
@@ -51,12 +56,16 @@ class PromotionApproval(ApprovalOperator):
         return super().execute(context)
 
     def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
-        """Keep who answered and why, also when the answer fails this task."""
+        """Keep who answered and why; only a rejection and a day without answer fail for good."""
         if "error" not in event:
+            event = {**event, "params_input": {"reason": _reason(event)}}
             answer = answer_of(event)
             self.log.info("%s by %s: %s", answer["chosen"], answer["who"], answer["reason"])
             context["ti"].xcom_push(key=ANSWER_KEY, value=answer)
-        return super().execute_complete(context, event)
+        try:
+            return super().execute_complete(context, event)
+        except (HITLRejectException, HITLTimeoutError) as error:
+            raise AirflowFailException(str(error)) from error
 
 
 def answer_of(event: Mapping[str, Any]) -> dict[str, str]:
@@ -65,14 +74,23 @@ def answer_of(event: Mapping[str, Any]) -> dict[str, str]:
     return {
         "chosen": str(event["chosen_options"][0]),
         "who": str(user.get("name") or user.get("id") or "unknown"),
-        "reason": str((event.get("params_input") or {}).get("reason") or NO_REASON),
+        "reason": _reason(event) or NO_REASON,
     }
 
 
+def _reason(event: Mapping[str, Any]) -> str:
+    """Return the reason as the form allows it: over REST Airflow takes anything."""
+    given = (event.get("params_input") or {}).get("reason")
+    return "" if given is None else str(given)[:LONGEST_REASON]
+
+
 def approved_by(context: Mapping[str, Any]) -> dict[str, Json]:
-    """Return the settings of a promotion: who approved it and why, where somebody was asked."""
+    """Return the settings of a promotion: who approved it and why, where somebody did.
+
+    A rejection stays one, though the task is marked as a success.
+    """
     answer = answer_in(context)
-    if answer is None:
+    if answer is None or answer["chosen"] != PromotionApproval.APPROVE:
         return {}
     return {"approved_by": answer["who"], "reason": f"approved: {answer['reason']}"}
 

@@ -7,6 +7,7 @@ time goes on when the step does.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -24,13 +25,17 @@ from headrace_airflow.rollout_record import read_now, record_place
 from headrace_airflow.sealed_store import SealedStore
 from tasks.contracts.artifacts import Address
 from tasks.contracts.bake import RolloutNow, used_up_path
+from tasks.contracts.exit_codes import ExitCode
 from tasks.contracts.json_types import parse_object
 from tasks.contracts.requests import ReleaseRequest, parse_utc
+
+_log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
 BAKE_KEY = "bake"  # in Airflow's task state store
 RENEWALS_PER_LEASE = 3
 LONGEST_RETRY_SECONDS = 30.0
+RENEWAL_SECONDS = 60.0  # then a renewal hangs: it asks the Kubernetes API for 30 s at most
 LONGEST_PAUSE = timedelta(days=7)  # then the run fails, and the release is rolled back
 LONGEST_SILENCE = timedelta(minutes=15)  # of a candidate's slot: nobody wanted this pause
 
@@ -190,7 +195,7 @@ class BakeTrigger(BaseTrigger):
         return f"{BakeTrigger.__module__}.{BakeTrigger.__qualname__}", as_values(self.bake)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Wait; a lease that cannot be renewed lapses by itself, so it only ends the bake."""
+        """Wait; a renewal that fails is tried again, for a lease that nobody renews lapses by itself."""
         wait = _wait if self.bake.left_seconds is None else _wait_out
         yield TriggerEvent((await wait(self.bake)).to_event())
 
@@ -198,8 +203,8 @@ class BakeTrigger(BaseTrigger):
 async def _wait(bake: Bake) -> BakeEnd:
     loop = asyncio.get_running_loop()
     pause = bake.lease_seconds / RENEWALS_PER_LEASE
-    renew_at = loop.time()
-    while datetime.now(tz=UTC) < bake.deadline:
+    renew_at, renewal = loop.time(), RENEWED
+    while _bakes(bake, renewal):
         end = await _interrupted(bake)
         if end is not None:
             return end
@@ -207,13 +212,19 @@ async def _wait(bake: Bake) -> BakeEnd:
             return _baked("the replay of this step is used up")
         if loop.time() >= renew_at:
             renewal = await renewed(bake.renewal)
-            if renewal.exit_code != 0:
-                words = f"the bake ended early: {renewal.sentence}"
-                return await _interrupted(bake) or BakeEnd(kind=EndKind.FAILED, sentence=words)
-            renew_at = loop.time() + pause
+            if renewal.refused:
+                return await _interrupted(bake) or _failed(renewal)
+            renew_at = loop.time() + renewal.next_after(pause)
         await asyncio.sleep(POLL_SECONDS)
     # What was paused while nobody looked here has not baked either.
-    return await _interrupted(bake) or _baked(f"until {bake.until}")
+    interrupted = await _interrupted(bake)
+    return interrupted or (_failed(renewal) if renewal.exit_code else _baked(f"until {bake.until}"))
+
+
+def _bakes(bake: Bake, renewal: RenewalEnd) -> bool:
+    """Say whether its time goes on, or is over and nobody knows whether the share lapsed in it."""
+    until = bake.deadline + LONGEST_PAUSE if renewal.exit_code else bake.deadline
+    return datetime.now(tz=UTC) < until
 
 
 async def _wait_out(bake: Bake) -> BakeEnd:
@@ -246,6 +257,11 @@ def silent_for_long(now: RolloutNow) -> bool:
 
 def _baked(why: str) -> BakeEnd:
     return BakeEnd(kind=EndKind.BAKED, sentence=f"baked: {why}")
+
+
+def _failed(renewal: RenewalEnd) -> BakeEnd:
+    words = f"the bake ended early: {renewal.sentence}"
+    return BakeEnd(kind=EndKind.FAILED, sentence=words)
 
 
 async def _interrupted(bake: Bake) -> BakeEnd | None:
@@ -303,16 +319,50 @@ class RenewalEnd:
     exit_code: int
     sentence: str
 
+    @property
+    def refused(self) -> bool:
+        """Return whether no renewal can help: the release is no longer in progress."""
+        return self.exit_code == ExitCode.BAD_REQUEST
 
-async def renewed(renewal: tuple[str, ...]) -> RenewalEnd:
-    """Renew the lease once, in a process of its own."""
+    def next_after(self, pause: float) -> float:
+        """Return the seconds until the next renewal; one that failed is tried again soon."""
+        return min(pause, LONGEST_RETRY_SECONDS) if self.exit_code else pause
+
+
+RENEWED = RenewalEnd(exit_code=int(ExitCode.DONE), sentence="")
+
+
+async def renewed(renewal: tuple[str, ...], *, seconds: float = RENEWAL_SECONDS) -> RenewalEnd:
+    """Renew the lease once, in a process of its own; one that hangs or cannot be started failed."""
+    try:
+        end = await _one_renewal(renewal, seconds)
+    except OSError as error:  # no process can be started just now
+        end = RenewalEnd(exit_code=int(ExitCode.CRASHED), sentence=str(error))
+    if end.exit_code:
+        _log.warning("the lease was not renewed: %s", end.sentence)
+    return end
+
+
+async def _one_renewal(renewal: tuple[str, ...], seconds: float) -> RenewalEnd:
     process = await asyncio.create_subprocess_exec(
         *renewal,
         env=environment_of_stages(),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    said, _ = await process.communicate()
+    try:
+        said, _ = await asyncio.wait_for(process.communicate(), seconds)
+    except TimeoutError:
+        sentence = f"the renewal did not end within {seconds:g} s"
+        return RenewalEnd(exit_code=int(ExitCode.CRASHED), sentence=sentence)
+    finally:
+        await _ended_process(process)
     sentence = said.decode(errors="replace").strip()[-500:]
     code = process.returncode or 0
     return RenewalEnd(exit_code=code, sentence=sentence or f"exit code {code}")
+
+
+async def _ended_process(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.kill()
+        await process.wait()

@@ -244,4 +244,5 @@ _PLACE_FIELDS: Mapping[str, Callable[[Json, str], Any]] = {
     "cpu_cores": _number,
     "memory_gib": _number,
     "ranks": _count,
+    "priority_class": _text,
 }

@@ -170,12 +170,15 @@ COMPUTE_PROFILES: Mapping[ProfileName, ComputeProfile] = MappingProxyType(
     }
 )
 
+STEERING = "headrace-steer"  # of stages that steer a rollout: users may wait for them
+
 # Who gives way to whom. Spot work never pushes others off a node; serving is pushed off by nobody.
 PRIORITIES: Mapping[str, int] = MappingProxyType(
     {
         "headrace-spot": 0,
         "headrace-batch": 1000,
         "headrace-train": 2000,
+        STEERING: 2500,
         "headrace-serve": 3000,
     }
 )
@@ -203,6 +206,7 @@ class StageCompute:
     cpu_cores: float  # asked for
     memory_gib: float  # asked for and allowed: memory over the request is what gets pods evicted
     cpu_limit_cores: float | None = None  # None: as asked for
+    priority_class: str | None = None  # None: the profile's, behind the profile's queue
 
     def __post_init__(self) -> None:
         """Refuse what no node of the pool could ever hold: such a pod would wait for ever."""
@@ -226,6 +230,9 @@ class StageCompute:
             f"a CPU limit of at least the {self.cpu_cores:g} cores asked for",
             self.cpu_limit_cores,
         )
+        name = self.priority_class
+        valid = name is None or bool(_NAME.fullmatch(name))
+        _demand(valid, where, "a DNS label as priority_class", name)
 
     @property
     def cpu_limit(self) -> float:
@@ -281,6 +288,7 @@ class PodFields:
 def pod_fields(compute: StageCompute) -> PodFields:
     """Return what the compute means for a pod."""
     profile = compute.profile
+    queue = {QUEUE_LABEL: profile.queue} if compute.priority_class is None else {}
     gpus = {GPU: str(profile.gpus)} if profile.gpus else {}
     memory = memory_quantity(compute.memory_gib)
     return PodFields(
@@ -290,8 +298,8 @@ def pod_fields(compute: StageCompute) -> PodFields:
             "requests": {"cpu": cpu_quantity(compute.cpu_cores), "memory": memory, **gpus},
             "limits": {"cpu": cpu_quantity(compute.cpu_limit), "memory": memory, **gpus},
         },
-        priority_class=profile.priority_class,
-        labels={QUEUE_LABEL: profile.queue, PROFILE_LABEL: profile.name.value},
+        priority_class=compute.priority_class or profile.priority_class,
+        labels={**queue, PROFILE_LABEL: profile.name.value},
         environment=thread_environment(compute.cpu_limit),
     )
 

@@ -15,7 +15,6 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from headrace_airflow.approval import LONGEST_WAIT
 from headrace_airflow.bake import (
     RENEWALS_PER_LEASE,
-    RenewalEnd,
     renewal_command,
     renewed,
     silent_for_long,
@@ -24,7 +23,6 @@ from headrace_airflow.deployment import Deployment
 from headrace_airflow.rollout_record import record_place, record_text
 from headrace_airflow.sealed_store import SealedStore
 from tasks.contracts.bake import rollout_now_of
-from tasks.contracts.exit_codes import ExitCode
 from tasks.contracts.requests import parse_utc
 
 POLL_SECONDS = 1.0
@@ -130,17 +128,11 @@ async def _hold(hold: Hold) -> HoldEnd:
         if now is not None and ours and (now.refused or silent_for_long(now)):
             return HoldEnd(sentence=f"nothing is left to approve: {now.last_words}", cut=True)
         if loop.time() >= renew_at or text != seen:
-            end = await _renewed(hold)
-            if end.exit_code == ExitCode.BAD_REQUEST:  # promoted or rolled back: nothing to hold
+            end = await renewed(hold.renewal)
+            if end.refused:  # promoted or rolled back: nothing to hold
                 return HoldEnd(sentence=f"the share is no longer held: {end.sentence}")
             # Any other failure may pass; if it does not, the lease lapses and users meet stable.
-            renew_at, seen = loop.time() + pause, await record_text(hold.state)
+            renew_at = loop.time() + end.next_after(pause)
+            seen = await record_text(hold.state)
         await asyncio.sleep(POLL_SECONDS)
     return HoldEnd(sentence=f"held until {hold.until}, the longest wait for an approval")
-
-
-async def _renewed(hold: Hold) -> RenewalEnd:
-    try:
-        return await renewed(hold.renewal)
-    except OSError as error:  # no process can be started just now
-        return RenewalEnd(exit_code=int(ExitCode.CRASHED), sentence=str(error))

@@ -23,6 +23,7 @@ from airflow.sdk.exceptions import (
 from headrace_airflow.deployment import Deployment
 from headrace_airflow.links import ArtifactLink, GateReportLink
 from headrace_airflow.pod_profiles import POD_PROFILES
+from headrace_airflow.rollout_wait import defer_for_rollout, demand_over
 from headrace_airflow.sealed_store import SealedStore
 from headrace_airflow.stage_call import StageCall, StageEnd, conclude, last_word
 from tasks.contracts.artifacts import parse_termination
@@ -66,6 +67,7 @@ class LocalStageOperator(BaseOperator):
             self.call.skip_if_told(request, context)
         except HeadraceError as error:
             raise AirflowFailException(str(error)) from error
+        defer_for_rollout(self, request.release)
         self.request_json = request.to_text()
         end = self._run(self.request_json)
         evidence = parse_termination(end.sentence)
@@ -73,6 +75,11 @@ class LocalStageOperator(BaseOperator):
         store = SealedStore(url=self.deployment.store_url)
         self.log.info("%s", end.sentence)
         return conclude(self.call.stage, end, store, context["ti"])
+
+    def after_wait(self, context: Any, event: Mapping[str, Any]) -> str:
+        """Begin once the rollout no longer waits."""
+        demand_over(event)
+        return self.execute(context)
 
     def on_kill(self) -> None:
         """End the stage and all that it started; must not wait, for `execute` already does."""

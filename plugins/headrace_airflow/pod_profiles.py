@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from types import MappingProxyType
 
-from headrace_airflow.compute_profiles import ComputeProfile, ProfileName, StageCompute
+from headrace_airflow.compute_profiles import (
+    STEERING,
+    ComputeProfile,
+    ProfileName,
+    StageCompute,
+)
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.stages import STAGE_FACTS, Image, Stage
 
@@ -29,6 +34,7 @@ class PodProfile:
     profile: ProfileName = ProfileName.CPU
     may_use: tuple[ProfileName, ...] = _CPU_ONLY
     ranks: int = 1  # pods that work together, each with these amounts
+    priority_class: str | None = None  # None: its pool's, behind its pool's queue
 
     def __post_init__(self) -> None:
         """Refuse a stage that runs where it may not, or for no time."""
@@ -45,7 +51,10 @@ class PodProfile:
     def compute(self, profiles: Mapping[ProfileName, ComputeProfile]) -> StageCompute:
         """Return what the stage's pod gets; amounts that its pool cannot hold are refused."""
         return StageCompute(
-            profile=profiles[self.profile], cpu_cores=self.cpu_cores, memory_gib=self.memory_gib
+            profile=profiles[self.profile],
+            cpu_cores=self.cpu_cores,
+            memory_gib=self.memory_gib,
+            priority_class=self.priority_class,
         )
 
 
@@ -54,6 +63,7 @@ _DATA = PodProfile(cpu_cores=2, memory_gib=8, longest_run=timedelta(hours=2))
 _TRAIN = PodProfile(cpu_cores=4, memory_gib=16, longest_run=timedelta(hours=12), may_use=_TRAINS)
 _COMPRESS = PodProfile(cpu_cores=2, memory_gib=8, longest_run=timedelta(hours=2), may_use=_MEASURES)
 _SERVE = PodProfile(cpu_cores=2, memory_gib=8, longest_run=timedelta(hours=2))
+_STEER = replace(_SMALL, priority_class=STEERING)
 
 POD_PROFILES: Mapping[Stage, PodProfile] = MappingProxyType(
     {
@@ -65,11 +75,11 @@ POD_PROFILES: Mapping[Stage, PodProfile] = MappingProxyType(
         Stage.BUNDLE_MODEL: _SERVE,
         Stage.EVALUATE_MODEL: _SERVE,
         Stage.STAGE_BUNDLE: _SERVE,
-        Stage.SHIFT_TRAFFIC: _SMALL,
-        Stage.JUDGE_STEP: _SMALL,
-        Stage.PROMOTE_RELEASE: _SMALL,
-        Stage.ROLL_BACK_RELEASE: _SMALL,
-        Stage.HOTFIX_STABLE: _SERVE,
+        Stage.SHIFT_TRAFFIC: _STEER,
+        Stage.JUDGE_STEP: _STEER,
+        Stage.PROMOTE_RELEASE: _STEER,
+        Stage.ROLL_BACK_RELEASE: _STEER,
+        Stage.HOTFIX_STABLE: replace(_SERVE, priority_class=STEERING),
         Stage.MIRROR_RELEASE: _SMALL,
         Stage.GATE_ARTIFACT: _DATA,
     }

@@ -50,6 +50,7 @@ from headrace_airflow.pod_profiles import demand_ranks, image_name
 from headrace_airflow.pod_roles import POD_ROLES, ROLE_LABEL
 from headrace_airflow.pod_settings import PodSettings, with_tag
 from headrace_airflow.pod_trigger import PodTrigger, state_in_airflow
+from headrace_airflow.rollout_wait import defer_for_rollout, demand_over
 from headrace_airflow.sealed_store import SealedStore
 from headrace_airflow.stage_call import StageCall, conclude, last_word
 from tasks.contracts.artifacts import parse_termination
@@ -131,7 +132,12 @@ class StageOperator(KubernetesPodOperator):
         """Run the stage and return its artifact's address."""
         if not self.compute.profile.scales_from_zero:
             self._nodes_ahead = NodesAhead(str(self.namespace), self._shared)
-        return self._guarded(context, None)
+        return self._guarded(context, None, begins=True)
+
+    def after_wait(self, context: Any, event: Mapping[str, Any]) -> Any:
+        """Begin once the rollout no longer waits."""
+        demand_over(event)
+        return self.execute(context)
 
     def resume(self, context: Any, event: Mapping[str, Any]) -> Any:
         """Go on where the trigger left off: with its news, or with a look of our own."""
@@ -142,10 +148,12 @@ class StageOperator(KubernetesPodOperator):
         """Only take note: a worker's shutdown and a person's kill look alike from here."""
         self._asked_to_end = True
 
-    def _guarded(self, context: Any, news: PodNews | None) -> str:
+    def _guarded(self, context: Any, news: PodNews | None, *, begins: bool = False) -> str:
         life: PodLife | None = None
         try:
             request = self._request(context)
+            if begins:
+                defer_for_rollout(self, request.release)
             self._choose_compute(context)
             life = self._life(context)
             return self._sealed(context, life, request, news)

@@ -34,8 +34,15 @@ async def record_text(place: str) -> bytes | None:
     """Return the record; None where it cannot be read just now."""
     if place.startswith(CONFIG_MAP):
         return await asyncio.to_thread(_of_config_map, place)
+    return text_now(place)  # one small local file
+
+
+def text_now(place: str) -> bytes | None:
+    """Return the record, outside a trigger; None where it cannot be read just now."""
+    if place.startswith(CONFIG_MAP):
+        return _of_config_map(place)
     try:
-        return Path(place).read_bytes()  # noqa: ASYNC240  one small local file
+        return Path(place).read_bytes()
     except OSError:
         return None
 

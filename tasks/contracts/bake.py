@@ -36,6 +36,7 @@ class RolloutNow:
     last_kind: str  # of the ledger's newest entry: how it came to this
     last_at: str
     last_words: str
+    silent: frozenset[str] = frozenset()  # roles whose slot did not answer: stable, candidate
 
     @property
     def waits(self) -> bool:
@@ -55,7 +56,9 @@ def rollout_now_of(text: bytes, where: str) -> RolloutNow | None:
         status: Mapping[str, Any] = record["status"]
         last: Mapping[str, Any] = record["entries"][-1]
         step = status["step"]
-        served = [record["roles"][role] for role in ("stable", "previous")]
+        roles: Mapping[str, Any] = record["roles"]
+        served = [roles[role] for role in ("stable", "previous")]
+        unready = record.get("unready", ())
         return RolloutNow(
             release_id=record["release_id"],
             promoted=frozenset(record["slots"][one]["release_id"] for one in served if one),
@@ -66,6 +69,9 @@ def rollout_now_of(text: bytes, where: str) -> RolloutNow | None:
             last_kind=str(last["kind"]),
             last_at=str(last["at"]),
             last_words=f"{last['kind']} by {last['who']} at {last['at']}: {last['why']}",
+            silent=frozenset(
+                role for role in ("stable", "candidate") if roles.get(role) in unready
+            ),
         )
     except (BadRequestError, LookupError, TypeError, AttributeError):
         return None

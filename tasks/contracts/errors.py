@@ -30,6 +30,12 @@ class BadRequestError(HeadraceError):
     exit_code = ExitCode.BAD_REQUEST
 
 
+class NotYetError(BadRequestError):
+    """Refused as things stand; they may change by themselves or by a person: a retry may help."""
+
+    exit_code = ExitCode.CRASHED
+
+
 class GateRefusedError(HeadraceError):
     """A gate found the data or the model bad; lists every failure, bounded."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 
-from tasks.contracts.errors import BadRequestError
+from tasks.contracts.errors import BadRequestError, NotYetError
 from tasks.contracts.json_types import Json
 from tasks.rollout.decide import Observation, next_status
 from tasks.rollout.phases import Phase
@@ -25,14 +25,14 @@ class Change:
 
 
 def moved(now: StateRecord, seen: Observation) -> StateRecord:
-    """Return the record with its next status; a refusal is a bad request."""
+    """Return the record with its next status; a refusal is a bad request, or not yet one."""
     transition = next_status(now.plan, now.status, _with_unready(now, seen))
     if transition.refused is not None:
         message = (
             f"{now.model}: {seen.asked} refused for release {now.release_id}: "
             f"{transition.refused} (phase {now.status.phase}, sequence {now.sequence})"
         )
-        raise BadRequestError(message)
+        raise (NotYetError if transition.may_pass else BadRequestError)(message)
     return replace(now, status=transition.status)
 
 

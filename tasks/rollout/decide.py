@@ -46,6 +46,7 @@ class Transition:
 
     status: RolloutStatus
     refused: str | None = None
+    may_pass: bool = False  # a refusal for which nothing must be rolled back
 
 
 def next_status(plan: TrafficPlan | None, now: RolloutStatus, seen: Observation) -> Transition:
@@ -54,7 +55,7 @@ def next_status(plan: TrafficPlan | None, now: RolloutStatus, seen: Observation)
     # After an emergency nothing else happens, but leaving a rollout may always be asked.
     if safe != now and seen.asked is not Ask.ROLL_BACK:
         refused = None if seen.asked is Ask.NOTHING else f"the rollout just became {safe.phase}"
-        return Transition(status=safe, refused=refused)
+        return Transition(status=safe, refused=refused, may_pass=seen.asked in _TRIED_AGAIN)
     return _ANSWERS[seen.asked](plan, safe, seen)
 
 
@@ -90,7 +91,8 @@ def _begin_step(plan: TrafficPlan | None, now: RolloutStatus, seen: Observation)
         return _refuse(now, "the release has no traffic plan")
     refusal = _why_no_step(plan, now, seen)
     if refusal is not None:
-        return _refuse(now, refusal)
+        may_pass = now.phase is Phase.HALTED or refusal == _why_not_served(seen)
+        return _refuse(now, refusal, may_pass=may_pass)
     step = seen.step or 1
     if now.step is not None and step < now.step:
         return Transition(status=now)  # a task that runs again after its step is over
@@ -210,14 +212,14 @@ def _hotfix(_plan: TrafficPlan | None, now: RolloutStatus, seen: Observation) ->
 def _promote(plan: TrafficPlan | None, now: RolloutStatus, seen: Observation) -> Transition:
     if now.phase in {Phase.EMPTY, Phase.SERVING}:
         return _refuse(now, "expected a candidate, found none")
-    if not seen.candidate_ready:
-        return _refuse(now, "the candidate's slot does not answer")
     needs_verdict = now.has_stable and now.phase is not Phase.HALTED
     last = None if plan is None else len(plan.steps)
     if needs_verdict and (last is None or now.verdicts.get(last) is not Decision.SHIP):
         return _refuse(now, f"expected the verdict {Decision.SHIP} on the plan's last step")
+    if not seen.candidate_ready:
+        return _refuse(now, "the candidate's slot does not answer", may_pass=True)
     if now.paused_by is Pause.PERSON:
-        return _refuse(now, "a person paused it: resume it first")
+        return _refuse(now, "a person paused it: resume it first", may_pass=True)
     return Transition(status=RolloutStatus(phase=Phase.SERVING, has_stable=True))
 
 
@@ -231,8 +233,11 @@ def _roll_back(_plan: TrafficPlan | None, now: RolloutStatus, seen: Observation)
     return Transition(status=RolloutStatus(phase=after, has_stable=now.has_stable))
 
 
-def _refuse(now: RolloutStatus, why: str) -> Transition:
-    return Transition(status=now, refused=why)
+def _refuse(now: RolloutStatus, why: str, *, may_pass: bool = False) -> Transition:
+    return Transition(status=now, refused=why, may_pass=may_pass)
+
+
+_TRIED_AGAIN = frozenset({Ask.BEGIN_STEP, Ask.PROMOTE})  # by tasks that wait before each try
 
 
 _ANSWERS: Mapping[Ask, Callable[[TrafficPlan | None, RolloutStatus, Observation], Transition]] = {

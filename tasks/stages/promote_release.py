@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from tasks.adapters.object_store import ObjectStore
+from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import Json, pretty_json
 from tasks.contracts.stage_io import Outcome, StageContext
 from tasks.contracts.stages import ArtifactKind
@@ -57,7 +58,17 @@ def run(context: StageContext) -> Outcome:
 
 def _who(context: StageContext) -> str:
     approver = context.settings.get("approved_by")
-    return f"person {approver}" if isinstance(approver, str) and approver else Note().who
+    if isinstance(approver, str) and approver:
+        return f"person {approver}"
+    release = context.the_release()
+    if release.approval:
+        message = (
+            f"promote_release: release {release.release_id} of {release.model} asks for an "
+            "approval: expected the setting approved_by, found none; a task `approval` that is "
+            "marked as a success names nobody: release again, and answer it (`Approve`)"
+        )
+        raise BadRequestError(message)
+    return Note().who
 
 
 def _why(context: StageContext) -> str:

@@ -6,12 +6,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from airflow.providers.standard.exceptions import HITLRejectException
-from headrace_airflow.approval import APPROVAL, PromotionApproval, approved_by
+from airflow.providers.standard.exceptions import HITLTriggerEventError
+from airflow.sdk.exceptions import AirflowFailException
+from headrace_airflow.approval import APPROVAL, PromotionApproval, answer_of, approved_by
 from headrace_airflow.skip_rules import why_rolled_back
 
 
-def event(chosen: str, **params: str) -> dict[str, Any]:
+def event(chosen: str, **params: Any) -> dict[str, Any]:
     return {
         "chosen_options": [chosen],
         "params_input": params,
@@ -43,12 +44,13 @@ def test_an_approval_without_a_reason_says_so(
 def test_a_rejection_fails_and_the_rollback_says_who_and_why(
     approval: PromotionApproval, task_instance: Any
 ) -> None:
-    with pytest.raises(HITLRejectException):
+    with pytest.raises(AirflowFailException, match="Reject"):
         approval.execute_complete({"ti": task_instance}, event("Reject", reason="odd titles"))
     task_instance.states = {APPROVAL: "failed", "stage_bundle": "success"}
     assert why_rolled_back({"ti": task_instance}) == {
         "reason": "failed: approval (Reject by ann: odd titles)"
     }
+    assert approved_by({"ti": task_instance}) == {}  # also where it is marked as a success
 
 
 def test_another_failure_beside_an_approval_is_not_called_a_rejection(
@@ -57,3 +59,36 @@ def test_another_failure_beside_an_approval_is_not_called_a_rejection(
     approval.execute_complete({"ti": task_instance}, event("Approve", reason="fine"))
     task_instance.states = {APPROVAL: "success", "promote_release": "failed"}
     assert why_rolled_back({"ti": task_instance}) == {"reason": "failed: promote_release"}
+
+
+def test_a_day_without_an_answer_fails_for_good(
+    approval: PromotionApproval, task_instance: Any
+) -> None:
+    timeout = {"error": "the response timeout has passed", "error_type": "timeout"}
+    with pytest.raises(AirflowFailException, match="timeout has passed"):
+        approval.execute_complete({"ti": task_instance}, timeout)
+    assert approved_by({"ti": task_instance}) == {}
+
+
+def test_what_is_no_answer_is_tried_again(approval: PromotionApproval, task_instance: Any) -> None:
+    with pytest.raises(HITLTriggerEventError) as found:
+        approval.execute_complete({"ti": task_instance}, {"error": "?", "error_type": "unknown"})
+    assert not isinstance(found.value, AirflowFailException)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    (
+        pytest.param({"reason": None}, "gave no reason", id="null"),
+        pytest.param({"reason": "a" * 501}, "a" * 500, id="over 500 characters"),
+        pytest.param({"reason": 7}, "7", id="a number"),
+        pytest.param({"reason": "fine", "odd": 1}, "fine", id="a field that nobody asked for"),
+    ),
+)
+def test_a_reason_that_the_form_would_refuse_does_not_undo_an_approval(
+    approval: PromotionApproval, task_instance: Any, given: dict[str, Any], kept: str
+) -> None:
+    said = approval.execute_complete({"ti": task_instance}, event("Approve", **given))
+    assert said["chosen_options"] == ["Approve"]
+    assert approved_by({"ti": task_instance})["reason"] == f"approved: {kept}"
+    assert answer_of(event("Approve", **given))["reason"] == kept

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import threading
 import time
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
-from headrace_airflow.bake import Bake, BakeOperator, BakeTrigger, as_values, plan_bake
+from headrace_airflow.bake import Bake, BakeOperator, BakeTrigger, as_values, plan_bake, renewed
 
 from tasks.contracts.requests import ReleaseRequest, parse_utc, plan_named
 from tasks.contracts.stages import Stage
@@ -86,10 +87,51 @@ def test_the_lease_is_renewed_while_it_bakes(tmp_path: Path) -> None:
     assert 2 <= len(renewals.read_text()) <= 6  # at once and every half second, polled
 
 
-def test_a_lease_that_cannot_be_renewed_ends_the_bake_as_failed(tmp_path: Path) -> None:
-    event, _ = fire(bake(tmp_path, 60, "raise SystemExit('the share lapsed')"))
+def test_a_refused_renewal_ends_the_bake_as_failed(tmp_path: Path) -> None:
+    event, _ = fire(bake(tmp_path, 60, "print('no such release'); raise SystemExit(4)"))
     assert event["kind"] == "failed"
-    assert "the share lapsed" in event["sentence"]
+    assert "no such release" in event["sentence"]
+
+
+def failing_once(tmp_path: Path) -> str:
+    """Return a renewal that crashes the first time; each leaves a letter."""
+    log = str(tmp_path / "renewals")
+    return f"open({log!r}, 'a').write('x'); raise SystemExit(1 if len(open({log!r}).read()) < 2 else 0)"
+
+
+def test_a_renewal_that_crashes_is_tried_again_and_the_bake_goes_on(tmp_path: Path) -> None:
+    event, _ = fire(bake(tmp_path, 3, failing_once(tmp_path), lease=1.5))
+    assert event["kind"] == "baked"
+    assert len((tmp_path / "renewals").read_text()) >= 2
+
+
+def test_a_bake_does_not_end_while_nobody_knows_whether_its_share_lapsed(tmp_path: Path) -> None:
+    event, seconds = fire(bake(tmp_path, 0.5, failing_once(tmp_path), lease=6))
+    assert event["kind"] == "baked"
+    assert seconds > 2  # until the second renewal, after the planned end
+
+
+def test_a_process_that_cannot_be_started_ends_no_wait(tmp_path: Path, state: ModelState) -> None:
+    nowhere = replace(bake(tmp_path, 60), renewal=("/nonexistent/python",))
+    event, _ = meanwhile(nowhere, lambda: state.cut("second", 1, numbers={}))
+    assert event["kind"] == "cut"
+    state.roll_back("second")
+    state.reserve_slot("third")
+    state.begin_step("third", 1, RELEASE.plan, per_try_timeout_ms=50)
+    state.lapse("third", state.peek().lease.renewals)
+    lapsed = replace(nowhere, release_id="third", left_seconds=30.0)
+    event, _ = meanwhile(lapsed, lambda: state.resume("third", note=PERSON))
+    assert event["kind"] == "goes on"
+
+
+def test_a_renewal_that_hangs_is_ended_and_has_failed(tmp_path: Path) -> None:
+    code = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    began = time.monotonic()
+    end = asyncio.run(renewed((sys.executable, "-c", code), seconds=1.5))
+    assert time.monotonic() - began < 10
+    assert (end.exit_code, end.sentence) == (1, "the renewal did not end within 1.5 s")
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
 def test_a_trigger_is_made_again_from_what_it_serializes(tmp_path: Path) -> None:

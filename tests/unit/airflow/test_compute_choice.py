@@ -71,6 +71,13 @@ def test_a_deployment_places_a_stage() -> None:
     assert table.stages[Stage.TRAIN_MODEL].longest_run == timedelta(hours=12)
 
 
+def test_a_deployment_names_its_own_class_for_what_steers() -> None:
+    place = {"priority_class": "urgent"}
+    table = read_compute(written(stages={"roll_back_release": place}), "file")
+    assert table.compute_for(Stage.ROLL_BACK_RELEASE).priority_class == "urgent"
+    assert table.compute_for(Stage.HOTFIX_STABLE).priority_class == "headrace-steer"
+
+
 def test_a_deployment_lets_training_run_in_several_ranks() -> None:
     table = read_compute(written(stages={"train_model": {"ranks": 2}}), "file")
     assert table.stages[Stage.TRAIN_MODEL].ranks == 2

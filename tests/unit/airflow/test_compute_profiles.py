@@ -8,6 +8,7 @@ import pytest
 from headrace_airflow.compute_profiles import (
     COMPUTE_PROFILES,
     PRIORITIES,
+    STEERING,
     ComputeProfile,
     ProfileName,
     StageCompute,
@@ -17,8 +18,10 @@ from headrace_airflow.compute_profiles import (
     pod_fields,
     priority_class_objects,
 )
+from headrace_airflow.pod_profiles import POD_PROFILES
 
 from tasks.contracts.errors import BadRequestError
+from tasks.contracts.stages import Stage
 
 
 def profile(**changed: Any) -> ComputeProfile:
@@ -35,7 +38,8 @@ def profile(**changed: Any) -> ComputeProfile:
 
 def test_every_name_has_one_profile_and_its_priority_class_exists() -> None:
     assert [item.name for item in COMPUTE_PROFILES.values()] == list(ProfileName)
-    assert {item.priority_class for item in COMPUTE_PROFILES.values()} == set(PRIORITIES)
+    pools = {item.priority_class for item in COMPUTE_PROFILES.values()}
+    assert pools | {STEERING} == set(PRIORITIES)
 
 
 def test_serving_pushes_training_off_and_training_pushes_spot_off_never_the_other_way() -> None:
@@ -46,8 +50,32 @@ def test_serving_pushes_training_off_and_training_pushes_spot_off_never_the_othe
         "headrace-spot": "Never",
         "headrace-batch": "PreemptLowerPriority",
         "headrace-train": "PreemptLowerPriority",
+        "headrace-steer": "PreemptLowerPriority",
         "headrace-serve": "PreemptLowerPriority",
     }
+
+
+def test_what_steers_a_rollout_waits_behind_no_training_and_pushes_nothing_off_that_serves() -> (
+    None
+):
+    place = POD_PROFILES[Stage.ROLL_BACK_RELEASE]
+    fields = pod_fields(place.compute(COMPUTE_PROFILES))
+    assert fields.priority_class == STEERING
+    assert fields.labels == {"headrace/profile": "cpu"}  # behind no queue either
+    assert PRIORITIES["headrace-train"] < PRIORITIES[STEERING] < PRIORITIES["headrace-serve"]
+    steering = {stage for stage, one in POD_PROFILES.items() if one.priority_class == STEERING}
+    assert steering == {
+        Stage.SHIFT_TRAFFIC,
+        Stage.JUDGE_STEP,
+        Stage.PROMOTE_RELEASE,
+        Stage.ROLL_BACK_RELEASE,
+        Stage.HOTFIX_STABLE,
+    }
+
+
+def test_a_priority_class_that_the_api_would_refuse_is_refused() -> None:
+    with pytest.raises(BadRequestError, match="expected a DNS label as priority_class"):
+        StageCompute(profile=profile(), cpu_cores=2, memory_gib=2, priority_class="Steer")
 
 
 def _classes() -> list[Any]:

@@ -90,7 +90,7 @@ def test_the_pod_carries_its_request_and_its_marks(world: World) -> None:
     environment = {one["name"]: one["value"] for one in base["env"]}
     assert environment["HEADRACE_STORE"] == world.deployment.store_url
     assert spec["activeDeadlineSeconds"] == 600
-    assert (spec["restartPolicy"], spec["priorityClassName"]) == ("Never", "headrace-batch")
+    assert (spec["restartPolicy"], spec["priorityClassName"]) == ("Never", "headrace-steer")
     assert spec["securityContext"]["runAsNonRoot"] is True
     assert base["securityContext"]["readOnlyRootFilesystem"] is True
     assert len(spec["containers"]) == 1

@@ -193,6 +193,11 @@ def test_who_approves_is_asked_for_a_reason_and_nothing_of_the_trigger_form(rele
     assert list(release.get_task("approval").params) == ["reason"]
 
 
+def test_a_lost_worker_is_no_rejection(release: Any) -> None:
+    retries = [release.get_task(one).retries for one in ("approval", "promote_release")]
+    assert retries == [2, 2]
+
+
 def reads_of(stage: Stage) -> dict[str, ArtifactKind]:
     """Return READS of a stage's module from its source: importing all would load every framework."""
     source = (STAGES / f"{stage.value}.py").read_text()

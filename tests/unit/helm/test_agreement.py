@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from headrace_airflow.compute_profiles import COMPUTE_PROFILES, PRIORITIES, priority_class_objects
+from headrace_airflow.compute_profiles import (
+    COMPUTE_PROFILES,
+    PRIORITIES,
+    STEERING,
+    priority_class_objects,
+)
 from headrace_airflow.deployment import Runtime, read_deployment
 from headrace_airflow.reaper import SELECTOR
 
@@ -74,7 +79,7 @@ def test_the_quota_counts_the_stages_and_nothing_that_serves() -> None:
         "scopeSelector"
     ]["matchExpressions"]
     counted = set(expression["values"])
-    assert counted == set(PRIORITIES) - {"headrace-serve"}
+    assert counted == set(PRIORITIES) - {"headrace-serve", STEERING}
     batch = {one.priority_class for one in COMPUTE_PROFILES.values()} - {"headrace-serve"}
     assert batch <= counted
     for name, pod in pods(objects(EVERYTHING)):

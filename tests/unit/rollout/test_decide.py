@@ -272,6 +272,35 @@ def test_what_is_refused(now: RolloutStatus, what: Observation, why: str) -> Non
     assert why in found.refused
 
 
+@pytest.mark.parametrize(
+    ("now", "what", "may_pass"),
+    (
+        pytest.param(SHIPPED, seen(Ask.PROMOTE, candidate_ready=False), True, id="a silent slot"),
+        pytest.param(
+            STAGED, seen(Ask.BEGIN_STEP, step=1, stable_ready=False), True, id="a silent stable"
+        ),
+        pytest.param(HALTED, seen(Ask.BEGIN_STEP, step=2), True, id="a halt"),
+        pytest.param(STAGED, seen(Ask.BEGIN_STEP, step=2), False, id="a step too early"),
+        pytest.param(STAGED, seen(Ask.PROMOTE), False, id="a promotion too early"),
+        pytest.param(
+            STAGED,
+            seen(Ask.PROMOTE, candidate_ready=False),
+            False,
+            id="a promotion too early of a silent slot",
+        ),
+        pytest.param(
+            BY_HAND, seen(Ask.RESUME, stable_ready=False), False, id="a person's resume: no task"
+        ),
+    ),
+)
+def test_only_what_a_task_may_wait_for_is_tried_again(
+    now: RolloutStatus, what: Observation, may_pass: bool
+) -> None:
+    found = next_status(PLAN, now, what)
+    assert found.refused is not None
+    assert found.may_pass is may_pass
+
+
 observations = st.builds(
     Observation,
     asked=st.sampled_from(Ask),
