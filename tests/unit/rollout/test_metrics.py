@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
+from headrace_airflow.bake import LONGEST_SILENCE
 
 from tasks.contracts.requests import PLANS
 from tasks.rollout.comparison import Comparison, Ranking, ShadowReport, report_text
@@ -98,6 +100,28 @@ def test_a_slot_that_does_not_answer_is_a_metric(record: StateRecord) -> None:
     text = render_metrics(counted(), [replace(record, unready=(Colour.GREEN,))], 0.0)
     assert 'headrace_slot_ready{model="shop",slot="blue"} 1' in text
     assert 'headrace_slot_ready{model="shop",slot="green"} 0' in text
+
+
+def test_who_or_what_paused_a_step_is_a_metric(tmp_path: Path, record: StateRecord) -> None:
+    assert 'headrace_rollout_paused{model="shop",by="slot"} 0' in render_metrics(
+        counted(), [record], 0.0
+    )
+    state = open_state(tmp_path, "shop")
+    state.look([Colour.GREEN])
+    text = render_metrics(counted(), [state.peek()], 0.0)
+    assert 'headrace_rollout_paused{model="shop",by="slot"} 1' in text
+    assert 'headrace_rollout_paused{model="shop",by="person"} 0' in text
+
+
+def test_a_person_is_called_long_before_a_silent_candidate_is_rolled_back() -> None:
+    rules = yaml.safe_load(RULES.read_text())["groups"][0]["rules"]
+    (called,) = [one for one in rules if one["alert"] == "HeadraceRolloutPausedBySlot"]
+    minutes = LONGEST_SILENCE.total_seconds() / 60
+    waited = int(called["for"].removesuffix("m"))
+    assert waited <= minutes / 3
+    assert (
+        f"in {minutes - waited:.0f} minutes it is rolled back" in called["annotations"]["summary"]
+    )
 
 
 def test_a_candidate_that_was_cut_is_a_metric(tmp_path: Path, record: StateRecord) -> None:
