@@ -11,6 +11,7 @@ import pytest
 import yaml
 from headrace_airflow.bake import LONGEST_SILENCE
 
+from tasks.cli.options import COMMANDS
 from tasks.contracts.requests import PLANS
 from tasks.rollout.comparison import Comparison, Ranking, ShadowReport, report_text
 from tasks.rollout.envoy_stats import SlotCounts, Statistics, VariantCounts, VariantName
@@ -22,6 +23,8 @@ REPOSITORY = Path(__file__).parents[3]
 MONITORING = REPOSITORY / "helm" / "headrace" / "monitoring"
 RULES = MONITORING / "rollout_alerts.yaml"
 DASHBOARD = MONITORING / "rollout_dashboard.json"
+ALERT_PLACE = "docs/runbooks/alerts.md"
+ALERTS = REPOSITORY / ALERT_PLACE
 PROMTOOL = shutil.which("promtool")
 needs_promtool = pytest.mark.skipif(
     PROMTOOL is None,
@@ -111,6 +114,23 @@ def test_who_or_what_paused_a_step_is_a_metric(tmp_path: Path, record: StateReco
     text = render_metrics(counted(), [state.peek()], 0.0)
     assert 'headrace_rollout_paused{model="shop",by="slot"} 1' in text
     assert 'headrace_rollout_paused{model="shop",by="person"} 0' in text
+
+
+def test_every_alert_leads_to_its_row_of_the_runbook() -> None:
+    rules = yaml.safe_load(RULES.read_text())["groups"][0]["rules"]
+    rows = re.findall(r"^\| `(Headrace\w+)`[^|]*\|", ALERTS.read_text(), flags=re.MULTILINE)
+    assert rows == [one["alert"] for one in rules]  # the same order, and none that is gone
+    said = [one["annotations"]["description"] for one in rules]
+    assert all(re.findall(r"docs/runbooks/\w+\.md", text) == [ALERT_PLACE] for text in said), said
+
+
+def test_alerts_and_their_runbook_name_commands_and_dags_that_there_are() -> None:
+    text = RULES.read_text() + ALERTS.read_text()
+    asked = set(re.findall(r"`headrace (\w+)", text))
+    assert asked <= COMMANDS.keys()
+    assert asked >= {"hotfix", "resume", "rollback", "status"}
+    dags = {path.stem for path in (REPOSITORY / "dags").glob("*.py")}
+    assert set(re.findall(r"DAG `(\w+)`", text)) <= dags
 
 
 def test_a_person_is_called_long_before_a_silent_candidate_is_rolled_back() -> None:
