@@ -276,7 +276,11 @@ def records(models: Sequence[ServedModel]) -> list[str]:
             means = status.phase.meaning
             resume = f"`headrace resume --model {model.name} --reason WHY`, or "
             if status.phase is Phase.HALTED:
-                resume = "bring stable's slot back (its log says why it went), then "
+                resume = (
+                    "bring stable's slot back (its log says why it went), or replace its release by "
+                    f"`headrace hotfix --model {model.name} --bundle serving_bundle/KEY --reason "
+                    "WHY`; then "
+                )
             advice = f"{_waits_for(model.record)}{resume}{rollback} --reason WHY`"
             if status.refused:
                 means = f"step {status.step} was cut or judged unfavourably, and nothing resumes it"
@@ -285,6 +289,18 @@ def records(models: Sequence[ServedModel]) -> list[str]:
                 f"{model.name}: release {model.record.release_id} is {status.phase}: {means}; {advice}"
             )
     return found
+
+
+def unready(models: Sequence[ServedModel]) -> list[str]:
+    """Return the slots that did not answer the keeper, as it last wrote into the records."""
+    return [
+        f"{model.name}: slot {colour.value} (release {record.slots[colour].release_number}) does not "
+        "answer the keeper; its log says why"
+        for model in models
+        if (record := model.record) is not None
+        for colour in record.unready
+        if colour in record.slots
+    ]
 
 
 def _waits_for(record: StateRecord) -> str:

@@ -36,7 +36,8 @@ def run(options: argparse.Namespace, console: Console) -> int:
         console.say(f"  - {problem}")
     if len(problems) > MAX_SHOWN:
         console.say(f"  (+{len(problems) - MAX_SHOWN} more)")
-    console.say("restore these objects from a copy; `headrace verify` names all that is wrong")
+    verify = f"`headrace verify --model {state.model}`"
+    console.say(f"restore these objects from a copy; {verify} names all that is wrong")
     return int(ExitCode.GATE_REFUSED)
 
 

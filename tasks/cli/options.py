@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tasks.contracts.catalogues import COMPRESSIONS, DATASETS, PICTURE_RECIPES, RECIPES
 from tasks.contracts.errors import BadRequestError
-from tasks.contracts.requests import CANDIDATE, MODEL_NAME, PLANS, RELEASE_ID, parse_utc
+from tasks.contracts.requests import CANDIDATE, MODEL_NAME, PLANS, RELEASE_ID, STABLE, parse_utc
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -133,7 +133,12 @@ def _verify(commands: _Commands[argparse.ArgumentParser]) -> None:
     verify = _command(
         commands, "verify", "recompute every digest, gate and ledger link of a release, offline"
     )
-    verify.add_argument("release", help="release id or number, or `stable` for what serves now")
+    verify.add_argument(
+        "release",
+        nargs="?",
+        default=STABLE,
+        help="release id or number; what serves now by default",
+    )
     verify.add_argument("--model", type=_model, default=DEFAULT_MODEL)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tasks.cli.health import problems_of, read_models, room
+from tasks.cli.health import problems_of, read_models, records, room, unready
 from tasks.cli.home import Home
 from tasks.cli.parts import Status
 from tasks.cli.processes import leftovers
@@ -66,9 +67,13 @@ def run(options: argparse.Namespace, console: Console) -> int:
 
 
 def assess(home: Home, report: StackReport | None) -> Situation:
-    """Return the one line: the worst thing first."""
+    """Return the one line: the worst thing first.
+
+    Without a stack, records of a cluster are what there is to say, if HEADRACE_ROLLOUT_STATE names them.
+    """
     if report is None:
-        return _not_running(home)
+        place = os.environ.get("HEADRACE_ROLLOUT_STATE")
+        return _of_records(home, place) if place else _not_running(home)
     problems = problems_of(home, report)
     if problems:
         return Situation.bad(*problems)
@@ -86,6 +91,19 @@ def _not_running(home: Home) -> Situation:
         )
         return Situation.bad(line)
     return Situation.bad(f"not running ({home.root}); `headrace up` starts it", *room(home))
+
+
+def _of_records(home: Home, place: str) -> Situation:
+    models = read_models(home)
+    if not models:
+        return Situation.bad(
+            f"{place}: expected state records of models, found none; see whether it is the rollout's "
+            "namespace, and whether a model was released in it"
+        )
+    problems = [*records(models), *unready(models)]
+    if problems:
+        return Situation.bad(*problems)
+    return Situation(line=f"all well by the records in {place}; nothing else was asked")
 
 
 def _show_parts(home: Home, report: StackReport, console: Console) -> None:

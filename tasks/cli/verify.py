@@ -34,6 +34,7 @@ from tasks.cli.rollout_proof import (
 from tasks.cli.stores import open_store
 from tasks.contracts.errors import BadRequestError, HeadraceError
 from tasks.contracts.exit_codes import ExitCode
+from tasks.contracts.requests import STABLE
 from tasks.contracts.stages import STAGE_FACTS, ArtifactKind
 
 if TYPE_CHECKING:
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
     from tasks.rollout.state import ModelState
 
 MAX_SHOWN = 20
-STABLE = "stable"
 GATED_KINDS = frozenset(facts.produces for facts in STAGE_FACTS.values() if facts.gated)
 OF_THE_CHAMPION = frozenset({"champion", "champion_events"})  # inputs that a request pins
 LISTED_KINDS = (*SEALED_IN_THE_NAME, ArtifactKind.RELEASE_REQUEST)
@@ -77,6 +77,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
         f"{verdict.artifacts} artifacts ({verdict.size / 1e6:.1f} MB), {verdict.gates} gate "
         f"reports, {verdict.entries} ledger entries in {seconds:.1f} s"
     )
+    looked += "; it is what serves now" if options.release == STABLE else ""
     name = f"release {release.release_number} ({release.release_id})"
     if not verdict.problems:
         console.say(f"{name} verified: {looked}")
@@ -100,7 +101,10 @@ def _release(state: ModelState, name: str) -> ReleaseName:
         return named(entries, name, state.model)
     stable = state.peek().stable
     if stable is None:
-        message = f"{state.model}: expected a release that serves, found none"
+        message = (
+            f"{state.model}: expected a release that serves, found none; `headrace verify NUMBER "
+            f"--model {state.model}` verifies one of the ledger"
+        )
         raise BadRequestError(message)
     return named(entries, stable.release_id, state.model)
 

@@ -7,6 +7,8 @@ abandon_hotfix(state, "hotfix-7", found.release_number, note=...)  # before that
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tasks.contracts.errors import BadRequestError
 from tasks.rollout import changes
 from tasks.rollout.changes import Change, moved
@@ -58,6 +60,8 @@ def apply_hotfix(
 ) -> LedgerEntry:
     """Make the hotfix stable and stable previous; step, share and assignment stay as they are.
 
+    Except where a halted candidate does not answer either: its users go to the new stable.
+
     Only the number that was loaded and asked: abandoned and asked for again, the same name has
     another, of which nothing may be loaded yet. BadRequestError: the slot holds something else.
     """
@@ -76,7 +80,14 @@ def apply_hotfix(
         return changes.hotfixed(moved(now, Observation(asked=Ask.HOTFIX, hotfix_ready=ready)))
 
     state.commit(change, note)
+    _look_again(state, note)
     return _entry(state, "hotfixed", release_id)
+
+
+def _look_again(state: ModelState, note: Note | None) -> None:
+    """Decide anew beside another stable: the keeper does so only when it sees a slot change."""
+    by = None if note is None else replace(note, why="")
+    state.commit(lambda now: changes.looked_at(now, now.unready), by)
 
 
 def abandon_hotfix(

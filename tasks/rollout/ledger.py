@@ -102,7 +102,8 @@ def write_entry(store: LedgerStore, entry: LedgerEntry) -> None:
         return
     message = (
         f"{path}: expected the entry that the state record holds (sha256 {entry.digest}), found "
-        "other bytes; run `headrace verify` and restore the object from a backup"
+        f"other bytes; run `headrace verify --model {entry.model}` and restore the object from a "
+        "backup"
     )
     raise CorruptArtifactError(message)
 

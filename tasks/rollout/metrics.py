@@ -14,7 +14,7 @@ from typing import NamedTuple
 from tasks.rollout.comparison import ShadowReport
 from tasks.rollout.envoy import RouterFiles
 from tasks.rollout.envoy_stats import Statistics, VariantCounts, VariantName
-from tasks.rollout.phases import Phase
+from tasks.rollout.phases import Pause, Phase
 from tasks.rollout.record import StateRecord
 
 METRICS_SECONDS = 1.0
@@ -140,6 +140,15 @@ def _of_rollouts(records: Sequence[StateRecord]) -> Iterator[_Metric]:
             _Sample({"model": one.model, "phase": phase.value}, one.status.phase is phase)
             for one in records
             for phase in Phase
+        ],
+    )
+    yield gauge(
+        "headrace_rollout_paused",
+        "1 for who or what paused a model's step: that decides who may go on with it.",
+        [
+            _Sample({"model": one.model, "by": by.value}, one.status.paused_by is by)
+            for one in records
+            for by in Pause
         ],
     )
     yield gauge(

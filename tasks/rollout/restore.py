@@ -55,7 +55,7 @@ def restore(state: ModelState, record: StateRecord) -> None:
         if now.sequence:
             message = (
                 f"{state.model}: expected no state record, found one that ends at sequence "
-                f"{now.sequence}; `headrace verify` says whether it is whole"
+                f"{now.sequence}; `headrace verify --model {state.model}` says whether it is whole"
             )
             raise BadRequestError(message)
         return Change(record=record)

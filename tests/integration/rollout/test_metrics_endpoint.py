@@ -119,7 +119,7 @@ def test_a_real_prometheus_sees_that_users_of_stable_fail_by_grpc(deployment: De
 @contextmanager
 def prometheus(deployment: Deployment, address: str, port: int) -> Iterator[None]:
     every_second = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-    job = {"job_name": "keeper", "static_configs": [{"targets": [address]}]}
+    job = {"job_name": "headrace-keeper", "static_configs": [{"targets": [address]}]}
     config = {"global": every_second, "scrape_configs": [job], "rule_files": [str(RULES)]}
     path = deployment.folder / "prometheus.json"
     path.write_text(json.dumps(config))

@@ -16,7 +16,6 @@ from tasks.contracts.errors import BadRequestError, GateRefusedError
 ROOT = Path(__file__).resolve().parents[3]
 WRONG_LINES = [
     (["nonsense"], "invalid choice: 'nonsense'"),
-    (["verify"], "the following arguments are required: release"),
     (["predict"], "the following arguments are required: --user"),
     (["predict", "--user", "1", "-k", "0"], "expected a whole number above 0, found '0'"),
     (["predict", "--user", "1", "--model", "No!"], "expected a name of a-z, 0-9 and -"),
@@ -35,6 +34,7 @@ WRONG_LINES = [
 ]
 IMPOSSIBLE = [
     (["history"], "model recommender: expected one that was released, found none"),
+    (["verify"], "model recommender: expected one that was released, found none"),
     (["verify", "7"], "model recommender: expected one that was released, found none"),
     (["rollback", "--reason", "test"], "expected one that was released, found none"),
     (["pause", "--reason", "test"], "expected one that was released, found none"),

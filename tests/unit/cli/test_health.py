@@ -249,6 +249,7 @@ def test_a_halted_rollout_waits_for_its_stable_slot(tmp_path: Path, state: Model
     state.look({Colour.BLUE}, note=Note(who="keeper"))
     (said,) = health.records([model(tmp_path)])
     assert "halted by keeper at " in said
+    assert "or replace its release by `headrace hotfix --model shop --bundle" in said
     assert "then `headrace rollback --model shop --reason WHY`" in said
     assert "resume" not in said
 

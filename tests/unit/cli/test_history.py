@@ -100,6 +100,7 @@ def test_a_ledger_with_a_gap_does_not_say_who_served(tiny, monkeypatch: pytest.M
     assert code == ExitCode.GATE_REFUSED
     assert "who served cannot be told" in said
     assert f"{entry_path(MODEL, promoted[0].sequence)}: missing (deleted)" in said
+    assert f"`headrace verify --model {MODEL}` names all that is wrong" in said
     assert "release 1 (first) served" not in said
 
 

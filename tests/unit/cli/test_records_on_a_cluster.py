@@ -14,6 +14,8 @@ from tasks.cli.command import main
 from tasks.cli.home import Home
 from tasks.cli.ledgers import ledger_mentions, records_of
 from tasks.contracts.exit_codes import ExitCode
+from tasks.contracts.requests import PLANS
+from tasks.rollout.record import Colour
 from tasks.rollout.state import ModelState, open_state
 from tests.fake_config_maps import FakeConfigMaps, serving
 from tests.fake_kubernetes import kubeconfig
@@ -47,6 +49,34 @@ def test_history_reads_the_record_in_the_config_map(
     said = capsys.readouterr().out
     assert "promoted" in said
     assert "now: release 1 (first) served" in said
+
+
+def test_status_without_a_stack_says_what_the_records_of_the_cluster_say(
+    state: ModelState, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state.reserve_slot("first")
+    state.promote("first")
+    assert main(["status"]) == ExitCode.DONE
+    said = capsys.readouterr().out
+    assert said.startswith("all well by the records in configmap://prod; nothing else was asked\n")
+    assert "1 first" in said
+    state.reserve_slot("second")
+    state.begin_step("second", 1, PLANS["replay"], per_try_timeout_ms=50)
+    state.look({Colour.BLUE})
+    assert main(["status"]) == ExitCode.CRASHED
+    said = capsys.readouterr().out
+    assert said.startswith("shop: release second is halted: stable is broken")
+    assert "also: shop: slot blue (release 1) does not answer the keeper" in said
+    assert "headrace up" not in said
+
+
+def test_status_of_a_namespace_without_records_is_not_well(
+    state: ModelState, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert state.text() is None
+    assert main(["status"]) == ExitCode.CRASHED
+    said = capsys.readouterr().out
+    assert said.startswith("configmap://prod: expected state records of models, found none")
 
 
 def test_a_model_without_a_config_map_is_refused_with_the_known_ones(

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from tasks.cli.command import main
 from tasks.cli.ledgers import named, readable_entries
 from tasks.cli.rollout_proof import record_against_ledger, verdict_problems
 from tasks.cli.verify import verify_release
+from tasks.contracts.exit_codes import ExitCode
 from tasks.contracts.requests import PLANS
 from tasks.contracts.stages import Stage
 from tasks.rollout.hotfix import apply_hotfix, reserve_hotfix
@@ -28,6 +30,35 @@ def test_an_untouched_release_is_verified_whole(tiny) -> None:
     assert verdict.problems == []
     assert verdict.artifacts == 9  # request, seven stages, release
     assert verdict.gates == 7
+
+
+def test_without_a_name_what_serves_is_verified(
+    tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HEADRACE_HOME", str(tiny.home.root))
+    monkeypatch.setenv("HEADRACE_STORE", tiny.home.store_url)
+    tiny.promote("first")
+    tiny.cut("second")
+    assert main(["verify"]) == ExitCode.DONE
+    said = capsys.readouterr().out
+    assert said.startswith("release 1 (first) verified: 9 artifacts")
+    assert said.endswith("; it is what serves now\n")
+    assert main(["verify", "2"]) == ExitCode.DONE
+    said = capsys.readouterr().out
+    assert said.startswith("release 2 (second) verified: ")
+    assert "serves now" not in said
+
+
+def test_without_a_name_and_with_nothing_that_serves_a_name_is_asked_for(
+    tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HEADRACE_HOME", str(tiny.home.root))
+    monkeypatch.setenv("HEADRACE_STORE", tiny.home.store_url)
+    tiny.make("first", reserve=True)
+    assert main(["verify"]) == ExitCode.BAD_REQUEST
+    said = capsys.readouterr().err
+    assert "recommender: expected a release that serves, found none" in said
+    assert "`headrace verify NUMBER --model recommender` verifies one of the ledger" in said
 
 
 def test_a_release_that_the_keeper_cut_is_verified_with_its_verdict(tiny) -> None:

@@ -293,6 +293,10 @@ def test_a_monitor_finds_the_keepers_port() -> None:
     router = named(found, "Deployment", "headrace-router")["spec"]["template"]["spec"]
     offered = {port["name"] for one in router["containers"] for port in one.get("ports", [])}
     assert set(ports.values()) <= offered
+    # Without a jobLabel the job is the Service's name, and the alert on a dead keeper asks for it.
+    assert "jobLabel" not in monitor
+    alerts = (CHART / "monitoring/rollout_alerts.yaml").read_text()
+    assert re.findall(r'job="([^"]+)"', alerts) == [chosen[0]["metadata"]["name"]]
 
 
 def test_notes_say_the_next_step_and_what_to_know() -> None:

@@ -10,7 +10,7 @@ from tasks.contracts.errors import BadRequestError
 from tasks.contracts.requests import PLANS
 from tasks.rollout.assignment import bucket_of
 from tasks.rollout.hotfix import abandon_hotfix, apply_hotfix, reserve_hotfix
-from tasks.rollout.phases import Decision, Phase
+from tasks.rollout.phases import Decision, Pause, Phase
 from tasks.rollout.record import Colour, Roles, StateRecord
 from tasks.rollout.retrace import retrace, state_problems
 from tasks.rollout.state import ModelState, Note, open_state
@@ -143,6 +143,27 @@ def test_a_broken_stable_can_be_replaced_and_the_candidate_then_rolled_back(
     assert record.status.phase is Phase.SERVING
     assert record.stable is not None
     assert record.stable.release_id == "fix"
+
+
+def test_a_hotfix_of_stable_beside_a_dead_candidate_takes_the_users_at_once(
+    state: ModelState,
+) -> None:
+    state.look({Colour.BLUE})
+    state.look({Colour.BLUE, Colour.GREEN})
+    assert state.peek().status.share == 10_000  # both are dead: nobody gains by a move
+    reserve_hotfix(state, "fix")
+    for _ in range(2):  # the second time nothing is left to do
+        assert apply_hotfix(state, "fix", 3, note=ANN).kind == "hotfixed"
+    record = state.peek()
+    assert (record.status.phase, record.status.share) == (Phase.PAUSED, 0)
+    assert record.status.paused_by is Pause.SLOT
+    assert record.unready == (Colour.BLUE, Colour.GREEN)
+    last = state.history()[-1]
+    assert (last.kind, last.who, last.why) == (
+        "paused",
+        "person ann",
+        "the candidate's slot does not answer",
+    )
 
 
 def test_without_an_experiment_a_hotfix_is_a_release_like_others(state: ModelState) -> None:

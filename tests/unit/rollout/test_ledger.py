@@ -145,7 +145,7 @@ def test_an_entry_is_written_once_and_again_is_no_error(tmp_path: Path) -> None:
 def test_another_entry_in_the_same_place_is_corruption(tmp_path: Path) -> None:
     store = ObjectStore(f"file://{tmp_path}")
     store.put_if_absent(entry_path("shop", 1), b"something else")
-    with pytest.raises(CorruptArtifactError, match="headrace verify"):
+    with pytest.raises(CorruptArtifactError, match="headrace verify --model shop"):
         write_entry(store, LedgerEntry.parse(chain()[0][1], "here"))
 
 

@@ -8,7 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
+from headrace_airflow.bake import LONGEST_SILENCE
 
+from tasks.cli.options import COMMANDS
 from tasks.contracts.requests import PLANS
 from tasks.rollout.comparison import Comparison, Ranking, ShadowReport, report_text
 from tasks.rollout.envoy_stats import SlotCounts, Statistics, VariantCounts, VariantName
@@ -20,6 +23,8 @@ REPOSITORY = Path(__file__).parents[3]
 MONITORING = REPOSITORY / "helm" / "headrace" / "monitoring"
 RULES = MONITORING / "rollout_alerts.yaml"
 DASHBOARD = MONITORING / "rollout_dashboard.json"
+ALERT_PLACE = "docs/runbooks/alerts.md"
+ALERTS = REPOSITORY / ALERT_PLACE
 PROMTOOL = shutil.which("promtool")
 needs_promtool = pytest.mark.skipif(
     PROMTOOL is None,
@@ -100,6 +105,45 @@ def test_a_slot_that_does_not_answer_is_a_metric(record: StateRecord) -> None:
     assert 'headrace_slot_ready{model="shop",slot="green"} 0' in text
 
 
+def test_who_or_what_paused_a_step_is_a_metric(tmp_path: Path, record: StateRecord) -> None:
+    assert 'headrace_rollout_paused{model="shop",by="slot"} 0' in render_metrics(
+        counted(), [record], 0.0
+    )
+    state = open_state(tmp_path, "shop")
+    state.look([Colour.GREEN])
+    text = render_metrics(counted(), [state.peek()], 0.0)
+    assert 'headrace_rollout_paused{model="shop",by="slot"} 1' in text
+    assert 'headrace_rollout_paused{model="shop",by="person"} 0' in text
+
+
+def test_every_alert_leads_to_its_row_of_the_runbook() -> None:
+    rules = yaml.safe_load(RULES.read_text())["groups"][0]["rules"]
+    rows = re.findall(r"^\| `(Headrace\w+)`[^|]*\|", ALERTS.read_text(), flags=re.MULTILINE)
+    assert rows == [one["alert"] for one in rules]  # the same order, and none that is gone
+    said = [one["annotations"]["description"] for one in rules]
+    assert all(re.findall(r"docs/runbooks/\w+\.md", text) == [ALERT_PLACE] for text in said), said
+
+
+def test_alerts_and_their_runbook_name_commands_and_dags_that_there_are() -> None:
+    text = RULES.read_text() + ALERTS.read_text()
+    asked = set(re.findall(r"`headrace (\w+)", text))
+    assert asked <= COMMANDS.keys()
+    assert asked >= {"hotfix", "resume", "rollback", "status"}
+    dags = {path.stem for path in (REPOSITORY / "dags").glob("*.py")}
+    assert set(re.findall(r"DAG `(\w+)`", text)) <= dags
+
+
+def test_a_person_is_called_long_before_a_silent_candidate_is_rolled_back() -> None:
+    rules = yaml.safe_load(RULES.read_text())["groups"][0]["rules"]
+    (called,) = [one for one in rules if one["alert"] == "HeadraceRolloutPausedBySlot"]
+    minutes = LONGEST_SILENCE.total_seconds() / 60
+    waited = int(called["for"].removesuffix("m"))
+    assert waited <= minutes / 3
+    assert (
+        f"in {minutes - waited:.0f} minutes it is rolled back" in called["annotations"]["summary"]
+    )
+
+
 def test_a_candidate_that_was_cut_is_a_metric(tmp_path: Path, record: StateRecord) -> None:
     state = open_state(tmp_path, "shop")
     state.cut("second", record.status.step or 0, numbers={})
@@ -113,7 +157,9 @@ def expressions() -> list[str]:
     return [target["expr"] for panel in panels for target in panel["targets"]]
 
 
-def test_alerts_and_panels_ask_for_all_metrics_that_there_are_and_no_others(record: StateRecord) -> None:
+def test_alerts_and_panels_ask_for_all_metrics_that_there_are_and_no_others(
+    record: StateRecord,
+) -> None:
     text = render_metrics(counted(), [record], 0.0, [shadow_report()], failed_looks={"shop": 0})
     known = {line.split("{")[0].split(" ")[0] for line in text.splitlines() if line[0] != "#"}
     asked = set(re.findall(r"\bheadrace_\w+", "\n".join([*expressions(), RULES.read_text()])))

@@ -180,7 +180,9 @@ def test_the_command_prints_or_writes(
     monkeypatch.setenv("HEADRACE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HEADRACE_STORE", f"file://{tmp_path}/store")
     assert main(["restore", "--model", "shop"]) == 4
-    assert "expected no state record, found one" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "expected no state record, found one" in said
+    assert "`headrace verify --model shop` says whether it is whole" in said
     shutil.rmtree(tmp_path / "home")
     assert main(["restore", "--model", "shop", "--print"]) == 0
     text = capsys.readouterr().out
