@@ -336,7 +336,7 @@ class ModelState:
     def roll_back(
         self, release_id: str, *, note: Note | None = None, even_stable: bool = True
     ) -> LedgerEntry | None:
-        """Take a release out wherever it is; None where it never reached a slot.
+        """Take a release out; None where it has no role in which it is looked for.
 
         In progress: the candidate's share ends and its slot is free. Stable, unless that is left
         alone: the previous release serves again, if its slot is still warm.
