@@ -32,6 +32,7 @@ from tasks.rollout.file_records import FileRecords
 from tasks.rollout.ledger import (
     LedgerEntry,
     LedgerStore,
+    continues,
     is_written,
     read_entry,
     read_ledger,
@@ -131,13 +132,30 @@ class ModelState:
         return StateRecord.parse(text, self.records.where(self.model))
 
     def read(self) -> StateRecord:
-        """Return the record; ledger objects that a crash left out are written first."""
+        """Return the record; ledger objects that a crash left out are written first.
+
+        A store that does not hold the entry before them is another one: it is left as it is.
+        """
         record = self.peek()
-        if self.store is not None:
+        if (
+            self.store is not None
+            and record.unwritten
+            and continues(self.store, record.unwritten[0])
+        ):
             for entry in record.unwritten:
                 if not is_written(self.store, entry):  # who may only read is not asked to write
                     write_entry(self.store, entry)
         return record
+
+    def held_back(self) -> LedgerEntry | None:
+        """Return the oldest entry that the store cannot take, for it lacks the one before it."""
+        waiting = self.peek().unwritten
+        if self.store is None or not waiting:
+            return None
+        try:
+            return None if continues(self.store, waiting[0]) else waiting[0]
+        except (HeadraceError, OSError):  # away: the next change writes it
+            return None
 
     def champion(self) -> Champion | None:
         """Return who serves now, or None before the first release."""
@@ -427,12 +445,15 @@ class ModelState:
     def _write_ledger(self, record: StateRecord) -> None:
         """Write what the ledger lacks, and note in the record that it is there.
 
-        A store that is away ends this, not the change: the entries stay in the record, the next
-        who has a store writes them, and `verify` says what is wrong.
+        A store that is away, or that holds another ledger (`held_back`), ends this, not the
+        change: the entries stay in the record, the next who has a store writes them, and `verify`
+        says what is wrong.
         """
         if self.store is None or not record.unwritten:
             return
         try:
+            if not continues(self.store, record.unwritten[0]):
+                return
             for entry in record.unwritten:
                 write_entry(self.store, entry)
         except (HeadraceError, OSError):  # away, read-only, or without the right to write
