@@ -371,6 +371,14 @@ class ModelState:
         self.commit(change, note)
         return self._find("rolled_back", release_id)
 
+    def number_of(self, release_id: str) -> int | None:
+        """Return the number that a release got with its slot; None where it never had one."""
+        for held in self.peek().slots.values():
+            if held.release_id == release_id:
+                return held.release_number
+        reserved = self._find("slot_reserved", release_id)
+        return None if reserved is None else reserved.release_number
+
     def history(self) -> list[LedgerEntry]:
         """Return all entries, oldest first; without a store only those the record still holds."""
         return list(self._newest_first())[::-1]

@@ -28,21 +28,25 @@ MAX_WORDS = 500
 
 
 def configure(context: StageContext) -> dict[str, Json]:
-    """Return whose rollback it is: a release's own, or one run of a person's."""
+    """Return whose rollback it is: a release's own, or one run of a person's.
+
+    What had nothing to do is sealed too; the number tells it from the rollback of a later staging.
+    """
     whose: dict[str, Json] = {"model": _model(context), "why": _why(context)}
     if context.release is not None:
-        own: dict[str, Json] = {"release_id": context.release.release_id}
-        return whose | own | {"even_stable": _promotion_failed(context)}
+        release_id = context.release.release_id
+        return whose | {
+            "release_id": release_id,
+            "release_number": _state(context).number_of(release_id),
+            "even_stable": _promotion_failed(context),
+        }
     _asked_at(context)  # refused before anything is done
     return whose | {"who": _person(context), "named": _named(context)}
 
 
 def run(context: StageContext) -> Outcome:
     """Take the release out; where nothing reached a slot there is nothing to do."""
-    model = _model(context)
-    state = open_state(
-        context.the_state_dir(), model, ObjectStore(context.store_url), records=context.records
-    )
+    model, state = _model(context), _state(context)
     if context.release is not None:
         entry = state.roll_back(
             context.release.release_id,
@@ -66,6 +70,11 @@ def run(context: StageContext) -> Outcome:
     if entry is None:
         return Outcome(sentence=_left_alone(state, context.the_release().release_id))
     return Outcome(sentence=_sentence(model, entry, stable))
+
+
+def _state(context: StageContext) -> ModelState:
+    store = ObjectStore(context.store_url)
+    return open_state(context.the_state_dir(), _model(context), store, records=context.records)
 
 
 def _take_back_by_hand(state: ModelState, context: StageContext) -> LedgerEntry:
