@@ -169,23 +169,29 @@ def observe(
 ) -> StepObservation:
     """Join exposures of a step with outcomes by request id; analysis is by assignment.
 
-    A step is judged against one stable release: what came before a hotfix is left out.
+    Every exposure is a request, also where a client gave several the same id: its outcome is then
+    the first one's. A step is judged against one stable release: what came before a hotfix is left
+    out.
     """
     lines = [line for line in exposures if line["step"] == facts.step]
-    seen = {line["request_id"]: line for line in lines if line["variant"] != NEITHER}
-    apart = {line["request_id"]: line for line in lines if line["variant"] == NEITHER}
+    seen = [line for line in lines if line["variant"] != NEITHER]
+    apart = [line for line in lines if line["variant"] == NEITHER]
     if hotfix is not None:
         since = parse_utc(hotfix.at).timestamp() + HOTFIX_SETTLES_SECONDS
         asked = len(seen)
-        seen = {name: line for name, line in seen.items() if line["time"] >= since}
+        seen = [line for line in seen if line["time"] >= since]
         hotfix = replace(hotfix, left_out=asked - len(seen))
     hits = {line["request_id"]: float(line["hit"]) for line in outcomes}
+    without_outcome = sum(line["request_id"] not in hits for line in seen)
+    firsts = list({line["request_id"]: line for line in reversed(seen)}.values())[::-1]
     by_variant = {
-        variant: [line for line in seen.values() if line["variant"] == variant]
-        for variant in Variant
+        variant: [line for line in seen if line["variant"] == variant] for variant in Variant
+    }
+    first_of = {
+        variant: [line for line in firsts if line["variant"] == variant] for variant in Variant
     }
     new_users = [
-        line for line in by_variant[Variant.CANDIDATE] if line["bucket"] >= facts.earlier_share
+        line for line in first_of[Variant.CANDIDATE] if line["bucket"] >= facts.earlier_share
     ]
     return StepObservation(
         model=facts.model,
@@ -199,11 +205,11 @@ def observe(
         candidate=_seen(by_variant[Variant.CANDIDATE], facts, facts.candidate_colour),
         stable=_seen(by_variant[Variant.STABLE], facts, None),
         candidate_outcome=_outcome(new_users, hits),
-        stable_outcome=_outcome(by_variant[Variant.STABLE], hits),
-        requests_without_outcome=len(seen.keys() - hits.keys()),
+        stable_outcome=_outcome(first_of[Variant.STABLE], hits),
+        requests_without_outcome=without_outcome,
         hotfix=hotfix,
         outcome=facts.outcome,
-        apart=ApartSeen(users=len({line["user"] for line in apart.values()}), requests=len(apart)),
+        apart=ApartSeen(users=len({line["user"] for line in apart}), requests=len(apart)),
     )
 
 

@@ -240,6 +240,23 @@ def test_a_request_without_an_outcome_is_counted_and_left_out() -> None:
     assert observation.stable_outcome.mean == 1.0
 
 
+def test_an_id_that_a_client_gives_several_requests_hides_no_failure() -> None:
+    """A page asks again under the same id: the first try fails, the second is well."""
+    lines, outcomes = world(1, candidate=0.3, stable=0.3)
+    again = []
+    for line in lines:
+        fails = line["variant"] == "candidate"
+        again += [{**line, "code": 500} if fails else line, {**line, "time": line["time"] + 1}]
+    found, once = observe(facts(1), again, outcomes), observe(facts(1), lines, outcomes)
+    assert found.candidate.requests == 2 * once.candidate.requests
+    assert found.candidate.failed == once.candidate.requests
+    assert judge(found).decision is Decision.ROLL_BACK
+    # An id's outcome counts once: it joins a request and what a shop saw of its answer.
+    assert found.candidate_outcome == once.candidate_outcome
+    assert found.stable_outcome == once.stable_outcome
+    assert observe(facts(1), again, outcomes[10:]).requests_without_outcome == 20
+
+
 def chunked(line: dict[str, Any]) -> dict[str, Any]:
     return {**line, "variant": "neither", "slot": "blue"}
 
