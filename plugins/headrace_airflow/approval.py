@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from airflow.sdk import Param
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from headrace_airflow.deployment import Deployment
+from headrace_airflow.rollout_record import read_now, record_place
 from headrace_airflow.sealed_store import SealedStore
 
 if TYPE_CHECKING:
@@ -48,11 +50,15 @@ class PromotionApproval(ApprovalOperator):
         self.deployment = deployment
 
     def execute(self, context: Any) -> Any:
-        """Wait for the answer, or skip where none was asked for."""
+        """Wait for the answer, or skip where none was asked for or the release serves already."""
         store = SealedStore(url=self.deployment.store_url)
         address = str(context["ti"].xcom_pull(task_ids=self.release))
-        if not store.release_request(address).approval:
+        release = store.release_request(address)
+        if not release.approval:
             raise AirflowSkipException("no approval was asked for")
+        now = asyncio.run(read_now(record_place(self.deployment, release.model)))
+        if now is not None and release.release_id in now.promoted:
+            raise AirflowSkipException(f"{release.release_id} was promoted: nothing is to decide")
         return super().execute(context)
 
     def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from headrace_airflow.approval import APPROVAL, answer_in
 from tasks.contracts.artifacts import Address
+from tasks.contracts.stages import Stage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,7 +71,10 @@ class NothingStarted:
 
 
 def why_rolled_back(context: Mapping[str, Any]) -> dict[str, Json]:
-    """Return the setting `reason` of a rollback: which tasks of this run failed."""
+    """Return the settings of a rollback: which tasks of this run failed, and whether promotion did.
+
+    A promotion that fails may have written its entry before: only then is what serves taken out.
+    """
     ti = context["ti"]
     states = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id]).get(ti.run_id, {})
     failed = sorted(task_id for task_id, state in states.items() if state == "failed")
@@ -78,7 +82,10 @@ def why_rolled_back(context: Mapping[str, Any]) -> dict[str, Json]:
         return {}
     answer = answer_in(context) if APPROVAL in failed else None
     said = f" ({answer['chosen']} by {answer['who']}: {answer['reason']})" if answer else ""
-    return {"reason": f"failed: {', '.join(failed)}{said}"}
+    return {
+        "reason": f"failed: {', '.join(failed)}{said}",
+        "promotion_failed": Stage.PROMOTE_RELEASE.value in failed,
+    }
 
 
 def no_release(situation: Situation) -> str | None:

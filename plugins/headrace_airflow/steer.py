@@ -26,17 +26,17 @@ class SteerOperator(BaseOperator):
         self.deployment = deployment
 
     def execute(self, context: Any) -> str:
-        """Return the sentence of what it is now."""
-        form = context["params"]
+        """Return the sentence of what it is now; a later try means what the person saw then."""
+        form, run = context["params"], context["dag_run"]
         command = [
             str(self.deployment.python),
             *("-m", "tasks.cli.steer_step"),
             *(str(self.deployment.state_dir), str(form["model"]), str(form["action"])),
-            *(person_of_run(context["dag_run"]), str(form["reason"])),
+            *(person_of_run(run), str(form["reason"]), run.run_after.isoformat()),
         ]
         done = subprocess.run(
             command,
-            env=environment_of_stages(),
+            env=environment_of_stages() | {"HEADRACE_STORE": self.deployment.store_url},
             capture_output=True,
             text=True,
             check=False,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ COLOURS = {"candidate": "#0b7285", "champion": "#e8590c", "stable": "#e8590c"}
 BASELINE = "#868e96"
 STEP_SHADES = ("#f1f3f5", "#ffffff")
 Z_95 = 1.959964
+MAX_SPANS = 20_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +33,62 @@ class Epoch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exposure:
-    """One request of the experiment: unix seconds, variant, traffic step."""
+class Moment:
+    """When a request came, in spans of the sum that it is counted in, and to which arm and step."""
 
-    time: float
+    span: int
     variant: str
     step: int
+
+
+@dataclass(kw_only=True)
+class Traffic:
+    """Requests of the experiment counted as they come: by span of time, variant and traffic step.
+
+    Spans double when there are too many of them, so that a rollout of weeks takes no more memory.
+    """
+
+    seconds: float = 0.125  # of a span
+    counts: Counter[Moment] = field(default_factory=Counter)
+    steps: dict[int, tuple[float, float]] = field(default_factory=dict)  # first and last request
+
+    def add(self, time: float, variant: str, step: int) -> None:
+        """Count one request; `time` is in unix seconds."""
+        first, last = self.steps.get(step, (time, time))
+        self.steps[step] = (min(first, time), max(last, time))
+        self.counts[Moment(span=int(time // self.seconds), variant=variant, step=step)] += 1
+        while len(self.counts) > MAX_SPANS:
+            self._double()
+
+    def _double(self) -> None:
+        wider: Counter[Moment] = Counter()
+        for moment, count in self.counts.items():
+            wider[replace(moment, span=moment.span // 2)] += count
+        self.seconds, self.counts = 2 * self.seconds, wider
+
+    @property
+    def begin(self) -> float:
+        """Return the time of the first request, in unix seconds."""
+        return min(first for first, _ in self.steps.values())
+
+    @property
+    def end(self) -> float:
+        """Return the time of the last request, in unix seconds."""
+        return max(last for _, last in self.steps.values())
+
+    def by_variant(self) -> dict[str, Counter[float]]:
+        """Return each variant's requests by the middle of their span, in seconds since the first."""
+        found: defaultdict[str, Counter[float]] = defaultdict(Counter)
+        for moment, count in self.counts.items():
+            middle = (moment.span + 0.5) * self.seconds
+            found[moment.variant][min(max(middle, self.begin), self.end) - self.begin] += count
+        return dict(found)
+
+    def candidates_share(self, step: int) -> float:
+        """Return the share 0..1 of a step's requests that were the candidate's."""
+        inside = {moment: n for moment, n in self.counts.items() if moment.step == step}
+        mine = sum(n for moment, n in inside.items() if moment.variant == "candidate")
+        return mine / sum(inside.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,17 +170,14 @@ def _mean_and_reach(values: Any) -> tuple[float, float]:
     return float(array.mean()), Z_95 * float(array.std(ddof=1)) / float(np.sqrt(len(array)))
 
 
-def traffic(exposures: Sequence[Exposure], path: Path, bins: int = 60) -> None:
+def traffic(seen: Traffic, path: Path, bins: int = 60) -> None:
     """Draw requests per second by variant over the rollout, each step shaded and named."""
     figure, axes = _figure("Requests of the experiment by variant")
-    begin = min(exposure.time for exposure in exposures)
-    end = max(exposure.time for exposure in exposures)
-    edges = np.linspace(0, max(end - begin, 1e-3), bins + 1)
+    edges = np.linspace(0, max(seen.end - seen.begin, 1e-3), bins + 1)
     width = edges[1] - edges[0]
     below = np.zeros(bins)
-    for variant in sorted({exposure.variant for exposure in exposures}, reverse=True):
-        times = [e.time - begin for e in exposures if e.variant == variant]
-        rate = np.histogram(times, edges)[0] / width
+    for variant, counts in sorted(seen.by_variant().items(), reverse=True):
+        rate = np.histogram(list(counts), edges, weights=list(counts.values()))[0] / width
         axes.bar(
             edges[:-1],
             rate,
@@ -136,16 +185,13 @@ def traffic(exposures: Sequence[Exposure], path: Path, bins: int = 60) -> None:
             bottom=below,
             align="edge",
             color=COLOURS.get(variant, BASELINE),
-            label=f"{variant}: {len(times)} requests",
+            label=f"{variant}: {counts.total()} requests",
         )
         below += rate
-    for place, step in enumerate(sorted({exposure.step for exposure in exposures})):
-        inside = [e for e in exposures if e.step == step]
-        starts = min(e.time for e in inside) - begin
-        ends = max(e.time for e in inside) - begin
+    for place, (step, (first, last)) in enumerate(sorted(seen.steps.items())):
+        starts, ends = first - seen.begin, last - seen.begin
         axes.axvspan(starts, ends, color=STEP_SHADES[place % 2], zorder=0)
-        share = sum(e.variant == "candidate" for e in inside) / len(inside)
-        text = f"step {step}\n{share:.0%} candidate"
+        text = f"step {step}\n{seen.candidates_share(step):.0%} candidate"
         axes.text((starts + ends) / 2, below.max() * 1.04, text, ha="center", color=INK)
     axes.set_ylim(0, below.max() * 1.25)
     axes.set_xlabel("seconds since the first exposure")

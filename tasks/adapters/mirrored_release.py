@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,7 +91,7 @@ def parameters_of(release: ReleaseRequest) -> dict[str, str]:
 def collect(
     store: ArtifactStore,
     artifacts: Mapping[Address, Manifest],
-    exposures: Sequence[mirror_plots.Exposure],
+    traffic: mirror_plots.Traffic,
     scratch: Path,
     shadow: mirror_plots.ShadowSeen | None = None,
 ) -> Contents:
@@ -107,7 +107,7 @@ def collect(
         contents.points += _points(store, manifest, step)
         for index, sealed_report in enumerate(reports.get(manifest.content, [])):
             _add_report(contents, store, sealed_report, f"{place}_{index + 1}", scratch)
-    for path in _plots(store, artifacts, exposures, scratch):
+    for path in _plots(store, artifacts, traffic, scratch):
         contents.add_file("plots", path)
     if shadow is not None and shadow.compared:
         mirror_plots.shadow(shadow, scratch / "plots" / "shadow.png")
@@ -198,7 +198,7 @@ def _epochs(folder: Path) -> tuple[Metric, list[mirror_plots.Epoch]]:
 def _plots(
     store: ArtifactStore,
     artifacts: Mapping[Address, Manifest],
-    exposures: Sequence[mirror_plots.Exposure],
+    traffic: mirror_plots.Traffic,
     scratch: Path,
 ) -> Iterator[Path]:
     folder = scratch / "plots"
@@ -208,8 +208,8 @@ def _plots(
             yield from _plots_of(store.fetch(manifest), manifest.kind, folder)
         except (HeadraceError, KeyError, ValueError):
             continue  # a plot less is no reason to have no mirror
-    if exposures:
-        mirror_plots.traffic(exposures, folder / "traffic.png")
+    if traffic.counts:
+        mirror_plots.traffic(traffic, folder / "traffic.png")
         yield folder / "traffic.png"
 
 

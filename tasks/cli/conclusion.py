@@ -109,7 +109,7 @@ def _what_became_of_users(view: RunView) -> str:
     if rollback is not None and rollback.state == "failed":
         return "the rollback failed too: `headrace status` and `headrace rollback`"
     if rollback is not None and rollback.state == "success":
-        return f"rolled back: {rollback.sentence}"
+        return f"rollback: {rollback.sentence}"
     return "nothing had been staged: users keep what they had"
 
 

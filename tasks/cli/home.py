@@ -32,13 +32,25 @@ class Home:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Home:
-        """Read `HEADRACE_HOME` and `HEADRACE_STORE`; a relative home is refused."""
+        """Read `HEADRACE_HOME` and `HEADRACE_STORE`; a relative home is refused.
+
+        So is a store that nobody named, where HEADRACE_ROLLOUT_STATE names the records of a cluster.
+        """
         root = Path(environment.get("HEADRACE_HOME") or CHECKOUT / ".headrace").expanduser()
         if not root.is_absolute():
             message = f"HEADRACE_HOME: expected an absolute path, found {str(root)!r}"
             raise BadRequestError(message)
-        store = environment.get("HEADRACE_STORE") or f"file://{root}/store"
-        return cls(root=root, store_url=store)
+        store, records = (
+            environment.get("HEADRACE_STORE"),
+            environment.get("HEADRACE_ROLLOUT_STATE"),
+        )
+        if records and not store:
+            message = (
+                f"HEADRACE_STORE: expected the store of the releases of {records:.120} "
+                "(HEADRACE_ROLLOUT_STATE), found nothing; set it as the cluster's stages have it"
+            )
+            raise BadRequestError(message)
+        return cls(root=root, store_url=store or f"file://{root}/store")
 
     @property
     def state(self) -> Path:

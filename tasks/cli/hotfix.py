@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tasks.adapters.artifact_store import ArtifactStore
 from tasks.adapters.object_store import ObjectStore
 from tasks.cli.home import Home
-from tasks.cli.ledgers import state_of
+from tasks.cli.ledgers import demand_written, state_of
 from tasks.contracts.artifacts import Address
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.exit_codes import ExitCode
@@ -35,8 +35,9 @@ def run(options: argparse.Namespace, console: Console) -> int:
     note = Note(who=f"person {getpass.getuser()}", why=options.reason)
     if options.abandon:
         console.say(hotfix_stable.abandon(state, note, _slots(state)))
-        return int(ExitCode.DONE)
-    hotfix(state, store, Address.parse(options.bundle), note, console.say)
+    else:
+        hotfix(state, store, Address.parse(options.bundle), note, console.say)
+    demand_written(home, state)
     return int(ExitCode.DONE)
 
 

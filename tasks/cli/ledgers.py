@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tasks.adapters.chain import addresses_in, mentions
 from tasks.adapters.config_map_records import named_records
 from tasks.adapters.object_store import ObjectStore
-from tasks.contracts.errors import BadRequestError
+from tasks.contracts.errors import BadRequestError, HeadraceError
 from tasks.contracts.requests import parse_utc
 from tasks.rollout.file_records import FileRecords
 from tasks.rollout.ledger import LedgerEntry, entry_path, read_ledger
@@ -44,6 +44,26 @@ def state_of(home: Home, model: str) -> ModelState:
         message = f"model {model}: expected one that was released, found none; known: {known}"
         raise BadRequestError(message)
     return state
+
+
+def demand_written(home: Home, state: ModelState) -> None:
+    """Say after a change that this shell's store is not the ledger's; the change stands."""
+    entry = state.held_back()
+    if entry is None:
+        return
+    where = (
+        f"HEADRACE_STORE={home.store_url}"
+        if os.environ.get("HEADRACE_STORE")
+        else (f"{home.store_url}, for HEADRACE_STORE is not set")
+    )
+    before = entry_path(entry.model, entry.sequence - 1)
+    message = (
+        f"{state.model}: the change was made; its ledger entry was not written, for it expected "
+        f"{before} in the store ({where}), and found none that it follows. The state record keeps "
+        "the entry; set HEADRACE_STORE to the store of this model's releases, and the next change "
+        f"writes it. If this is that store, restore {before} from a copy"
+    )
+    raise HeadraceError(message)
 
 
 def known_state(home: Home, model: str) -> ModelState:

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from tasks.cli.home import Home
-from tasks.cli.ledgers import state_of
+from tasks.cli.ledgers import demand_written, state_of
 from tasks.cli.predict import served_version
 from tasks.cli.stack import running
 from tasks.contracts.errors import HeadraceError
@@ -35,6 +35,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     console.say(f"{options.model}: {entry.release_id} rolled back; {serves}")
     if now is not None:
         _see_router_follow(home, options.model, now.release_number)
+    demand_written(home, state)
     return int(ExitCode.DONE)
 
 

@@ -6,7 +6,7 @@ import getpass
 from typing import TYPE_CHECKING
 
 from tasks.cli.home import Home
-from tasks.cli.ledgers import state_of
+from tasks.cli.ledgers import demand_written, state_of
 from tasks.contracts.exit_codes import ExitCode
 from tasks.rollout.steer import steer
 
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Pause or resume the release in progress; who and why go into the ledger."""
-    state = state_of(Home.from_environment(), options.model)
+    home = Home.from_environment()
+    state = state_of(home, options.model)
     who = f"person {getpass.getuser()}"
     console.say(steer(state, options.command, who=who, why=options.reason))
+    demand_written(home, state)
     return int(ExitCode.DONE)

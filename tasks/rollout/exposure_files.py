@@ -26,6 +26,7 @@ from tasks.contracts.json_types import canonical_json
 LATE_SECONDS = 60.0  # a request that began in an hour may end, and land, so long after it
 ABANDONED_SECONDS = 3600.0  # a router that lives has landed its last line long before
 OPEN, CLOSED, SEALED = ".open", ".closed", ".jsonl"
+CLOCKS_DIFFER_SECONDS = 3600.0  # at most: a router's, by which a file has its hour, and ours
 _HOUR = "%Y-%m-%dT%H"
 _READ_TRIES = 20
 _BLOCK_BYTES = 1024 * 1024
@@ -90,37 +91,53 @@ def _digest(path: Path, *, durable: bool = False) -> str:
     return digest.hexdigest()
 
 
-def read_exposures(rollout: Path) -> list[dict[str, Any]]:
-    """Return all exposures of a rollout, by hour; sealed bytes that have changed are refused."""
+def read_exposures(rollout: Path, since_unix: float | None = None) -> Iterator[dict[str, Any]]:
+    """Yield all exposures of a rollout, one at a time; what was sealed and has changed is refused.
+
+    With `since_unix`, files of hours that were over by then are left out. CorruptArtifactError may
+    come after lines were given: who sums them up has to drop them.
+    """
+    read: dict[int, int] = {}  # bytes by inode: a file that gets another name is read on, not again
     for _ in range(_READ_TRIES):
-        before = _files(rollout)
-        try:
-            found = [line for path in before for line in _lines(path)]
-        except FileNotFoundError:
-            continue  # closed or sealed under another name just now
-        if _files(rollout) == before:
-            return found
+        before = _files(rollout, since_unix)
+        for path in before:
+            yield from _new_lines(path, read)
+        if _files(rollout, since_unix) == before:
+            return
     message = f"{exposures_folder(rollout)}: expected files that stay for a moment, found none"
     raise CorruptArtifactError(message)
 
 
-def _files(rollout: Path) -> list[Path]:
+def json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the records of a JSON-lines file, a torn last line left out; nothing without a file."""
+    with suppress(FileNotFoundError), path.open("rb") as reader:
+        for line in reader:
+            if line.endswith(b"\n"):
+                yield json.loads(line)
+
+
+def _files(rollout: Path, since_unix: float | None) -> list[Path]:
     kinds = (OPEN, CLOSED, SEALED)
+    first = "" if since_unix is None else hour_of(since_unix - CLOCKS_DIFFER_SECONDS)
     found = exposures_folder(rollout).glob("*")
-    return sorted(path for path in found if path.name.endswith(kinds))
+    return sorted(path for path in found if path.name.endswith(kinds) and path.name >= first)
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    data = path.read_bytes()
-    if path.name.endswith(SEALED):
-        _demand_digest(path, data)
-    for line in data[: data.rfind(b"\n") + 1].splitlines():  # half a line is still landing
-        yield json.loads(line)
+def _new_lines(path: Path, read: dict[int, int]) -> Iterator[dict[str, Any]]:
+    with suppress(FileNotFoundError), path.open("rb") as reader:  # by now it has another name
+        if path.name.endswith(SEALED):
+            _demand_digest(path, hashlib.file_digest(reader, "sha256").hexdigest())
+        inode = os.fstat(reader.fileno()).st_ino
+        reader.seek(read.get(inode, 0))
+        for line in reader:
+            if not line.endswith(b"\n"):
+                break  # half a line is still landing
+            read[inode] = read.get(inode, 0) + len(line)
+            yield json.loads(line)
 
 
-def _demand_digest(path: Path, data: bytes) -> None:
+def _demand_digest(path: Path, found: str) -> None:
     expected = path.name.removesuffix(SEALED).rsplit("-", 1)[-1]
-    found = hashlib.sha256(data).hexdigest()
     if found != expected:
         message = (
             f"{path}: expected the sealed exposures of its name (sha256 {expected}), found {found}; "

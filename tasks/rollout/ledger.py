@@ -116,6 +116,17 @@ def is_written(store: LedgerStore, entry: LedgerEntry) -> bool:
         return False
 
 
+def continues(store: LedgerStore, entry: LedgerEntry) -> bool:
+    """Return whether the store holds the entry before this one: a store of others does not."""
+    if entry.sequence == 1:
+        return True
+    try:
+        before = store.read(entry_path(entry.model, entry.sequence - 1))
+    except FileNotFoundError:
+        return False
+    return hashlib.sha256(before).hexdigest() == entry.previous
+
+
 def read_ledger(store: LedgerStore, model: str) -> dict[int, bytes]:
     """Return sequence -> bytes of every ledger object of a model."""
     found = {}

@@ -12,10 +12,10 @@ from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import check_format, parse_object, pretty_json
 from tasks.contracts.requests import TrafficPlan, parse_utc, plan_from_record
 from tasks.rollout.assignment import NUM_BUCKETS
-from tasks.rollout.grpc_faults import is_servers_fault
+from tasks.rollout.step_sums import Outcomes, VariantSums
 from tasks.rollout.step_users import NEITHER
 from tasks.statistics.guardrails import Quantile, quantile
-from tasks.statistics.user_means import UserMeans, user_means
+from tasks.statistics.user_means import UserMeans
 
 QUANTILE_ERROR_RATE = 0.01
 NEWEST = 3
@@ -169,24 +169,31 @@ def observe(
 ) -> StepObservation:
     """Join exposures of a step with outcomes by request id; analysis is by assignment.
 
-    A step is judged against one stable release: what came before a hotfix is left out.
+    Every exposure is a request, also where a client gave several the same id: its outcome is then
+    the first one's. A step is judged against one stable release: what came before a hotfix is left
+    out.
     """
-    lines = [line for line in exposures if line["step"] == facts.step]
-    seen = {line["request_id"]: line for line in lines if line["variant"] != NEITHER}
-    apart = {line["request_id"]: line for line in lines if line["variant"] == NEITHER}
-    if hotfix is not None:
-        since = parse_utc(hotfix.at).timestamp() + HOTFIX_SETTLES_SECONDS
-        asked = len(seen)
-        seen = {name: line for name, line in seen.items() if line["time"] >= since}
-        hotfix = replace(hotfix, left_out=asked - len(seen))
-    hits = {line["request_id"]: float(line["hit"]) for line in outcomes}
-    by_variant = {
-        variant: [line for line in seen.values() if line["variant"] == variant]
-        for variant in Variant
+    sums = {
+        variant: VariantSums(colour=colour, per_try_timeout_ms=facts.per_try_timeout_ms)
+        for variant, colour in ((Variant.CANDIDATE, facts.candidate_colour), (Variant.STABLE, None))
     }
-    new_users = [
-        line for line in by_variant[Variant.CANDIDATE] if line["bucket"] >= facts.earlier_share
-    ]
+    hits, without_outcome = Outcomes(outcomes), 0
+    apart, apart_requests, left_out = set(), 0, 0
+    since = None if hotfix is None else parse_utc(hotfix.at).timestamp() + HOTFIX_SETTLES_SECONDS
+    for line in exposures:
+        if line["step"] != facts.step:
+            continue
+        if line["variant"] == NEITHER:
+            apart.add(line["user"])
+            apart_requests += 1
+        elif since is not None and line["time"] < since:
+            left_out += 1
+        else:
+            variant = Variant(line["variant"])
+            without_outcome += not hits.knows(line["request_id"])
+            hit = hits.take(line["request_id"])
+            is_new = variant is Variant.STABLE or line["bucket"] >= facts.earlier_share
+            sums[variant].add(line, hit if is_new else None)
     return StepObservation(
         model=facts.model,
         release_id=facts.release_id,
@@ -196,73 +203,33 @@ def observe(
         share=facts.share,
         earlier_share=facts.earlier_share,
         plan=facts.plan,
-        candidate=_seen(by_variant[Variant.CANDIDATE], facts, facts.candidate_colour),
-        stable=_seen(by_variant[Variant.STABLE], facts, None),
-        candidate_outcome=_outcome(new_users, hits),
-        stable_outcome=_outcome(by_variant[Variant.STABLE], hits),
-        requests_without_outcome=len(seen.keys() - hits.keys()),
-        hotfix=hotfix,
+        candidate=_seen(sums[Variant.CANDIDATE]),
+        stable=_seen(sums[Variant.STABLE]),
+        candidate_outcome=sums[Variant.CANDIDATE].users.means(),
+        stable_outcome=sums[Variant.STABLE].users.means(),
+        requests_without_outcome=without_outcome,
+        hotfix=None if hotfix is None else replace(hotfix, left_out=left_out),
         outcome=facts.outcome,
-        apart=ApartSeen(users=len({line["user"] for line in apart.values()}), requests=len(apart)),
+        apart=ApartSeen(users=len(apart), requests=apart_requests),
     )
 
 
-def _outcome(lines: Iterable[Mapping[str, Any]], hits: Mapping[str, float]) -> UserMeans:
-    return user_means(
-        (line["user"], hits[line["request_id"]]) for line in lines if line["request_id"] in hits
-    )
-
-
-def _seen(lines: list[Mapping[str, Any]], facts: StepFacts, colour: str | None) -> VariantSeen:
-    """Sum up a variant; `colour` is the candidate's, None for stable, whose slot is always asked.
-
-    Rates and times are of requests that met the slot: what an ejection sends to stable at once
-    says nothing about the candidate but that it was ejected. Neither does a request that stable,
-    asked last, answers no better: a client's own fault, whose four tries take their time.
-    """
-    asked = [line for line in lines if not _was_ejected(line, colour)]
-    stable_too = [line for line in asked if _from_elsewhere(line, colour) and not is_good(line)]
-    told = [line for line in asked if not _from_elsewhere(line, colour) or is_good(line)]
-    answered = [line for line in told if not is_failure(line)]
-    elsewhere = [line for line in answered if _from_elsewhere(line, colour)]
-    times = [float(line["ms"]) for line in told]
+def _seen(sums: VariantSums) -> VariantSeen:
+    quantiles = {
+        name: quantile(sums.times, share, QUANTILE_ERROR_RATE)
+        for name, share in (("p50_ms", 0.5), ("p95_ms", 0.95), ("p99_ms", 0.99))
+    }
     return VariantSeen(
-        users=len({line["user"] for line in lines}),
-        requests=len(lines),
-        not_asked=len(lines) - len(asked),
-        failed=len(told) - len(answered),
-        fell_back=sum(line["ms"] < facts.per_try_timeout_ms for line in elsewhere),
-        slow=sum(line["ms"] >= facts.per_try_timeout_ms for line in answered),
-        answered=len(answered) - len(elsewhere),
-        p50_ms=quantile(times, 0.5, QUANTILE_ERROR_RATE),
-        p95_ms=quantile(times, 0.95, QUANTILE_ERROR_RATE),
-        p99_ms=quantile(times, 0.99, QUANTILE_ERROR_RATE),
-        stable_too=len(stable_too),
+        users=len(sums.users.places),
+        requests=sums.requests,
+        not_asked=sums.not_asked,
+        failed=sums.failed,
+        fell_back=sums.fell_back,
+        slow=sums.slow,
+        answered=sums.answered,
+        stable_too=sums.stable_too,
+        **quantiles,
     )
-
-
-def _was_ejected(line: Mapping[str, Any], colour: str | None) -> bool:
-    """Return whether the only try went to another slot than the assigned candidate's."""
-    return _from_elsewhere(line, colour) and line["attempts"] <= 1
-
-
-def _from_elsewhere(line: Mapping[str, Any], colour: str | None) -> bool:
-    """Return whether another slot than the assigned candidate's gave the last answer."""
-    return colour is not None and line["slot"] not in {colour, None}
-
-
-def is_good(line: Mapping[str, Any]) -> bool:
-    """Return whether the user got what was asked for: neither an error nor a refusal."""
-    if line["grpc_status"] is not None:
-        return int(line["grpc_status"]) == 0
-    return int(line["code"]) < 400
-
-
-def is_failure(line: Mapping[str, Any]) -> bool:
-    """Return whether the user got no answer: a server's error, not the client's own mistake."""
-    if line["grpc_status"] is not None:
-        return is_servers_fault(int(line["grpc_status"]))
-    return int(line["code"]) >= 500
 
 
 def share_of_users(share: int) -> float:

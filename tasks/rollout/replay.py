@@ -279,7 +279,7 @@ class Shoppers:
             replay.used_up_at = self.clock()
         landed = {
             line["request_id"]
-            for line in read_exposures(replay.folder)
+            for line in read_exposures(replay.folder, replay.record.step_began_at)
             if line["step"] == replay.step
         }
         waited = self.clock() - replay.used_up_at

@@ -32,6 +32,7 @@ from tasks.rollout.file_records import FileRecords
 from tasks.rollout.ledger import (
     LedgerEntry,
     LedgerStore,
+    continues,
     is_written,
     read_entry,
     read_ledger,
@@ -131,13 +132,30 @@ class ModelState:
         return StateRecord.parse(text, self.records.where(self.model))
 
     def read(self) -> StateRecord:
-        """Return the record; ledger objects that a crash left out are written first."""
+        """Return the record; ledger objects that a crash left out are written first.
+
+        A store that does not hold the entry before them is another one: it is left as it is.
+        """
         record = self.peek()
-        if self.store is not None:
+        if (
+            self.store is not None
+            and record.unwritten
+            and continues(self.store, record.unwritten[0])
+        ):
             for entry in record.unwritten:
                 if not is_written(self.store, entry):  # who may only read is not asked to write
                     write_entry(self.store, entry)
         return record
+
+    def held_back(self) -> LedgerEntry | None:
+        """Return the oldest entry that the store cannot take, for it lacks the one before it."""
+        waiting = self.peek().unwritten
+        if self.store is None or not waiting:
+            return None
+        try:
+            return None if continues(self.store, waiting[0]) else waiting[0]
+        except (HeadraceError, OSError):  # away: the next change writes it
+            return None
 
     def champion(self) -> Champion | None:
         """Return who serves now, or None before the first release."""
@@ -321,6 +339,10 @@ class ModelState:
         judged = self._find("judged", release_id, step)
         return self._find("cut", release_id, step) if judged is None else None
 
+    def promotion_of(self, release_id: str) -> LedgerEntry | None:
+        """Return how a release was promoted; None where it never was."""
+        return self._find("promoted", release_id)
+
     def promote(self, release_id: str, *, note: Note | None = None) -> LedgerEntry:
         """Make the candidate stable and stable previous; no server loads anything."""
 
@@ -336,7 +358,7 @@ class ModelState:
     def roll_back(
         self, release_id: str, *, note: Note | None = None, even_stable: bool = True
     ) -> LedgerEntry | None:
-        """Take a release out wherever it is; None where it never reached a slot.
+        """Take a release out; None where it has no role in which it is looked for.
 
         In progress: the candidate's share ends and its slot is free. Stable, unless that is left
         alone: the previous release serves again, if its slot is still warm.
@@ -352,6 +374,14 @@ class ModelState:
 
         self.commit(change, note)
         return self._find("rolled_back", release_id)
+
+    def number_of(self, release_id: str) -> int | None:
+        """Return the number that a release got with its slot; None where it never had one."""
+        for held in self.peek().slots.values():
+            if held.release_id == release_id:
+                return held.release_number
+        reserved = self._find("slot_reserved", release_id)
+        return None if reserved is None else reserved.release_number
 
     def history(self) -> list[LedgerEntry]:
         """Return all entries, oldest first; without a store only those the record still holds."""
@@ -427,12 +457,15 @@ class ModelState:
     def _write_ledger(self, record: StateRecord) -> None:
         """Write what the ledger lacks, and note in the record that it is there.
 
-        A store that is away ends this, not the change: the entries stay in the record, the next
-        who has a store writes them, and `verify` says what is wrong.
+        A store that is away, or that holds another ledger (`held_back`), ends this, not the
+        change: the entries stay in the record, the next who has a store writes them, and `verify`
+        says what is wrong.
         """
         if self.store is None or not record.unwritten:
             return
         try:
+            if not continues(self.store, record.unwritten[0]):
+                return
             for entry in record.unwritten:
                 write_entry(self.store, entry)
         except (HeadraceError, OSError):  # away, read-only, or without the right to write

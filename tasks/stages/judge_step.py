@@ -9,11 +9,12 @@ from types import MappingProxyType
 
 from tasks.adapters.object_store import ObjectStore
 from tasks.contracts.json_types import Json
+from tasks.contracts.requests import parse_utc
 from tasks.contracts.stage_io import Outcome, StageContext
 from tasks.contracts.stages import ArtifactKind
 from tasks.contracts.state_file import replace_text
-from tasks.rollout.exposure_files import read_exposures
-from tasks.rollout.exposures import read_lines, rollout_folder
+from tasks.rollout.exposure_files import json_lines, read_exposures
+from tasks.rollout.exposures import rollout_folder
 from tasks.rollout.judge import judge, verdict_numbers
 from tasks.rollout.ledger import LedgerEntry
 from tasks.rollout.observation import CutSeen, HotfixSeen, StepObservation, observe
@@ -88,8 +89,8 @@ def _seen_once(
         return StepObservation.parse(kept.read_bytes(), str(kept))
     seen = observe(
         begun.facts(),
-        read_exposures(traffic),
-        read_lines(traffic / "outcomes.jsonl"),
+        read_exposures(traffic, parse_utc(begun.started_at).timestamp()),
+        json_lines(traffic / "outcomes.jsonl"),
         hotfix_of(state.history(), begun),
     )
     replace_text(kept, seen.to_text())

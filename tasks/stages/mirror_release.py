@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from tasks.adapters.artifact_store import ArtifactStore
 from tasks.adapters.chain import read_facts, walk
-from tasks.adapters.mirror_plots import Exposure, ShadowSeen
+from tasks.adapters.mirror_plots import ShadowSeen, Traffic
 from tasks.adapters.mirrored_release import collect, parameters_of
 from tasks.adapters.mlflow_mirror import MirroredAs, MirroredRelease, answers, connect, publish
 from tasks.adapters.object_store import ObjectStore
@@ -92,7 +92,7 @@ def mirrored_release(context: StageContext, state: ModelState) -> MirroredReleas
     contents = collect(
         store,
         walk(store, starts).found,
-        _exposures(context, entries),
+        _traffic(context, entries),
         context.work / "mirror",
         _shadow(context, entries),
     )
@@ -133,14 +133,13 @@ def _note(entries: list[LedgerEntry]) -> str:
     return "From the ledger:\n\n" + ("\n".join(lines) or "no entry: it never reached a slot")
 
 
-def _exposures(context: StageContext, entries: list[LedgerEntry]) -> list[Exposure]:
+def _traffic(context: StageContext, entries: list[LedgerEntry]) -> Traffic:
     numbers = {entry.release_number for entry in entries if entry.release_number is not None}
-    model = context.the_release().model
-    return [
-        Exposure(time=float(row["time"]), variant=str(row["variant"]), step=int(row["step"]))
-        for number in sorted(numbers)
-        for row in read_exposures(rollout_folder(context.the_state_dir(), model, f"r{number}"))
-    ]
+    model, traffic = context.the_release().model, Traffic()
+    for number in sorted(numbers):
+        for row in read_exposures(rollout_folder(context.the_state_dir(), model, f"r{number}")):
+            traffic.add(float(row["time"]), str(row["variant"]), int(row["step"]))
+    return traffic
 
 
 def _shadow(context: StageContext, entries: list[LedgerEntry]) -> ShadowSeen | None:

@@ -10,7 +10,7 @@ from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import Json, pretty_json
 from tasks.contracts.stage_io import Outcome, StageContext
 from tasks.contracts.stages import ArtifactKind
-from tasks.rollout.state import Note, open_state
+from tasks.rollout.state import ModelState, Note, open_state
 
 READS: Mapping[str, ArtifactKind] = MappingProxyType(
     {"slot": ArtifactKind.STAGED_SLOT, "verdict?": ArtifactKind.STEP_VERDICT}
@@ -21,25 +21,19 @@ PRODUCES = ArtifactKind.RELEASE
 
 def configure(context: StageContext) -> dict[str, Json]:
     """Return the release and why it may be promoted: both go into the ledger."""
-    release = context.the_release()
+    release, note = context.the_release(), _note(context)
     return {
         "release_id": release.release_id,
         "model": release.model,
-        "who": _who(context),
-        "why": _why(context),
+        "who": note.who,
+        "why": note.why,
     }
 
 
 def run(context: StageContext) -> Outcome:
     """Move the role, and say who serves since when."""
     release = context.the_release()
-    state = open_state(
-        context.the_state_dir(),
-        release.model,
-        ObjectStore(context.store_url),
-        records=context.records,
-    )
-    entry = state.promote(release.release_id, note=Note(who=_who(context), why=_why(context)))
+    entry = _state(context).promote(release.release_id, note=_note(context))
     record: dict[str, Json] = {
         "format": "release/1",
         "model": release.model,
@@ -56,19 +50,28 @@ def run(context: StageContext) -> Outcome:
     return Outcome(sentence=sentence)
 
 
-def _who(context: StageContext) -> str:
+def _state(context: StageContext) -> ModelState:
+    release, store = context.the_release(), ObjectStore(context.store_url)
+    return open_state(context.the_state_dir(), release.model, store, records=context.records)
+
+
+def _note(context: StageContext) -> Note:
+    """Return who promotes and why; of a release that was promoted already, who did."""
     approver = context.settings.get("approved_by")
     if isinstance(approver, str) and approver:
-        return f"person {approver}"
+        return Note(who=f"person {approver}", why=_why(context))
     release = context.the_release()
-    if release.approval:
+    if not release.approval:
+        return Note(why=_why(context))
+    promoted = _state(context).promotion_of(release.release_id)
+    if promoted is None:
         message = (
             f"promote_release: release {release.release_id} of {release.model} asks for an "
             "approval: expected the setting approved_by, found none; a task `approval` that is "
             "marked as a success names nobody: release again, and answer it (`Approve`)"
         )
         raise BadRequestError(message)
-    return Note().who
+    return Note(who=promoted.who, why=promoted.why)
 
 
 def _why(context: StageContext) -> str:

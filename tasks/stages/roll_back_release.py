@@ -1,4 +1,8 @@
-"""Any point after staging -> rollback: the candidate leaves; by hand, the one that a person names."""
+"""Any point after staging -> rollback: the candidate leaves; by hand, the one that a person names.
+
+A release's own run takes out its candidate. Once promoted, it takes stable out only where that
+promotion itself failed after its entry: whoever clears another task must not end what serves.
+"""
 
 from __future__ import annotations
 
@@ -24,22 +28,31 @@ MAX_WORDS = 500
 
 
 def configure(context: StageContext) -> dict[str, Json]:
-    """Return whose rollback it is: a release's own, or one run of a person's."""
+    """Return whose rollback it is: a release's own, or one run of a person's.
+
+    What had nothing to do is sealed too; the number tells it from the rollback of a later staging.
+    """
     whose: dict[str, Json] = {"model": _model(context), "why": _why(context)}
     if context.release is not None:
-        return whose | {"release_id": context.release.release_id}
+        release_id = context.release.release_id
+        return whose | {
+            "release_id": release_id,
+            "release_number": _state(context).number_of(release_id),
+            "even_stable": _promotion_failed(context),
+        }
     _asked_at(context)  # refused before anything is done
     return whose | {"who": _person(context), "named": _named(context)}
 
 
 def run(context: StageContext) -> Outcome:
     """Take the release out; where nothing reached a slot there is nothing to do."""
-    model = _model(context)
-    state = open_state(
-        context.the_state_dir(), model, ObjectStore(context.store_url), records=context.records
-    )
+    model, state = _model(context), _state(context)
     if context.release is not None:
-        entry = state.roll_back(context.release.release_id, note=Note(why=_why(context)))
+        entry = state.roll_back(
+            context.release.release_id,
+            note=Note(why=_why(context)),
+            even_stable=_promotion_failed(context),
+        )
     else:
         entry = _take_back_by_hand(state, context)
     stable = None if entry is None else entry.details.get("stable")
@@ -54,7 +67,14 @@ def run(context: StageContext) -> Outcome:
         "stable": stable,
     }
     (context.out / "rollback.json").write_text(pretty_json(record), encoding="utf-8")
+    if entry is None:
+        return Outcome(sentence=_left_alone(state, context.the_release().release_id))
     return Outcome(sentence=_sentence(model, entry, stable))
+
+
+def _state(context: StageContext) -> ModelState:
+    store = ObjectStore(context.store_url)
+    return open_state(context.the_state_dir(), _model(context), store, records=context.records)
 
 
 def _take_back_by_hand(state: ModelState, context: StageContext) -> LedgerEntry:
@@ -108,9 +128,21 @@ def _why(context: StageContext) -> str:
     return why if isinstance(why, str) and why else AFTER_FAILURE
 
 
-def _sentence(model: str, entry: LedgerEntry | None, stable: Json) -> str:
-    if entry is None:
-        return f"{model}: nothing to roll back: the release never reached a slot"
+def _promotion_failed(context: StageContext) -> bool:
+    return context.settings.get("promotion_failed") is True
+
+
+def _left_alone(state: ModelState, release_id: str) -> str:
+    stable = state.peek().stable
+    if stable is None or stable.release_id != release_id:
+        return f"{state.model}: nothing to roll back: the release is in no slot that users meet"
+    return (
+        f"{state.model}: nothing was changed: release {stable.release_number} was promoted and "
+        "serves; the DAG roll_back with the release `stable` takes it out"
+    )
+
+
+def _sentence(model: str, entry: LedgerEntry, stable: Json) -> str:
     if not isinstance(stable, dict):
         return f"{model}: release {entry.release_number} was taken out; nothing serves"
     return (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,16 +25,27 @@ class Quantile:
     high: float | None  # None where there are too few values for an upper bound
 
 
-def quantile(values: Sequence[float], share: float, error_rate: float) -> Quantile | None:
-    """Return the quantile at `share` with bounds from order statistics (David & Nagaraja, 7.1)."""
-    if not values:
+def quantile(counts: Mapping[float, int], share: float, error_rate: float) -> Quantile | None:
+    """Return the quantile at `share` with bounds from order statistics (David & Nagaraja, 7.1).
+
+    `counts` says how often each value was seen.
+    """
+    if not counts:
         return None
-    ordered = np.sort(np.asarray(values, dtype=float))
-    count = len(ordered)
+    values = np.sort(np.fromiter(counts, dtype=float, count=len(counts)))
+    ends = np.cumsum([counts[value] for value in values.tolist()])
+    count = int(ends[-1])
+
+    def at(rank: int) -> float:  # 1 is the smallest
+        return float(values[np.searchsorted(ends, rank)])
+
     low = int(binom.ppf(error_rate, count, share))  # P(rank of the quantile < low) <= error_rate
     high = int(binom.isf(error_rate, count, share)) + 1
+    place = (count - 1) * share
+    below = int(place)
+    around = [at(below + 1), at(min(below + 2, count))]
     return Quantile(
-        estimate=float(np.quantile(ordered, share)),
-        low=float(ordered[low - 1]) if low >= 1 else 0.0,
-        high=float(ordered[high - 1]) if high <= count else None,
+        estimate=float(np.quantile(around, place - below)),
+        low=at(low) if low >= 1 else 0.0,
+        high=at(high) if high <= count else None,
     )

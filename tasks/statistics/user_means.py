@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable
-from dataclasses import dataclass
+from array import array
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.stats import t as student
@@ -19,17 +19,33 @@ class UserMeans:
     variance: float
 
 
-def user_means(outcomes: Iterable[tuple[Hashable, float]]) -> UserMeans:
-    """Sum up (user, outcome of one request) pairs: first the mean of each user, then over users."""
-    totals: dict[Hashable, tuple[float, int]] = {}
-    for user, outcome in outcomes:
-        total, count = totals.get(user, (0.0, 0))
-        totals[user] = (total + outcome, count + 1)
-    means = np.array([total / count for total, count in totals.values()])
-    if len(means) == 0:
-        return UserMeans(users=0, mean=0.0, variance=0.0)
-    variance = float(means.var(ddof=1)) if len(means) > 1 else 0.0
-    return UserMeans(users=len(means), mean=float(means.mean()), variance=variance)
+@dataclass(kw_only=True)
+class UserSums:
+    """Requests summed up per user as they come: of each user its name and two numbers are kept."""
+
+    places: dict[str, int] = field(default_factory=dict)  # user -> place in both arrays
+    totals: array[float] = field(default_factory=lambda: array("d"))
+    counts: array[int] = field(default_factory=lambda: array("Q"))
+
+    def add(self, user: str, outcome: float | None) -> None:
+        """Count a request of a user; None: it has no outcome, or one that does not count."""
+        place = self.places.setdefault(user, len(self.places))
+        if place == len(self.totals):
+            self.totals.append(0.0)
+            self.counts.append(0)
+        if outcome is not None:
+            self.totals[place] += outcome
+            self.counts[place] += 1
+
+    def means(self) -> UserMeans:
+        """Return first the mean of each user who has an outcome, then over users."""
+        counts = np.array(self.counts)
+        some = counts > 0
+        means = np.array(self.totals)[some] / counts[some]
+        if len(means) == 0:
+            return UserMeans(users=0, mean=0.0, variance=0.0)
+        variance = float(means.var(ddof=1)) if len(means) > 1 else 0.0
+        return UserMeans(users=len(means), mean=float(means.mean()), variance=variance)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -200,4 +200,4 @@ class Storefront:
         return counting
 
     def exposures(self, rollout: str) -> list[dict[str, Any]]:
-        return read_exposures(rollout_folder(self.line.state_dir, MODEL, rollout))
+        return list(read_exposures(rollout_folder(self.line.state_dir, MODEL, rollout)))

@@ -429,7 +429,7 @@ def test_a_request_that_could_not_meet_the_candidate_is_in_neither_arm_whatever_
         assert send(user, kind) == (by_bucket[user] if kind == "usual" else "stable")
     deployment.lines_of({f"{kind}-{user}" for user, kind in asked})
     folder = deployment.state_dir / "shop" / "traffic" / "r2"
-    eventually(lambda: len(read_exposures(folder)) >= len(asked))
+    eventually(lambda: len(list(read_exposures(folder))) >= len(asked))
     found = {line["request_id"]: line["variant"] for line in read_exposures(folder)}
     assert found == {
         f"{kind}-{user}": by_bucket[user] if kind == "usual" else "neither" for user, kind in asked
@@ -564,7 +564,7 @@ def test_a_long_log_is_set_aside_without_losing_an_exposure(deployment: Deployme
 
     def all_landed() -> bool:
         lander.land()
-        return len(read_exposures(folder)) == asked
+        return len(list(read_exposures(folder))) == asked
 
     eventually(all_landed)
 

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from airflow.providers.standard.exceptions import HITLTriggerEventError
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.providers.standard.operators.hitl import ApprovalOperator
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from headrace_airflow.approval import APPROVAL, PromotionApproval, answer_of, approved_by
 from headrace_airflow.skip_rules import why_rolled_back
+
+from tasks.contracts.requests import ReleaseRequest, plan_named
+from tasks.contracts.stages import Stage
+from tasks.rollout.state import open_state
+
+REQUEST = ReleaseRequest(
+    release_id="r1",
+    model="recommender",
+    dataset="ml-1m",
+    as_of="2026-01-31T00:00:00Z",
+    recipe="markov",
+    compression="int8",
+    plan=plan_named("replay"),
+)
 
 
 def event(chosen: str, **params: Any) -> dict[str, Any]:
@@ -48,7 +64,8 @@ def test_a_rejection_fails_and_the_rollback_says_who_and_why(
         approval.execute_complete({"ti": task_instance}, event("Reject", reason="odd titles"))
     task_instance.states = {APPROVAL: "failed", "stage_bundle": "success"}
     assert why_rolled_back({"ti": task_instance}) == {
-        "reason": "failed: approval (Reject by ann: odd titles)"
+        "reason": "failed: approval (Reject by ann: odd titles)",
+        "promotion_failed": False,
     }
     assert approved_by({"ti": task_instance}) == {}  # also where it is marked as a success
 
@@ -58,7 +75,7 @@ def test_another_failure_beside_an_approval_is_not_called_a_rejection(
 ) -> None:
     approval.execute_complete({"ti": task_instance}, event("Approve", reason="fine"))
     task_instance.states = {APPROVAL: "success", "promote_release": "failed"}
-    assert why_rolled_back({"ti": task_instance}) == {"reason": "failed: promote_release"}
+    assert why_rolled_back({"ti": task_instance})["reason"] == "failed: promote_release"
 
 
 def test_a_day_without_an_answer_fails_for_good(
@@ -92,3 +109,23 @@ def test_a_reason_that_the_form_would_refuse_does_not_undo_an_approval(
     assert said["chosen_options"] == ["Approve"]
     assert approved_by({"ti": task_instance})["reason"] == f"approved: {kept}"
     assert answer_of(event("Approve", **given))["reason"] == kept
+
+
+def test_a_release_that_was_promoted_asks_nobody_again(
+    deployment: Any, sealer: Any, task_instance: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody cleared a task of its run: an answer that fails to come would roll it back."""
+    asked: list[str] = []
+    monkeypatch.setattr(ApprovalOperator, "execute", lambda *_: asked.append("a person"))
+    release = replace(REQUEST, approval=True)
+    sealed = sealer.seal(Stage.REQUEST_RELEASE, {"request.json": release.to_text()})
+    approval = PromotionApproval(task_id=APPROVAL, release="request", deployment=deployment)
+    task_instance.pulled = {"request": str(sealed.address)}
+    state = open_state(deployment.state_dir, release.model)
+    state.reserve_slot(release.release_id)
+    approval.execute({"ti": task_instance})
+    assert asked == ["a person"]
+    state.promote(release.release_id)
+    with pytest.raises(AirflowSkipException, match="r1 was promoted: nothing is to decide"):
+        approval.execute({"ti": task_instance})
+    assert asked == ["a person"]

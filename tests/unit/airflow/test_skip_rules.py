@@ -111,9 +111,16 @@ def test_what_fails_beside_a_promotion_undoes_nothing(
     assert (rule(asked) is None) is rolls_back
 
 
-def test_a_rollback_says_what_failed(task_instance: Any) -> None:
+def test_a_rollback_says_what_failed_and_whether_it_was_the_promotion(task_instance: Any) -> None:
     task_instance.states = {"stage_bundle": "success", "step_2.gate_step": "failed"}
-    assert why_rolled_back({"ti": task_instance}) == {"reason": "failed: step_2.gate_step"}
+    assert why_rolled_back({"ti": task_instance}) == {
+        "reason": "failed: step_2.gate_step",
+        "promotion_failed": False,
+    }
+    task_instance.states = {"stage_bundle": "success", "promote_release": "failed"}
+    assert why_rolled_back({"ti": task_instance})["promotion_failed"] is True
+    task_instance.states = {"approval": "failed", "promote_release": "upstream_failed"}
+    assert why_rolled_back({"ti": task_instance})["promotion_failed"] is False
 
 
 def test_without_a_request_there_is_nothing_to_mirror(sealer: Any) -> None:

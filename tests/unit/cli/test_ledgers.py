@@ -43,6 +43,7 @@ def home(
     with serving(fake) as url:
         if request.param == "ConfigMaps":
             monkeypatch.setenv("HEADRACE_ROLLOUT_STATE", "configmap://prod")
+            monkeypatch.setenv("HEADRACE_STORE", f"file://{tmp_path}/store")
             monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path / "kubeconfig", url)))
         yield Home.from_environment()
 
@@ -85,3 +86,18 @@ def test_a_lost_record_is_named_and_restored_to_its_place(home: Home, fake: Fake
     assert found.endswith("expected the state record of shop, found none")
     assert restore(argparse.Namespace(model="shop", print=False), console) == 0
     assert (opened(home, "shop").peek().roles, problems(home)) == (kept.roles, [])
+
+
+def test_records_of_a_cluster_have_a_store_that_somebody_named() -> None:
+    """Else a forgotten variable would put the ledger's next entry into a folder of this machine."""
+    named = {"HEADRACE_HOME": "/srv/home", "HEADRACE_ROLLOUT_STATE": "configmap://prod"}
+    with pytest.raises(BadRequestError) as refused:
+        Home.from_environment(named)
+    assert str(refused.value) == (
+        "HEADRACE_STORE: expected the store of the releases of configmap://prod "
+        "(HEADRACE_ROLLOUT_STATE), found nothing; set it as the cluster's stages have it"
+    )
+    known = Home.from_environment({**named, "HEADRACE_STORE": "s3://bucket/prefix"})
+    assert known.store_url == "s3://bucket/prefix"
+    alone = Home.from_environment({"HEADRACE_HOME": "/srv/home"})
+    assert alone.store_url == "file:///srv/home/store"

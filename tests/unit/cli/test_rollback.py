@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from shutil import move
 from typing import Any
 
 import pytest
 
+from tasks.adapters.object_store import ObjectStore
 from tasks.cli.command import main
 
 WHY = ("--reason", "complaints")
@@ -46,3 +49,25 @@ def test_stable_goes_where_it_is_named_and_once(
     before = tiny.state.path.read_text()
     assert rollback(tiny, "--release", named) == 4
     assert tiny.state.path.read_text() == before
+
+
+def test_a_forgotten_store_makes_no_hole_in_the_ledger(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The team's store is elsewhere, and somebody's new shell at night does not name it."""
+    team = replace(tiny, url=f"file://{tiny.root}/team")
+    move(tiny.root / "store", tiny.root / "team")
+    team.make("third", reserve=True)
+    monkeypatch.delenv("HEADRACE_STORE", raising=False)
+    assert rollback(team) == 1
+    said = capsys.readouterr()
+    assert "third rolled back; release 2 serves" in said.out  # users do not wait for a store
+    assert "ledger/recommender/00000011.json in the store" in " ".join(said.err.split())
+    assert "for HEADRACE_STORE is not set" in " ".join(said.err.split())
+    assert not list(ObjectStore(tiny.home.store_url).list("ledger"))
+    assert team.state.verify() == []
+    monkeypatch.setenv("HEADRACE_STORE", team.url)
+    team.make("fourth", reserve=True)
+    assert rollback(team) == 0
+    assert team.state.verify() == []
+    assert team.state.peek().unwritten == ()

@@ -15,12 +15,24 @@ import pytest
 
 from tasks.adapters.object_store import ObjectStore
 from tasks.contracts.errors import BadRequestError
-from tasks.contracts.requests import PLANS
+from tasks.contracts.json_types import Json
+from tasks.contracts.requests import PLANS, ReleaseRequest
+from tasks.contracts.stage_io import StageContext
 from tasks.rollout.phases import Decision
 from tasks.rollout.record import Lease, StateRecord
 from tasks.rollout.state import ModelState, open_state
+from tasks.stages import roll_back_release
 
 PLAN = PLANS["replay"]
+RELEASE = ReleaseRequest(
+    release_id="second",
+    model="shop",
+    dataset="ml-1m",
+    as_of="2026-01-31T00:00:00Z",
+    recipe="markov",
+    compression="int8",
+    plan=PLAN,
+)
 BUNDLE = "serving_bundle/" + "b" * 64
 Task = tuple[str, Callable[[], object]]
 
@@ -42,6 +54,20 @@ def tasks_of(state: ModelState, name: str = "second") -> list[Task]:
         judge = partial(state.record_verdict, name, step, said, numbers={"users": step})
         found += [(f"shift_traffic {step}", begin), (f"judge_step {step}", judge)]
     return [*found, ("promote_release", partial(state.promote, name))]
+
+
+def own_rollback(tmp_path: Path, **settings: Json) -> StageContext:
+    """Return what `roll_back_release` is asked by a release's own run."""
+    return StageContext(
+        inputs={},
+        out=tmp_path,
+        work=tmp_path,
+        progress=lambda _sentence, _share: None,
+        store_url=f"file://{tmp_path}/store",
+        state_dir=tmp_path / "state",
+        release=RELEASE,
+        settings=settings,
+    )
 
 
 def told(state: ModelState) -> tuple[StateRecord, int]:
@@ -70,6 +96,37 @@ def test_each_task_may_run_again_after_each_later_one(state: ModelState) -> None
         # Once promoted, steps and verdicts are over: they are refused by name, not done again.
         assert (refused != []) == ended, refused
     assert state.verify() == []
+
+
+@pytest.mark.parametrize("failed", ("approval", "step_1.shift_traffic"))
+def test_a_cleared_task_of_a_promoted_release_that_fails_takes_nothing_out(
+    state: ModelState, tmp_path: Path, failed: str
+) -> None:
+    """Nobody answered the approval a second time; or a step was refused, for it has ended."""
+    for _, ask in tasks_of(state, RELEASE.release_id):
+        ask()
+    asked = own_rollback(tmp_path, reason=f"failed: {failed}", promotion_failed=False)
+    before = told(state)
+    outcome = roll_back_release.run(asked)
+    assert told(state) == before
+    assert outcome.sentence == (
+        "shop: nothing was changed: release 2 was promoted and serves; the DAG roll_back with the "
+        "release `stable` takes it out"
+    )
+
+
+def test_a_promotion_that_fails_after_its_entry_is_rolled_back(
+    state: ModelState, tmp_path: Path
+) -> None:
+    for _, ask in tasks_of(state, RELEASE.release_id):
+        ask()
+    reason = "failed: promote_release"
+    roll_back_release.run(own_rollback(tmp_path, reason=reason, promotion_failed=True))
+    entry = state.history()[-1]
+    assert (entry.kind, entry.release_id, entry.why) == ("rolled_back", RELEASE.release_id, reason)
+    stable = state.peek().stable
+    assert stable is not None
+    assert stable.release_id == "first"
 
 
 @pytest.mark.parametrize("done", range(2, 7), ids=lambda done: f"after {done} tasks")

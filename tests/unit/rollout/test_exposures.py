@@ -6,6 +6,7 @@ import os
 import stat
 import threading
 import time
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -69,7 +70,7 @@ def write(lander: ExposureLander, *lines: dict[str, Any], end: str = "\n") -> No
 
 
 def landed(lander: ExposureLander, rollout: str = "r2") -> list[dict[str, Any]]:
-    return read_exposures(rollout_folder(lander.state_dir, "shop", rollout))
+    return list(read_exposures(rollout_folder(lander.state_dir, "shop", rollout)))
 
 
 def test_an_exposure_holds_a_hash_in_place_of_the_user() -> None:
@@ -531,3 +532,46 @@ def test_two_routers_land_side_by_side_and_each_closes_its_own_hours(tmp_path: P
 
 def exposure_names(rollout: Path) -> list[str]:
     return sorted(path.name for path in (rollout / "exposures").iterdir())
+
+
+def test_files_of_hours_before_a_step_began_are_not_read(lander: ExposureLander) -> None:
+    write(lander, at(1.0, 1), at(2 * 3600.0, 2), at(3 * 3600.0, 3))
+    lander.land()
+    folder = rollout(lander)
+    began = SEVEN + 3 * 3600
+    assert [one["request_id"] for one in read_exposures(folder, began)] == [
+        "request-2",  # the clock of a router may be behind ours
+        "request-3",
+    ]
+    before = next(folder.glob(f"exposures/{hour_of(SEVEN)}*"))
+    before.write_text("{")
+    assert len(list(read_exposures(folder, began))) == 2
+
+
+def test_a_file_that_goes_on_under_another_name_is_read_on_and_not_again(
+    lander: ExposureLander,
+) -> None:
+    write(lander, at(1.0, 1), at(2.0, 2))
+    lander.land()
+    lines = read_exposures(rollout(lander))
+    found = [next(lines)]
+    write(lander, at(3.0, 3))
+    lander.land()
+    close_hours(lander.state_dir, SEVEN + 7200)
+    seal_closed(lander.state_dir)
+    found += lines
+    assert [one["request_id"] for one in found] == ["request-1", "request-2", "request-3"]
+
+
+def test_exposures_are_read_one_at_a_time(lander: ExposureLander) -> None:
+    """A file of 10 MB is summed up in a tenth of the memory that its lines take as a list."""
+    write(lander, at(1.0, 1))
+    lander.land()
+    (path,) = rollout(lander).glob("exposures/*")
+    path.write_bytes(path.read_bytes() * 40_000)
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in read_exposures(rollout(lander))) == 40_000
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()

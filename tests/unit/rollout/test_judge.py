@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
@@ -20,10 +21,10 @@ from tasks.rollout.observation import (
     HotfixSeen,
     StepFacts,
     StepObservation,
-    is_failure,
     observe,
 )
 from tasks.rollout.phases import Decision
+from tasks.rollout.step_sums import is_failure
 
 PLAN = PLANS["replay"]  # 5 % and 25 % guardrails, 50 % ship: not worse by .02 at 5 %
 SUPERIOR = replace(PLAN, hypothesis="superiority", margin=0.0)
@@ -238,6 +239,23 @@ def test_a_request_without_an_outcome_is_counted_and_left_out() -> None:
     observation = observe(facts(3), lines, outcomes[10:])
     assert observation.requests_without_outcome == 10
     assert observation.stable_outcome.mean == 1.0
+
+
+def test_an_id_that_a_client_gives_several_requests_hides_no_failure() -> None:
+    """A page asks again under the same id: the first try fails, the second is well."""
+    lines, outcomes = world(1, candidate=0.3, stable=0.3)
+    again = []
+    for line in lines:
+        fails = line["variant"] == "candidate"
+        again += [{**line, "code": 500} if fails else line, {**line, "time": line["time"] + 1}]
+    found, once = observe(facts(1), again, outcomes), observe(facts(1), lines, outcomes)
+    assert found.candidate.requests == 2 * once.candidate.requests
+    assert found.candidate.failed == once.candidate.requests
+    assert judge(found).decision is Decision.ROLL_BACK
+    # An id's outcome counts once: it joins a request and what a shop saw of its answer.
+    assert found.candidate_outcome == once.candidate_outcome
+    assert found.stable_outcome == once.stable_outcome
+    assert observe(facts(1), again, outcomes[10:]).requests_without_outcome == 20
 
 
 def chunked(line: dict[str, Any]) -> dict[str, Any]:
@@ -466,3 +484,31 @@ def test_a_verdict_can_be_recomputed_and_a_forged_one_is_found(tmp_path: Path) -
 def test_a_step_without_any_request_is_no_verdict() -> None:
     verdict = judge(observe(facts(1), [], []))
     assert verdict.decision is Decision.KEEP_CHAMPION
+
+
+def test_a_step_is_summed_up_and_never_in_memory() -> None:
+    """40,000 requests of 200 users, as a list, took 25 MB."""
+    users = [exposure(f"u{number}", 0, 1, 500) for number in range(200)]
+
+    def lines() -> Iterator[dict[str, Any]]:
+        for number in range(40_000):
+            ms = 1 + number % 1000 / 1000
+            yield {**users[number % 200], "request_id": f"request-{number}", "ms": ms}
+
+    outcomes = ({"request_id": f"request-{number}", "hit": 1} for number in range(40_000))
+    tracemalloc.start()
+    try:
+        found = observe(facts(1), lines(), outcomes)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found.candidate.requests + found.stable.requests == 40_000
+    assert (found.stable_outcome.mean, found.requests_without_outcome) == (1.0, 0)
+    assert peak < 4_000_000
+
+
+def test_of_several_outcomes_of_one_request_the_last_one_counts() -> None:
+    lines, outcomes = world(1, users=200, candidate=0.0, stable=0.0)
+    later = [{**one, "hit": 1} for one in outcomes]
+    assert observe(facts(1), lines, [*outcomes, *later]).stable_outcome.mean == 1.0
+    assert observe(facts(1), lines, [*later, *outcomes]).stable_outcome.mean == 0.0

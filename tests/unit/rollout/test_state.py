@@ -510,3 +510,27 @@ def _all_files(folder: Path) -> Iterable[Path]:
 def test_no_scratch_file_is_left(state: ModelState, tmp_path: Path) -> None:
     in_step_1(state)
     assert [path.name for path in _all_files(tmp_path) if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("holds", ("nothing", "another ledger"))
+def test_a_store_that_holds_another_ledger_gets_no_entry(
+    state: ModelState, tmp_path: Path, holds: str
+) -> None:
+    first_release(state)
+    other = ObjectStore(f"file://{tmp_path}/other")
+    if holds == "another ledger":
+        theirs = open_state(tmp_path / "their-state", "shop", other)
+        theirs.reserve_slot("theirs")
+        theirs.promote("theirs")
+    before = {path: other.read(path) for path in other.list("ledger")}
+    elsewhere = replace(state, store=other)
+    elsewhere.reserve_slot("second")
+    elsewhere.history()
+    assert {path: other.read(path) for path in other.list("ledger")} == before
+    held = elsewhere.held_back()
+    assert held is not None
+    assert (held.sequence, held.kind) == (3, "slot_reserved")
+    assert state.held_back() is None
+    state.roll_back("second")
+    assert state.verify() == []
+    assert state.peek().unwritten == ()

@@ -77,3 +77,18 @@ def test_a_release_that_asks_for_none_is_promoted_by_the_machine(
     record = json.loads((context.out / "release.json").read_text())
     assert record["release_id"] == "first"
     assert not state.history()[-1].who.startswith("person")
+
+
+def test_a_promoted_release_keeps_its_approver_where_the_cleared_approval_asks_nobody(
+    context: StageContext, state: ModelState
+) -> None:
+    """Refused, its own run would take a healthy stable out."""
+    settings = {"approved_by": "ann", "reason": "approved: it looks right"}
+    asks = replace(context, release=replace(RELEASE, approval=True), settings=settings)
+    before = promote_release.configure(asks)
+    promote_release.run(asks)
+    told = len(state.history())
+    again = replace(asks, settings={})
+    assert promote_release.configure(again) == before
+    promote_release.run(again)
+    assert len(state.history()) == told

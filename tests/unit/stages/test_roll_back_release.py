@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from tasks.__main__ import World, run_stage
 from tasks.adapters.object_store import ObjectStore
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.requests import PLANS
-from tasks.contracts.stage_io import StageContext
+from tasks.contracts.stage_io import StageContext, StageRequest
+from tasks.contracts.stages import Stage
 from tasks.rollout.phases import Decision
 from tasks.rollout.state import ModelState, open_state
 from tasks.stages import roll_back_release
@@ -236,3 +238,42 @@ def test_what_names_no_rollback_is_refused(context: StageContext, wrong: dict[st
     settings = {**context.settings, **wrong}
     with pytest.raises(BadRequestError):
         roll_back_release.configure(replace(context, settings=settings))
+
+
+FORM: dict[str, Any] = {
+    "release_id": "second",
+    "requested_at": "2026-11-27T03:00:00Z",
+    "model": "shop",
+    "dataset": "complete-journey",
+    "recipe": "popularity",
+    "compression": "int8",
+    "plan": "replay",
+    "seed": 1,
+}
+
+
+def test_a_rollback_that_had_nothing_to_do_does_not_answer_for_one_that_has(
+    context: StageContext, state: ModelState
+) -> None:
+    """stage_bundle was refused beside another release; a person cleared it, and it failed later."""
+    environment = {"HEADRACE_STATE": str(context.the_state_dir())}
+
+    def ran(stage: Stage, **more: Any) -> tuple[str, str]:
+        request = StageRequest(stage=stage, store_url=context.store_url, **more)
+        manifest, outcome = run_stage(request, World(request, environment))
+        return str(manifest.address), outcome.sentence
+
+    release, _ = ran(Stage.REQUEST_RELEASE, settings=FORM)
+    asked: dict[str, Any] = {"release": release, "settings": {"reason": "failed: stage_bundle"}}
+    state.reserve_slot("other")
+    empty, said = ran(Stage.ROLL_BACK_RELEASE, **asked)
+    assert said == "shop: nothing to roll back: the release is in no slot that users meet"
+    assert ran(Stage.ROLL_BACK_RELEASE, **asked) == (empty, f"re-used: {said}")
+    state.roll_back("other")
+    state.reserve_slot("second")
+    done, said = ran(Stage.ROLL_BACK_RELEASE, **asked)
+    assert done != empty
+    assert said.startswith("shop: release 3 was taken out at")
+    assert state.peek().release_id is None
+    # Also once the slot is free: a later try finds what it did.
+    assert ran(Stage.ROLL_BACK_RELEASE, **asked) == (done, f"re-used: {said}")

@@ -3,7 +3,7 @@ import pytest
 
 from tasks.contracts.errors import BadRequestError
 from tasks.statistics.planner import plan_precision, users_needed, visible_effect
-from tasks.statistics.user_means import user_means, welch
+from tasks.statistics.user_means import UserMeans, welch
 
 
 def test_the_textbook_case_is_worked_out_by_hand() -> None:
@@ -32,7 +32,11 @@ def test_with_the_planned_users_the_planned_effect_is_seen_as_often_as_planned()
     seen = 0
     for _ in range(400):
         candidate, stable = draw.normal(0.38, 0.4, needed // 2), draw.normal(0.30, 0.4, needed // 2)
-        found = welch(user_means(enumerate(candidate)), user_means(enumerate(stable)))
+        groups = [
+            UserMeans(users=len(means), mean=float(means.mean()), variance=float(means.var(ddof=1)))
+            for means in (candidate, stable)
+        ]
+        found = welch(*groups)
         seen += found.p_not_above(0.0) <= 0.05
     assert 0.74 < seen / 400 < 0.86
 

@@ -1,10 +1,18 @@
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
 from scipy.stats import ttest_ind
 
-from tasks.statistics.user_means import UserMeans, user_means, welch
+from tasks.statistics.user_means import UserMeans, UserSums, welch
+
+
+def user_means(outcomes: Iterable[tuple[str, float | None]]) -> UserMeans:
+    sums = UserSums()
+    for user, outcome in outcomes:
+        sums.add(user, outcome)
+    return sums.means()
 
 
 def test_a_user_with_many_requests_counts_once() -> None:
@@ -16,6 +24,11 @@ def test_no_outcomes_are_no_users() -> None:
     assert user_means([]) == UserMeans(users=0, mean=0.0, variance=0.0)
 
 
+def test_a_user_without_an_outcome_is_in_no_mean() -> None:
+    pairs = [("ann", 1.0), ("bob", None), ("cat", None), ("cat", 0.0)]
+    assert user_means(pairs) == UserMeans(users=2, mean=0.5, variance=0.5)
+
+
 def test_one_user_has_no_variance() -> None:
     assert user_means([("ann", 1.0)]) == UserMeans(users=1, mean=1.0, variance=0.0)
 
@@ -24,8 +37,8 @@ def test_the_difference_agrees_with_scipys_welch_test() -> None:
     draw = np.random.default_rng(7)
     treatment, control = draw.normal(0.31, 0.2, 80), draw.normal(0.25, 0.4, 50)
     found = welch(
-        user_means((number, value) for number, value in enumerate(treatment)),
-        user_means((number, value) for number, value in enumerate(control)),
+        user_means((str(number), value) for number, value in enumerate(treatment)),
+        user_means((str(number), value) for number, value in enumerate(control)),
     )
     theirs = ttest_ind(treatment, control, equal_var=False, alternative="greater")
     assert found.p_not_above(0.0) == pytest.approx(theirs.pvalue, rel=1e-9)
