@@ -201,11 +201,11 @@ function envoy_on_request(handle)
   in_flight(handle, 1)
 end
 function envoy_on_response(handle)
-  in_flight(handle, -1)
-  if not held(handle) then return end
-  local trailers = handle:trailers()
+  local whole = held(handle)
+  local trailers = whole and handle:trailers()
+  local others = in_flight(handle, -1) -- not before: a try that is held can still be given up
+  if not whole then return end
   local status = trailers and trailers:get("grpc-status")
-  local others = in_flight(handle, 0)
   if status and status ~= "0" and others == 0 then
     handle:headers():replace("{LATE_STATUS_HEADER}", status)
   end

@@ -148,6 +148,30 @@ def test_no_grpc_user_pays_for_a_candidate_that_dies_under_load(deployment: Depl
     assert names["blue"] > 0
 
 
+@pytest.mark.parametrize("stables_seconds", (0.1, 0.4), ids=("shortly", "much"))
+def test_a_candidate_that_fails_late_beside_a_held_answer_of_stable_ends_no_router(
+    deployment: Deployment, stables_seconds: float
+) -> None:
+    """Both heads have come, and the candidate's end before stable's: it is passed on, no more."""
+    in_step_3(deployment, per_try_timeout_ms=80)
+    candidate, stable = deployment.candidate.mood, deployment.stable.mood
+    candidate.held_seconds, candidate.grpc_status = 0.25, grpc.StatusCode.UNAVAILABLE
+    stable.held_seconds = 0.17 + stables_seconds
+    users = [*users_of_candidate(deployment, 8), None] * 5
+    with client(deployment) as shop, ThreadPoolExecutor(4) as pool:
+        met = Counter(zip(users, pool.map(lambda user: _met(shop, user), users), strict=True))
+    assert deployment.envoy.poll() is None
+    assert {name for _, name in met} == {"blue", "UNAVAILABLE: told to"}
+    assert met[None, "blue"] == 5
+
+
+def _met(shop: Client, user: str | None) -> str:
+    try:
+        return shop.ask(user).name
+    except grpc.RpcError as error:
+        return f"{error.code().name}: {error.details()}"
+
+
 def test_a_grpc_request_is_an_exposure_by_its_assignment(deployment: Deployment) -> None:
     in_step_3(deployment)
     deployment.keeper_stop.set()

@@ -33,6 +33,7 @@ class Mood:
     half: bool = False  # begin to answer, wait, and break off
     half_seconds: float = 0.0
     half_status: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE
+    held_seconds: float = 0.0  # by gRPC, between the head of an answer and all the rest
     padding_bytes: int = 0
     answers: Callable[[bytes], bytes] | None = None  # by gRPC, instead of the name
     asked: int = 0
@@ -156,6 +157,9 @@ class GrpcStub:
             mood.asked += 1
             mood.bodies.append(len(request))
             mood.wait()
+            if mood.held_seconds:
+                context.send_initial_metadata(())
+                mood.wake.wait(mood.held_seconds)
             if FAULTY in request:
                 context.abort(grpc.StatusCode.FAILED_PRECONDITION, "unknown signature")
             if mood.half:

@@ -113,7 +113,9 @@ def expressions() -> list[str]:
     return [target["expr"] for panel in panels for target in panel["targets"]]
 
 
-def test_alerts_and_panels_ask_for_all_metrics_that_there_are_and_no_others(record: StateRecord) -> None:
+def test_alerts_and_panels_ask_for_all_metrics_that_there_are_and_no_others(
+    record: StateRecord,
+) -> None:
     text = render_metrics(counted(), [record], 0.0, [shadow_report()], failed_looks={"shop": 0})
     known = {line.split("{")[0].split(" ")[0] for line in text.splitlines() if line[0] != "#"}
     asked = set(re.findall(r"\bheadrace_\w+", "\n".join([*expressions(), RULES.read_text()])))
