@@ -105,6 +105,24 @@ def test_the_models_name_may_also_be_a_header_and_an_unknown_one_is_refused(
     assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
+def test_what_is_not_for_clients_is_refused_and_reaches_no_slot(deployment: Deployment) -> None:
+    in_step_3(deployment)
+    (mine,) = users_of_candidate(deployment, 1)
+    options = [("grpc.default_authority", "shop.headrace"), ("grpc.enable_http_proxy", 0)]
+    reload = "/tensorflow.serving.ModelService/HandleReloadConfigRequest"
+    asked = [slot.mood.asked for slot in deployment.slots.values()]
+    with grpc.insecure_channel(f"127.0.0.1:{deployment.port}", options=options) as channel:
+        for user in (mine, "nobody"):
+            with pytest.raises(grpc.RpcError, match="expected /v1/models/shop") as refused:
+                channel.unary_unary(reload)(b"", metadata=[("x-user-id", user)], timeout=5)
+            assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    for path in ("/monitoring/prometheus/metrics", "/v1/models/other:predict", "/"):
+        headers = {"x-model": "shop", "x-user-id": mine}
+        answer = deployment.client.post(f"{deployment.url}{path}", json={}, headers=headers)
+        assert (answer.status_code, "expected /v1/models/shop" in answer.text) == (404, True)
+    assert [slot.mood.asked for slot in deployment.slots.values()] == asked
+
+
 def test_a_candidate_that_fails_grpc_is_ejected_and_asked_again_later(
     deployment: Deployment,
 ) -> None:
