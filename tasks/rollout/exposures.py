@@ -93,7 +93,7 @@ def exposure_of(line: Mapping[str, Any], key: bytes) -> dict[str, Any] | None:
         "time": at,
         "request_id": line["request_id"],
         "user": hashed_user(key, str(line["user_id"])),
-        "variant": line["variant"],
+        "variant": NEITHER if line.get("details") == TOO_LARGE else line["variant"],
         "bucket": bucket,
         "step": int(line["step"]),
         "slot": line["slot"],
@@ -103,6 +103,9 @@ def exposure_of(line: Mapping[str, Any], key: bytes) -> dict[str, Any] | None:
         "attempts": int(line["attempts"]),
         "ms": round(int(line["duration_us"] or 0) / 1000, 3),
     }
+
+
+TOO_LARGE = "request_payload_too_large"  # Envoy's details of a gRPC request above its limit
 
 
 def failed_rpc(line: Mapping[str, Any]) -> VariantName | None:

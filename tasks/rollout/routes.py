@@ -28,7 +28,10 @@ PROTOCOLS: tuple[Protocol, ...] = ("grpc", "rest")
 GRPC_PATH = r"/tensorflow\.serving\.(PredictionService/\w+|ModelService/GetModelStatus)"
 PINNED = "/(versions|labels)/[^/:]+"  # what a REST path may name; gRPC names it in the message
 ASKED = "(/metadata|:[a-z]+)?"
-RETRIED_BODY_BYTES = 4 * 1024 * 1024  # gRPC's own limit of a message; REST above it meets stable
+RETRIED_BODY_BYTES = 4 * 1024 * 1024  # REST above it meets stable
+# gRPC does not say a request's length beforehand: it is read whole, and a larger one is refused,
+# whichever slot would be asked. What Envoy does not keep, it cannot ask of stable.
+GRPC_BODY_BYTES = RETRIED_BODY_BYTES  # gRPC's own default for a message
 MAX_REQUESTS = 100_000  # never the circuit breaker: an overflow is not retried by Envoy
 REQUEST_TIMEOUT_SECONDS = 30
 MIN_PER_TRY_TIMEOUT_MS = 20.0
@@ -433,6 +436,7 @@ def _stable_route(
             "retry_policy": _stable_policy(model.slots[stable]),
             **_mirror(model, protocol),
         },
+        **_read_whole(protocol),
         **_labels(model, "stable", logged_as=logged_as),
     }
 
@@ -481,8 +485,28 @@ def _candidate_route(model: RoutedModel, protocol: Protocol, wanted: list[Config
             "hedge_policy": {"hedge_on_per_try_timeout": True},
             **_mirror(model, protocol),
         },
+        **_read_whole(protocol),
         **_labels(model, "candidate", logged_as="candidate"),
     }
+
+
+_BUFFER = "envoy.filters.http.buffer"
+
+
+def grpc_size_limit() -> Config:
+    """Return the filter that holds a gRPC request until it is whole; REST does not pass it."""
+    buffer = {"@type": f"{_HTTP_FILTERS}.buffer.v3.Buffer", "max_request_bytes": GRPC_BODY_BYTES}
+    return {"name": _BUFFER, "disabled": True, "typed_config": buffer}
+
+
+def _read_whole(protocol: Protocol) -> Config:
+    if protocol == "rest":
+        return {}
+    limit = {
+        "@type": f"{_HTTP_FILTERS}.buffer.v3.BufferPerRoute",
+        "buffer": {"max_request_bytes": GRPC_BODY_BYTES},
+    }
+    return {"typed_per_filter_config": {_BUFFER: limit}}
 
 
 def _mirror(model: RoutedModel, protocol: Protocol) -> Config:

@@ -15,9 +15,10 @@ import pytest
 from tasks.rollout.assignment import bucket_of
 from tasks.rollout.envoy_stats import VariantCounts, VariantName, read_statistics
 from tasks.rollout.exposure_files import read_exposures
-from tasks.rollout.exposures import ExposureLander, user_key
+from tasks.rollout.exposures import ExposureLander, exposure_of, user_key
 from tasks.rollout.phases import Phase
 from tasks.rollout.record import Colour
+from tasks.rollout.routes import GRPC_BODY_BYTES
 from tests.integration.rollout.conftest import Deployment, eventually
 from tests.integration.rollout.test_router import is_candidates, users_of_candidate
 from tests.integration.rollout.upstreams import METHOD
@@ -37,10 +38,10 @@ class Client:
     def __init__(self, channel: grpc.Channel) -> None:
         self.predict = channel.unary_unary(METHOD)
 
-    def ask(self, user: str | None, **headers: str) -> Answer:
+    def ask(self, user: str | None, body: bytes = b"request", **headers: str) -> Answer:
         sent = list(headers.items()) + ([("x-user-id", user)] if user else [])
         metadata = [(name.replace("_", "-"), value) for name, value in sent]
-        answer, done = self.predict.with_call(b"request", metadata=metadata, timeout=20)
+        answer, done = self.predict.with_call(body, metadata=metadata, timeout=20)
         return Answer(answer.decode(), str(dict(done.initial_metadata())["x-headrace-variant"]))
 
 
@@ -188,6 +189,33 @@ def _met(shop: Client, user: str | None) -> str:
         return shop.ask(user).name
     except grpc.RpcError as error:
         return f"{error.code().name}: {error.details()}"
+
+
+LARGEST = GRPC_BODY_BYTES - 5  # beside what frames a message
+
+
+@pytest.mark.parametrize("ill", ("fails", "hangs"))
+def test_the_largest_grpc_request_falls_back_and_a_larger_one_is_refused_whoever_asks(
+    deployment: Deployment, ill: str
+) -> None:
+    in_step_3(deployment, per_try_timeout_ms=500)
+    mood = deployment.candidate.mood
+    mood.grpc_status = grpc.StatusCode.UNAVAILABLE if ill == "fails" else None
+    mood.delay_seconds = 30 if ill == "hangs" else 0
+    (mine,) = users_of_candidate(deployment, 1)
+    other = next(u for u in map(str, range(100)) if not is_candidates(deployment, u))
+    with client(deployment) as shop:
+        assert shop.ask(mine, b"x" * LARGEST) == Answer("blue", "candidate")
+        assert deployment.stable.mood.bodies[-1] == LARGEST
+        asked = mood.asked + deployment.stable.mood.asked
+        for user in (mine, other, None):
+            with pytest.raises(grpc.RpcError, match="at most 4194304 bytes") as refused:
+                shop.ask(user, b"x" * (LARGEST + 1), x_request_id=f"large-{user}")
+            assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert mood.asked + deployment.stable.mood.asked == asked
+    lines = deployment.lines_of({f"large-{user}" for user in (mine, other)})
+    exposures = [exposure_of(line, b"key") for line in lines if line["user_id"]]
+    assert [one and one["variant"] for one in exposures] == ["neither", "neither"]
 
 
 def test_a_grpc_request_is_an_exposure_by_its_assignment(deployment: Deployment) -> None:

@@ -91,6 +91,12 @@ def test_an_exposure_holds_a_hash_in_place_of_the_user() -> None:
     assert "ann" not in json.dumps(found)
 
 
+def test_a_request_that_the_router_refuses_for_its_length_is_in_neither_arm() -> None:
+    found = exposure_of(line(details="request_payload_too_large", grpc_status=8, slot=None), KEY)
+    assert found is not None
+    assert found["variant"] == "neither"
+
+
 def test_another_key_gives_another_hash() -> None:
     assert hashed_user(KEY, "ann") != hashed_user(b"other", "ann")
 

@@ -336,6 +336,17 @@ def test_whatever_the_candidate_refuses_is_asked_of_stable() -> None:
         assert [code for code in range(17) if codes.fullmatch(str(code))] == list(range(1, 17))
 
 
+@pytest.mark.parametrize("phase", (Phase.SERVING, Phase.STEPPING, Phase.HALTED))
+def test_grpc_requests_are_read_whole_under_one_limit_and_rest_ones_are_not(phase: Phase) -> None:
+    for route in routes_of(model(phase, 500)):
+        held = route.get("typed_per_filter_config", {})
+        if "grpc" in route["match"]:
+            (limit,) = held.values()
+            assert limit["buffer"] == {"max_request_bytes": 4 * 1024 * 1024}
+        else:
+            assert held == {}
+
+
 def test_the_candidates_routes_end_with_the_lease() -> None:
     for route in routes_of(model(Phase.STEPPING, 500))[:2]:
         (now,) = [one for one in route["match"]["headers"] if one["name"] == "x-headrace-now"]
