@@ -179,6 +179,7 @@ _EJECTION: Config = {
 WHOLE_ANSWER_BYTES = 4 * 1024 * 1024
 MOST_HELD_BYTES = 64 * 1024 * 1024  # of an answer that does not say its length
 LATE_STATUS_HEADER = "x-headrace-grpc-status"
+UNKNOWN = 2  # what a gRPC client makes of an answer without a status
 # Only good heads are held: one that is bad goes on as it comes. What is held and then called bad
 # while another try is in flight would end Envoy 1.40 (a try that is given up within its own end).
 _LUA_HOLD = f"""
@@ -211,9 +212,10 @@ function envoy_on_response(handle)
   local trailers = whole and handle:trailers()
   local others = in_flight(handle, -1) -- not before: a try that is held can still be given up
   if not whole then return end
-  local status = trailers and trailers:get("grpc-status")
-  if status and status ~= "0" and others == 0 then
-    handle:headers():replace("{LATE_STATUS_HEADER}", status)
+  local told = trailers and trailers:get("grpc-status") or handle:headers():get("grpc-status")
+  local status = tonumber(told or "") or {UNKNOWN}
+  if status ~= 0 and others == 0 then
+    handle:headers():replace("{LATE_STATUS_HEADER}", tostring(status))
   end
 end
 """,
@@ -531,8 +533,9 @@ def release_number(record: StateRecord, variant: str) -> int:
 
 # Whose fault a refusal is, only stable can tell: a model or signature that the candidate lacks, or
 # inputs that it wants otherwise, look like a client's mistake. What stable refuses too, is one.
+# Nor does a prediction ever redirect: a good answer has the code 200.
 _REFUSALS: list[Config] = [
-    {"name": ":status", "string_match": {"prefix": "4"}},
+    {"name": ":status", "string_match": {"exact": "200"}, "invert_match": True},
     *(
         {"name": name, "string_match": {"safe_regex": {"regex": "[1-9][0-9]*"}}}
         for name in ("grpc-status", LATE_STATUS_HEADER)

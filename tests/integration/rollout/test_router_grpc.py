@@ -21,7 +21,7 @@ from tasks.rollout.record import Colour
 from tasks.rollout.routes import GRPC_BODY_BYTES
 from tests.integration.rollout.conftest import Deployment, eventually
 from tests.integration.rollout.test_router import is_candidates, users_of_candidate
-from tests.integration.rollout.upstreams import METHOD
+from tests.integration.rollout.upstreams import METHOD, grpc_without_status
 
 pytestmark = pytest.mark.integration
 
@@ -284,6 +284,22 @@ def test_a_grpc_status_other_than_ok_costs_no_user_of_the_candidate(
     (user,) = users_of_candidate(deployment, 1)
     with client(deployment) as shop:
         assert shop.ask(user) == Answer("blue", "candidate")
+
+
+def test_an_answer_without_a_status_costs_no_user_and_the_keeper_takes_its_candidate_out(
+    kept_deployment: Deployment,
+) -> None:
+    in_step_3(kept_deployment, per_try_timeout_ms=150)
+    users = users_of_candidate(kept_deployment, 30)
+    candidate = kept_deployment.candidate
+    assert candidate.grpc is not None
+    candidate.grpc.close()
+    candidate.grpc = None
+    with grpc_without_status(candidate.grpc_port), client(kept_deployment) as shop:
+        for user in users * 3:
+            assert _met(shop, user) == "blue"
+        eventually(lambda: kept_deployment.state.peek().status.share == 0)
+    assert kept_deployment.state.history()[-1].kind == "cut"
 
 
 def test_halted_every_grpc_request_meets_the_only_slot_that_answers(
