@@ -13,7 +13,13 @@ from typing import Any
 from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import parse_object, pretty_json
 from tasks.contracts.state_file import replace_text
-from tasks.rollout.routes import Config, render_clusters, render_routes
+from tasks.rollout.routes import (
+    GRPC_BODY_BYTES,
+    Config,
+    grpc_size_limit,
+    render_clusters,
+    render_routes,
+)
 from tasks.rollout.step_users import NOW_HEADER, USER_HEADER
 
 FLUSH_MILLISECONDS = 100
@@ -192,11 +198,37 @@ def _connection_manager(files: RouterFiles) -> Config:
         "early_header_mutation_extensions": [_headers_before_routing()],
         "stream_idle_timeout": "60s",
         "request_headers_timeout": "5s",  # the lease is held against the time of their first byte
-        "http_filters": [{"name": "envoy.filters.http.router", "typed_config": router}],
+        "http_filters": [
+            grpc_size_limit(),
+            {"name": "envoy.filters.http.router", "typed_config": router},
+        ],
+        "local_reply_config": {"mappers": [_too_large()]},
         "access_log": [_access_log(files)],
     }
 
 
+def _too_large() -> Config:
+    """Return what a gRPC request above the limit is told, as gRPC servers say it: status 8."""
+    code = {"value": {"default_value": 413, "runtime_key": "headrace.too_large"}}
+    sentence = (
+        f"expected a gRPC request of at most {GRPC_BODY_BYTES} bytes, found a larger one: send "
+        "fewer examples at a time, or ask by REST"
+    )
+    return {
+        "filter": {
+            "and_filter": {
+                "filters": [
+                    {"status_code_filter": {"comparison": {"op": "EQ", **code}}},
+                    {"header_filter": {"header": {"name": "content-type", **_GRPC_CONTENT}}},
+                ]
+            }
+        },
+        "body": {"inline_string": sentence},
+        "headers_to_add": [{"header": {"key": "grpc-status", "value": "8"}}],
+    }
+
+
+_GRPC_CONTENT: Config = {"string_match": {"prefix": "application/grpc"}}
 _REQUEST_ID: Config = {
     "@type": f"{_TYPE}.extensions.request_id.uuid.v3.UuidRequestIdConfig",
     "pack_trace_reason": False,  # it would change a digit of the client's id

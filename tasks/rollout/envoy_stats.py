@@ -43,6 +43,9 @@ class VariantName:
     release_number: int
 
 
+FailedRpcs = tuple[VariantName, str]  # whose gRPC requests failed, and the slot that said so
+
+
 @dataclass(frozen=True, kw_only=True)
 class VariantCounts:
     """Requests of one variant, REST and gRPC together; `within_ms` counts up to each time."""
@@ -81,6 +84,7 @@ class SlotCounts:
 
     asked: int = 0
     ejections: int = 0  # each after five failures in a row
+    passed_on: int = 0  # its failures by gRPC that went on to users: stable's try had begun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,13 +94,17 @@ class Statistics:
     variants: Mapping[VariantName, VariantCounts]
     slots: Mapping[tuple[str, Colour], SlotCounts]
 
-    def with_failed_rpcs(self, failed_rpcs: Mapping[VariantName, int]) -> Statistics:
+    def with_failed_rpcs(self, failed_rpcs: Mapping[FailedRpcs, int]) -> Statistics:
         """Return the reading with what the access log tells beside it."""
-        told = {
-            name: replace(self.variants.get(name, VariantCounts()), failed_rpcs=number)
-            for name, number in failed_rpcs.items()
-        }
-        return replace(self, variants={**self.variants, **told})
+        variants, slots = dict(self.variants), dict(self.slots)
+        for (name, slot), number in failed_rpcs.items():
+            counts = variants.get(name, VariantCounts())
+            variants[name] = replace(counts, failed_rpcs=counts.failed_rpcs + number)
+            if name.variant == "candidate" and slot in set(Colour):
+                key = (name.model, Colour(slot))
+                met = slots.get(key, SlotCounts())
+                slots[key] = replace(met, passed_on=met.passed_on + number)
+        return replace(self, variants=variants, slots=slots)
 
 
 def read_statistics(files: RouterFiles) -> Statistics | None:

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 from tasks.contracts.json_types import canonical_json, check_format, parse_object
 from tasks.contracts.state_file import replace_text
 from tasks.rollout.envoy import RouterFiles, router_files
-from tasks.rollout.envoy_stats import VariantName
+from tasks.rollout.envoy_stats import FailedRpcs, VariantName
 from tasks.rollout.exposure_files import as_lines, close_hours, open_file
 from tasks.rollout.grpc_faults import is_servers_fault
 from tasks.rollout.step_users import NEITHER, StepUsers
@@ -93,7 +93,7 @@ def exposure_of(line: Mapping[str, Any], key: bytes) -> dict[str, Any] | None:
         "time": at,
         "request_id": line["request_id"],
         "user": hashed_user(key, str(line["user_id"])),
-        "variant": line["variant"],
+        "variant": NEITHER if line.get("details") == TOO_LARGE else line["variant"],
         "bucket": bucket,
         "step": int(line["step"]),
         "slot": line["slot"],
@@ -103,6 +103,9 @@ def exposure_of(line: Mapping[str, Any], key: bytes) -> dict[str, Any] | None:
         "attempts": int(line["attempts"]),
         "ms": round(int(line["duration_us"] or 0) / 1000, 3),
     }
+
+
+TOO_LARGE = "request_payload_too_large"  # Envoy's details of a gRPC request above its limit
 
 
 def failed_rpc(line: Mapping[str, Any]) -> VariantName | None:
@@ -145,7 +148,7 @@ class ExposureLander:
     clock: Callable[[], float] = time.time
     warn: Callable[[str], None] = say_nothing
     bad_lines: int = 0
-    failed_rpcs: Counter[VariantName] = field(default_factory=Counter)  # since this process began
+    failed_rpcs: Counter[FailedRpcs] = field(default_factory=Counter)  # since this process began
     _said_of: int = 0
     _said_at: float = -math.inf
     _reopened: bool = False
@@ -257,14 +260,14 @@ class ExposureLander:
         record = {"format": "landed/2", "offsets": place.offsets, "appending": place.appending}
         replace_text(self._place_file, canonical_json(record), durable=False)
 
-    def _read(self, lines: Iterable[bytes]) -> tuple[_ByFile, list[VariantName]]:
+    def _read(self, lines: Iterable[bytes]) -> tuple[_ByFile, list[FailedRpcs]]:
         """Return the exposures in lines, and whose gRPC requests failed."""
         by_file: defaultdict[Path, list[dict[str, Any]]] = defaultdict(list)
-        failed: list[VariantName] = []
+        failed: list[FailedRpcs] = []
         for text in lines:
             try:
                 line = json.loads(text)
-                failed += filter(None, [failed_rpc(line)])
+                failed += [(one, str(line["slot"])) for one in [failed_rpc(line)] if one]
                 exposure = exposure_of(line, self.key)
                 folder = rollout_folder(self.state_dir, str(line["model"]), str(line["rollout"]))
             except (AttributeError, ValueError, KeyError, TypeError):

@@ -157,13 +157,17 @@ def _rates(
     limits = [place * per_try_timeout_ms for place in range(1, FALLBACK_RETRIES + 1)]
     tardy = _since([sum(map(one.candidate.slower_than, limits)) for one in readings])
     shared = _since([_tries_in_vain(one.candidate, per_try_timeout_ms) for one in readings])
+    # A try whose failure went on to the user is none that Envoy gave up.
+    passed_on = _since([one.slot.passed_on for one in readings])
     return (
         _Rate(
             name="errors",
             limit=plan.max_error_ratio,
             events=[
-                max(0, tries - late - max(0, vain))
-                for tries, late, vain in zip(given_up, tardy, shared, strict=True)
+                max(0, tries - late - max(0, vain)) + went_on
+                for tries, late, vain, went_on in zip(
+                    given_up, tardy, shared, passed_on, strict=True
+                )
             ],
             stable=lambda reading: reading.stable.failures,
         ),

@@ -47,6 +47,8 @@ class StepWatch:
                         asked=before.slot.asked + _more(self.last.slot.asked, seen.slot.asked),
                         ejections=before.slot.ejections
                         + _more(self.last.slot.ejections, seen.slot.ejections),
+                        passed_on=before.slot.passed_on
+                        + _more(self.last.slot.passed_on, seen.slot.passed_on),
                     ),
                 )
             )

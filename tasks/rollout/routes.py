@@ -23,9 +23,15 @@ from tasks.rollout.step_users import (
 )
 
 Protocol = Literal["rest", "grpc"]
-PROTOCOLS: tuple[Protocol, ...] = ("grpc", "rest")  # a route for REST would match gRPC too
-PINNED = ("versions", "labels")  # what a REST path may name; gRPC names it in the message
-RETRIED_BODY_BYTES = 4 * 1024 * 1024  # gRPC's own limit of a message; REST above it meets stable
+PROTOCOLS: tuple[Protocol, ...] = ("grpc", "rest")
+# What a slot answers beside these (its configuration, its metrics) is not for clients.
+GRPC_PATH = r"/tensorflow\.serving\.(PredictionService/\w+|ModelService/GetModelStatus)"
+PINNED = "/(versions|labels)/[^/:]+"  # what a REST path may name; gRPC names it in the message
+ASKED = "(/metadata|:[a-z]+)?"
+RETRIED_BODY_BYTES = 4 * 1024 * 1024  # REST above it meets stable
+# gRPC does not say a request's length beforehand: it is read whole, and a larger one is refused,
+# whichever slot would be asked. What Envoy does not keep, it cannot ask of stable.
+GRPC_BODY_BYTES = RETRIED_BODY_BYTES  # gRPC's own default for a message
 MAX_REQUESTS = 100_000  # never the circuit breaker: an overflow is not retried by Envoy
 REQUEST_TIMEOUT_SECONDS = 30
 MIN_PER_TRY_TIMEOUT_MS = 20.0
@@ -173,6 +179,7 @@ _EJECTION: Config = {
 WHOLE_ANSWER_BYTES = 4 * 1024 * 1024
 MOST_HELD_BYTES = 64 * 1024 * 1024  # of an answer that does not say its length
 LATE_STATUS_HEADER = "x-headrace-grpc-status"
+UNKNOWN = 2  # what a gRPC client makes of an answer without a status
 # Only good heads are held: one that is bad goes on as it comes. What is held and then called bad
 # while another try is in flight would end Envoy 1.40 (a try that is given up within its own end).
 _LUA_HOLD = f"""
@@ -201,13 +208,14 @@ function envoy_on_request(handle)
   in_flight(handle, 1)
 end
 function envoy_on_response(handle)
-  in_flight(handle, -1)
-  if not held(handle) then return end
-  local trailers = handle:trailers()
-  local status = trailers and trailers:get("grpc-status")
-  local others = in_flight(handle, 0)
-  if status and status ~= "0" and others == 0 then
-    handle:headers():replace("{LATE_STATUS_HEADER}", status)
+  local whole = held(handle)
+  local trailers = whole and handle:trailers()
+  local others = in_flight(handle, -1) -- not before: a try that is held can still be given up
+  if not whole then return end
+  local told = trailers and trailers:get("grpc-status") or handle:headers():get("grpc-status")
+  local status = tonumber(told or "") or {UNKNOWN}
+  if status ~= 0 and others == 0 then
+    handle:headers():replace("{LATE_STATUS_HEADER}", tostring(status))
   end
 end
 """,
@@ -305,6 +313,17 @@ def _routed(*hosted: _Hosted, otherwise: Sequence[Config] = ()) -> Config:
     return {"matcher": {"matcher_list": {"matchers": steps}, "on_no_match": _list_of(routes)}}
 
 
+def _elsewhere(hosted: _Hosted) -> Config:
+    """Return the router's own answer to paths that it does not forward; by gRPC UNIMPLEMENTED."""
+    name = hosted.model.name
+    sentence = (
+        f"expected /v1/models/{name} with :predict, /metadata or the like, or by gRPC "
+        "PredictionService or ModelService/GetModelStatus; nothing else is forwarded to a slot"
+    )
+    answer = _answer(404, sentence)
+    return {**answer, "match": {**answer["match"], "headers": hosted.wanted}}
+
+
 def _list_of(routes: list[Config]) -> Config:
     kind = {"@type": f"{_TYPE}.config.route.v3.RouteList", "routes": routes}
     return {"action": {"name": "routes", "typed_config": kind}}
@@ -317,12 +336,13 @@ def _users_of_step(hosted: _Hosted) -> Config:
         wanted = header_is("x-model", {"value_match": {"exact": hosted.model.name}})
         named = {"and_matcher": {"predicate": [wanted, named]}}
     stable = [route for one in PROTOCOLS for route in _stable_routes_of_step(hosted, one)]
-    pinned = _pinned_routes(hosted)
+    stable.append(_elsewhere(hosted))
+    pinned = _pinned_route(hosted)
     below = {
         "predicate": StepUsers.of(hosted.model.record).predicate(),
-        "on_match": _list_of(pinned + _candidate_routes(hosted) + stable),
+        "on_match": _list_of([pinned, *_candidate_routes(hosted), *stable]),
     }
-    dealt = {"matcher_list": {"matchers": [below]}, "on_no_match": _list_of(pinned + stable)}
+    dealt = {"matcher_list": {"matchers": [below]}, "on_no_match": _list_of([pinned, *stable])}
     return {"predicate": named, "on_match": {"matcher": dealt}}
 
 
@@ -351,22 +371,22 @@ def _routes(hosted: _Hosted) -> list[Config]:
         answer = _answer(503, f"model {model.name} has no release that serves")
         return [{**answer, "match": {"prefix": "/", "headers": wanted}}]
     halted = _takes_share(model) and not _is_step(model)
-    return (_candidate_routes(hosted) if halted else []) + _stable_routes(hosted)
+    routes = (_candidate_routes(hosted) if halted else []) + _stable_routes(hosted)
+    return [*routes, _elsewhere(hosted)]
 
 
 def _candidate_routes(hosted: _Hosted) -> list[Config]:
     return [_candidate_route(hosted.model, protocol, hosted.wanted) for protocol in PROTOCOLS]
 
 
-def _pinned_routes(hosted: _Hosted) -> list[Config]:
-    """Return the routes of paths with a version or a label: they mean stable's, and are no exposure.
+def _pinned_route(hosted: _Hosted) -> Config:
+    """Return the route of paths with a version or a label: they mean stable's, and are no exposure.
 
     The candidate would not know it: stable's answer in its stead would look like its failure.
     """
-    routes = [_stable_route(hosted.model, "rest", hosted.wanted) for _ in PINNED]
-    for route, kind in zip(routes, PINNED, strict=True):
-        route["match"]["prefix"] = f"/v1/models/{hosted.model.name}/{kind}/"
-    return routes
+    route = _stable_route(hosted.model, "rest", hosted.wanted)
+    route["match"]["safe_regex"] = {"regex": f"/v1/models/{hosted.model.name}{PINNED}{ASKED}"}
+    return route
 
 
 def _stable_routes(hosted: _Hosted) -> list[Config]:
@@ -394,12 +414,11 @@ def _range(header: str, end: int) -> Config:
     return {"name": header, "range_match": {"start": 0, "end": end}}
 
 
-def _match(protocol: Protocol, headers: list[Config]) -> Config:
-    return {
-        "prefix": "/",
-        "headers": headers,
-        **({"grpc": {}} if protocol == "grpc" else {}),
-    }
+def _match(model: str, protocol: Protocol, headers: list[Config]) -> Config:
+    if protocol == "grpc":
+        return {"safe_regex": {"regex": GRPC_PATH}, "headers": headers, "grpc": {}}
+    path = f"/v1/models/{model}({PINNED})?{ASKED}"
+    return {"safe_regex": {"regex": path}, "headers": headers}
 
 
 def _stable_route(
@@ -411,7 +430,7 @@ def _stable_route(
         message = f"{model.name}: expected a stable slot, found none"
         raise BadRequestError(message)
     return {
-        "match": _match(protocol, wanted),
+        "match": _match(model.name, protocol, wanted),
         "stat_prefix": stat_prefix(model.record, "stable"),
         "route": {
             "cluster": cluster_name(model.name, stable, protocol, candidate=False),
@@ -419,6 +438,7 @@ def _stable_route(
             "retry_policy": _stable_policy(model.slots[stable]),
             **_mirror(model, protocol),
         },
+        **_read_whole(protocol),
         **_labels(model, "stable", logged_as=logged_as),
     }
 
@@ -456,7 +476,7 @@ def _candidate_route(model: RoutedModel, protocol: Protocol, wanted: list[Config
         headers.append(StepUsers.of(record).before_expiry())
         headers += _asked_again(protocol)
     return {
-        "match": _match(protocol, headers),
+        "match": _match(model.name, protocol, headers),
         "stat_prefix": stat_prefix(record, "candidate"),
         "request_body_buffer_limit": RETRIED_BODY_BYTES,
         "route": {
@@ -467,8 +487,28 @@ def _candidate_route(model: RoutedModel, protocol: Protocol, wanted: list[Config
             "hedge_policy": {"hedge_on_per_try_timeout": True},
             **_mirror(model, protocol),
         },
+        **_read_whole(protocol),
         **_labels(model, "candidate", logged_as="candidate"),
     }
+
+
+_BUFFER = "envoy.filters.http.buffer"
+
+
+def grpc_size_limit() -> Config:
+    """Return the filter that holds a gRPC request until it is whole; REST does not pass it."""
+    buffer = {"@type": f"{_HTTP_FILTERS}.buffer.v3.Buffer", "max_request_bytes": GRPC_BODY_BYTES}
+    return {"name": _BUFFER, "disabled": True, "typed_config": buffer}
+
+
+def _read_whole(protocol: Protocol) -> Config:
+    if protocol == "rest":
+        return {}
+    limit = {
+        "@type": f"{_HTTP_FILTERS}.buffer.v3.BufferPerRoute",
+        "buffer": {"max_request_bytes": GRPC_BODY_BYTES},
+    }
+    return {"typed_per_filter_config": {_BUFFER: limit}}
 
 
 def _mirror(model: RoutedModel, protocol: Protocol) -> Config:
@@ -493,8 +533,9 @@ def release_number(record: StateRecord, variant: str) -> int:
 
 # Whose fault a refusal is, only stable can tell: a model or signature that the candidate lacks, or
 # inputs that it wants otherwise, look like a client's mistake. What stable refuses too, is one.
+# Nor does a prediction ever redirect: a good answer has the code 200.
 _REFUSALS: list[Config] = [
-    {"name": ":status", "string_match": {"prefix": "4"}},
+    {"name": ":status", "string_match": {"exact": "200"}, "invert_match": True},
     *(
         {"name": name, "string_match": {"safe_regex": {"regex": "[1-9][0-9]*"}}}
         for name in ("grpc-status", LATE_STATUS_HEADER)

@@ -219,6 +219,10 @@ def _lost_the_model(mood: Mood) -> None:
     mood.status, mood.grpc_status = 404, grpc.StatusCode.NOT_FOUND
 
 
+def _redirects(mood: Mood) -> None:
+    mood.status, mood.grpc_status = 302, grpc.StatusCode.ABORTED
+
+
 def _wants_other_inputs(mood: Mood) -> None:
     mood.status, mood.grpc_status = 400, grpc.StatusCode.INVALID_ARGUMENT
 
@@ -247,6 +251,7 @@ ILLS = (
     _unavailable,
     _throws,
     _lost_the_model,
+    _redirects,
     _wants_other_inputs,
     _hangs,
     _resets,

@@ -15,12 +15,13 @@ import pytest
 from tasks.rollout.assignment import bucket_of
 from tasks.rollout.envoy_stats import VariantCounts, VariantName, read_statistics
 from tasks.rollout.exposure_files import read_exposures
-from tasks.rollout.exposures import ExposureLander, user_key
+from tasks.rollout.exposures import ExposureLander, exposure_of, user_key
 from tasks.rollout.phases import Phase
 from tasks.rollout.record import Colour
+from tasks.rollout.routes import GRPC_BODY_BYTES
 from tests.integration.rollout.conftest import Deployment, eventually
 from tests.integration.rollout.test_router import is_candidates, users_of_candidate
-from tests.integration.rollout.upstreams import METHOD
+from tests.integration.rollout.upstreams import METHOD, grpc_without_status
 
 pytestmark = pytest.mark.integration
 
@@ -37,10 +38,10 @@ class Client:
     def __init__(self, channel: grpc.Channel) -> None:
         self.predict = channel.unary_unary(METHOD)
 
-    def ask(self, user: str | None, **headers: str) -> Answer:
+    def ask(self, user: str | None, body: bytes = b"request", **headers: str) -> Answer:
         sent = list(headers.items()) + ([("x-user-id", user)] if user else [])
         metadata = [(name.replace("_", "-"), value) for name, value in sent]
-        answer, done = self.predict.with_call(b"request", metadata=metadata, timeout=20)
+        answer, done = self.predict.with_call(body, metadata=metadata, timeout=20)
         return Answer(answer.decode(), str(dict(done.initial_metadata())["x-headrace-variant"]))
 
 
@@ -105,6 +106,24 @@ def test_the_models_name_may_also_be_a_header_and_an_unknown_one_is_refused(
     assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
+def test_what_is_not_for_clients_is_refused_and_reaches_no_slot(deployment: Deployment) -> None:
+    in_step_3(deployment)
+    (mine,) = users_of_candidate(deployment, 1)
+    options = [("grpc.default_authority", "shop.headrace"), ("grpc.enable_http_proxy", 0)]
+    reload = "/tensorflow.serving.ModelService/HandleReloadConfigRequest"
+    asked = [slot.mood.asked for slot in deployment.slots.values()]
+    with grpc.insecure_channel(f"127.0.0.1:{deployment.port}", options=options) as channel:
+        for user in (mine, "nobody"):
+            with pytest.raises(grpc.RpcError, match="expected /v1/models/shop") as refused:
+                channel.unary_unary(reload)(b"", metadata=[("x-user-id", user)], timeout=5)
+            assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    for path in ("/monitoring/prometheus/metrics", "/v1/models/other:predict", "/"):
+        headers = {"x-model": "shop", "x-user-id": mine}
+        answer = deployment.client.post(f"{deployment.url}{path}", json={}, headers=headers)
+        assert (answer.status_code, "expected /v1/models/shop" in answer.text) == (404, True)
+    assert [slot.mood.asked for slot in deployment.slots.values()] == asked
+
+
 def test_a_candidate_that_fails_grpc_is_ejected_and_asked_again_later(
     deployment: Deployment,
 ) -> None:
@@ -146,6 +165,57 @@ def test_no_grpc_user_pays_for_a_candidate_that_dies_under_load(deployment: Depl
         names = Counter(one.result().name for one in asked)
     assert sum(names.values()) == len(users)
     assert names["blue"] > 0
+
+
+@pytest.mark.parametrize("stables_seconds", (0.1, 0.4), ids=("shortly", "much"))
+def test_a_candidate_that_fails_late_beside_a_held_answer_of_stable_ends_no_router(
+    deployment: Deployment, stables_seconds: float
+) -> None:
+    """Both heads have come, and the candidate's end before stable's: it is passed on, no more."""
+    in_step_3(deployment, per_try_timeout_ms=80)
+    candidate, stable = deployment.candidate.mood, deployment.stable.mood
+    candidate.held_seconds, candidate.grpc_status = 0.25, grpc.StatusCode.UNAVAILABLE
+    stable.held_seconds = 0.17 + stables_seconds
+    users = [*users_of_candidate(deployment, 8), None] * 5
+    with client(deployment) as shop, ThreadPoolExecutor(4) as pool:
+        met = Counter(zip(users, pool.map(lambda user: _met(shop, user), users), strict=True))
+    assert deployment.envoy.poll() is None
+    assert {name for _, name in met} == {"blue", "UNAVAILABLE: told to"}
+    assert met[None, "blue"] == 5
+
+
+def _met(shop: Client, user: str | None) -> str:
+    try:
+        return shop.ask(user).name
+    except grpc.RpcError as error:
+        return f"{error.code().name}: {error.details()}"
+
+
+LARGEST = GRPC_BODY_BYTES - 5  # beside what frames a message
+
+
+@pytest.mark.parametrize("ill", ("fails", "hangs"))
+def test_the_largest_grpc_request_falls_back_and_a_larger_one_is_refused_whoever_asks(
+    deployment: Deployment, ill: str
+) -> None:
+    in_step_3(deployment, per_try_timeout_ms=500)
+    mood = deployment.candidate.mood
+    mood.grpc_status = grpc.StatusCode.UNAVAILABLE if ill == "fails" else None
+    mood.delay_seconds = 30 if ill == "hangs" else 0
+    (mine,) = users_of_candidate(deployment, 1)
+    other = next(u for u in map(str, range(100)) if not is_candidates(deployment, u))
+    with client(deployment) as shop:
+        assert shop.ask(mine, b"x" * LARGEST) == Answer("blue", "candidate")
+        assert deployment.stable.mood.bodies[-1] == LARGEST
+        asked = mood.asked + deployment.stable.mood.asked
+        for user in (mine, other, None):
+            with pytest.raises(grpc.RpcError, match="at most 4194304 bytes") as refused:
+                shop.ask(user, b"x" * (LARGEST + 1), x_request_id=f"large-{user}")
+            assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert mood.asked + deployment.stable.mood.asked == asked
+    lines = deployment.lines_of({f"large-{user}" for user in (mine, other)})
+    exposures = [exposure_of(line, b"key") for line in lines if line["user_id"]]
+    assert [one and one["variant"] for one in exposures] == ["neither", "neither"]
 
 
 def test_a_grpc_request_is_an_exposure_by_its_assignment(deployment: Deployment) -> None:
@@ -214,6 +284,22 @@ def test_a_grpc_status_other_than_ok_costs_no_user_of_the_candidate(
     (user,) = users_of_candidate(deployment, 1)
     with client(deployment) as shop:
         assert shop.ask(user) == Answer("blue", "candidate")
+
+
+def test_an_answer_without_a_status_costs_no_user_and_the_keeper_takes_its_candidate_out(
+    kept_deployment: Deployment,
+) -> None:
+    in_step_3(kept_deployment, per_try_timeout_ms=150)
+    users = users_of_candidate(kept_deployment, 30)
+    candidate = kept_deployment.candidate
+    assert candidate.grpc is not None
+    candidate.grpc.close()
+    candidate.grpc = None
+    with grpc_without_status(candidate.grpc_port), client(kept_deployment) as shop:
+        for user in users * 3:
+            assert _met(shop, user) == "blue"
+        eventually(lambda: kept_deployment.state.peek().status.share == 0)
+    assert kept_deployment.state.history()[-1].kind == "cut"
 
 
 def test_halted_every_grpc_request_meets_the_only_slot_that_answers(

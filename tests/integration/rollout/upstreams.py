@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import socketserver
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -33,6 +34,7 @@ class Mood:
     half: bool = False  # begin to answer, wait, and break off
     half_seconds: float = 0.0
     half_status: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE
+    held_seconds: float = 0.0  # by gRPC, between the head of an answer and all the rest
     padding_bytes: int = 0
     answers: Callable[[bytes], bytes] | None = None  # by gRPC, instead of the name
     asked: int = 0
@@ -146,6 +148,43 @@ class RestStub:
         self.server.server_close()
 
 
+def _frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    head = struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream)
+    return head + payload
+
+
+HEADERS, SETTINGS, PING, DATA, END, ACK, WHOLE = 1, 4, 6, 0, 1, 1, 4
+
+
+class WithoutStatus(socketserver.StreamRequestHandler):
+    """HTTP/2 that answers each gRPC request with a message, ends it, and names no status."""
+
+    def handle(self) -> None:
+        self.rfile.read(24)  # the preface
+        self.wfile.write(_frame(SETTINGS, 0, 0))
+        while len(head := self.rfile.read(9)) == 9:
+            kind, flags = head[3], head[4]
+            stream = int.from_bytes(head[5:]) & 0x7FFFFFFF
+            payload = self.rfile.read(int.from_bytes(head[:3]))
+            if kind in {SETTINGS, PING} and not flags & ACK:
+                self.wfile.write(_frame(kind, ACK, 0, payload if kind == PING else b""))
+            if kind in {HEADERS, DATA} and flags & END:
+                # 200, and a literal content-type, by HPACK's static table
+                fields = b"\x88\x0f\x10\x10application/grpc"
+                self.wfile.write(_frame(HEADERS, WHOLE, stream, fields))
+                self.wfile.write(_frame(DATA, END, stream, b"\0\0\0\0\x05green"))
+
+
+@contextlib.contextmanager
+def grpc_without_status(port: int) -> Iterator[None]:
+    """Serve at `port` until the end."""
+    with socketserver.ThreadingTCPServer(("127.0.0.1", port), WithoutStatus) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        yield
+        server.shutdown()
+
+
 class GrpcStub:
     """A gRPC server with one method that echoes the mood's name."""
 
@@ -156,6 +195,9 @@ class GrpcStub:
             mood.asked += 1
             mood.bodies.append(len(request))
             mood.wait()
+            if mood.held_seconds:
+                context.send_initial_metadata(())
+                mood.wake.wait(mood.held_seconds)
             if FAULTY in request:
                 context.abort(grpc.StatusCode.FAILED_PRECONDITION, "unknown signature")
             if mood.half:

@@ -73,12 +73,14 @@ def test_failed_rpcs_of_the_log_stand_beside_what_envoy_counted() -> None:
     six = VariantName(model="shop", variant="stable", release_number=6)
     seven = VariantName(model="shop", variant="candidate", release_number=7)
     counted = Statistics(variants={six: VariantCounts(completed=60, failed=1)}, slots={})
-    found = counted.with_failed_rpcs({six: 4, seven: 2}).variants
+    told = counted.with_failed_rpcs({(six, "blue"): 4, (seven, "green"): 2, (seven, "blue"): 3})
+    found = told.variants
     assert found == {
         six: VariantCounts(completed=60, failed=1, failed_rpcs=4),
-        seven: VariantCounts(failed_rpcs=2),
+        seven: VariantCounts(failed_rpcs=5),
     }
     assert found[six].failures == 5
+    assert told.slots[("shop", Colour.GREEN)] == SlotCounts(passed_on=2), "the candidate's own"
 
 
 def test_slower_counts_from_the_bound_below_the_limit() -> None:

@@ -92,6 +92,12 @@ def test_an_exposure_holds_a_hash_in_place_of_the_user() -> None:
     assert "ann" not in json.dumps(found)
 
 
+def test_a_request_that_the_router_refuses_for_its_length_is_in_neither_arm() -> None:
+    found = exposure_of(line(details="request_payload_too_large", grpc_status=8, slot=None), KEY)
+    assert found is not None
+    assert found["variant"] == "neither"
+
+
 def test_another_key_gives_another_hash() -> None:
     assert hashed_user(KEY, "ann") != hashed_user(b"other", "ann")
 
@@ -198,17 +204,19 @@ def test_whose_grpc_request_failed(found: dict[str, Any], name: VariantName | No
 def test_a_failed_grpc_request_is_counted_once_with_or_without_an_experiment(
     lander: ExposureLander,
 ) -> None:
-    write(lander, rpc(13), rpc(13, variant="candidate", release="2", rollout="r2"), rpc(0))
+    mine = {"variant": "candidate", "release": "2", "rollout": "r2"}
+    first, second = rpc(13, slot="blue"), rpc(13, slot="green", **mine)
+    write(lander, first, second, rpc(0))
     assert lander.land() == 1
-    second = VariantName(model="shop", variant="candidate", release_number=2)
-    assert lander.failed_rpcs == {STABLE: 1, second: 1}
-    write(lander, rpc(13), end="")
+    name = VariantName(model="shop", variant="candidate", release_number=2)
+    assert lander.failed_rpcs == {(STABLE, "blue"): 1, (name, "green"): 1}
+    write(lander, first, end="")
     lander.land()  # half a line waits
-    assert lander.failed_rpcs[STABLE] == 1
+    assert lander.failed_rpcs[STABLE, "blue"] == 1
     write(lander, end="\n")
     lander.land()
     lander.land()
-    assert lander.failed_rpcs == {STABLE: 2, second: 1}
+    assert lander.failed_rpcs == {(STABLE, "blue"): 2, (name, "green"): 1}
 
 
 def test_lines_land_once_and_by_rollout(lander: ExposureLander) -> None:

@@ -182,6 +182,20 @@ def test_a_request_that_took_every_tries_time_is_not_discounted_twice() -> None:
     assert "errors" in str(first_harm(readings))
 
 
+def test_failures_that_went_on_to_users_count_though_no_try_was_given_up_but_for_its_time() -> None:
+    """Three of a hundred answers break off after the limit, beside stable's try."""
+    readings = history([(97, 0, 0, 3)] * 100)
+    assert first_harm(readings) is None, "late ones alone are within the plan"
+    broken = [
+        replace(one, slot=replace(one.slot, passed_on=3 * place))
+        for place, one in enumerate(readings)
+    ]
+    found = first_harm(broken)
+    assert found is not None
+    assert found.check == "errors"
+    assert found.events <= 3 * 100, "each once"
+
+
 def test_stables_late_times_count_before_its_answers_are_counted() -> None:
     readings = history([HANGS] * 6)
     assert find_harm(readings, PLAN, TRY_MS) is not None

@@ -59,6 +59,14 @@ def test_what_began_anew_is_counted_from_there() -> None:
     assert total.exhausted == 72
 
 
+def test_failures_that_went_on_to_users_are_followed_through_a_keeper_that_counts_anew() -> None:
+    watch = StepWatch(step=("r2", 2, 0.0, 1))
+    for moment, number in enumerate((4, 6, 1, 2)):
+        slot = SlotCounts(passed_on=number)
+        watch.add(replace(seen(candidate(moment), moment), slot=slot), moment)
+    assert watch.readings[-1].slot.passed_on == 2 + 2
+
+
 def test_stables_grpc_errors_count_as_its_errors_though_its_routes_do_not_count_them() -> None:
     """Both slots fail three gRPC requests in twenty, each on its own: no fault of the candidate."""
     record = StateRecord(

@@ -70,11 +70,16 @@ def routes_for(
             tree = named["on_match"]["matcher"]
         way = tree["matcher_list"]["matchers"][0]["on_match"] if user and below else None
         found = (way or tree["on_no_match"])["action"]["typed_config"]["routes"]
-    return [route for route in found if is_pinned(route) is pinned]
+    return [route for route in forwarded(found) if is_pinned(route) is pinned]
+
+
+def forwarded(routes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the routes without the router's own 404."""
+    return [one for one in routes if one.get("direct_response", {}).get("status") != 404]
 
 
 def is_pinned(route: dict[str, Any]) -> bool:
-    return bool(route["match"]["prefix"] != "/")
+    return "shop/(versions|labels)/" in str(route["match"])
 
 
 def clusters_of(routed: RoutedModel) -> dict[str, dict[str, Any]]:
@@ -155,13 +160,15 @@ def test_each_protocol_is_mirrored_to_its_own_cluster_under_the_same_limits() ->
     )
     (table,) = render_routes([model(Phase.STAGED)], SHADOW)["resources"]
     routes = table["virtual_hosts"][0]["routes"]
-    targets = [route["route"]["request_mirror_policies"][0]["cluster"] for route in routes]
+    targets = [
+        route["route"]["request_mirror_policies"][0]["cluster"] for route in forwarded(routes)
+    ]
     assert targets == [grpc["name"], rest["name"]]
 
 
 def test_the_share_of_mirrored_requests_is_said_in_millionths_and_can_be_changed() -> None:
     (table,) = render_routes([model(Phase.STAGED)], SHADOW)["resources"]
-    route = table["virtual_hosts"][0]["routes"][-1]["route"]
+    route = forwarded(table["virtual_hosts"][0]["routes"])[-1]["route"]
     (policy,) = route["request_mirror_policies"]
     fraction = policy["runtime_fraction"]
     assert fraction["default_value"] == {"numerator": 50_000, "denominator": "MILLION"}
@@ -253,30 +260,92 @@ def test_the_routes_say_who_a_steps_users_are_only_while_stepping() -> None:
         assert "step_users" not in route["metadata"]["filter_metadata"]["headrace"]
 
 
+ENDS = ("", "/metadata", ":predict", ":classify", ":regress")
+INSIDE = [
+    *(f"/v1/models/shop{end}" for end in ENDS),
+    "/v1/models/shop/versions/3:predict",
+    "/v1/models/shop/labels/stable/metadata",
+    "/tensorflow.serving.PredictionService/Predict",
+    "/tensorflow.serving.ModelService/GetModelStatus",
+]
+OUTSIDE = [
+    "/",
+    "/monitoring/prometheus/metrics",
+    "/v1/models",
+    "/v1/models/shoe:predict",
+    "/v1/models/shop-2:predict",
+    "/v1/models/shop/../../monitoring/prometheus/metrics",
+    "/v1/models/shop/versions/../../../monitoring",
+    "/tensorflow.serving.ModelService/HandleReloadConfigRequest",
+    "/tensorflow.serving.PredictionService/Predict/x",
+    "/tensorflowxserving.PredictionService/Predict",
+    "/grpc.health.v1.Health/Check",
+]
+
+
+@pytest.mark.parametrize(
+    "phase", (Phase.SERVING, Phase.STEPPING, Phase.HALTED), ids=lambda phase: phase.value
+)
+def test_only_the_paths_of_this_model_are_forwarded(phase: Phase) -> None:
+    host = host_of(model(phase, 500))
+    lists = [
+        routes_for(host, user=user, below=below, pinned=pinned)
+        for user, below in ((True, True), (True, False), (False, False))
+        for pinned in (True, False)
+    ]
+    paths = {one["match"]["safe_regex"]["regex"] for routes in lists for one in routes}
+    assert [path for path in INSIDE if not any(re.fullmatch(one, path) for one in paths)] == []
+    assert [path for path in OUTSIDE if any(re.fullmatch(one, path) for one in paths)] == []
+
+
+@pytest.mark.parametrize("user", (True, False), ids=("a step's user", "nobody"))
+def test_the_router_itself_answers_every_other_path_last(*, user: bool) -> None:
+    tree = host_of(model(Phase.STEPPING, 2500))["matcher"]
+    if user:
+        (named,) = tree["matcher_list"]["matchers"]
+        tree = named["on_match"]["matcher"]
+    last = tree["on_no_match"]["action"]["typed_config"]["routes"][-1]
+    assert last["match"] == {"prefix": "/", "headers": []}
+    assert last["direct_response"]["status"] == 404
+    assert "expected /v1/models/shop" in last["direct_response"]["body"]["inline_string"]
+
+
 @pytest.mark.parametrize("below", (True, False), ids=("the candidate's", "the others"))
 def test_a_path_that_names_a_version_or_a_label_meets_stable_and_is_no_exposure(
     below: bool,
 ) -> None:
     host = host_of(model(Phase.STEPPING, 500))
     routes = routes_for(host, user=True, below=below, pinned=True)
-    assert [route["match"]["prefix"] for route in routes] == [
-        "/v1/models/shop/versions/",
-        "/v1/models/shop/labels/",
-    ]
+    (path,) = (re.compile(route["match"]["safe_regex"]["regex"]) for route in routes)
+    for pin in ("versions/3", "labels/stable"):
+        assert all(path.fullmatch(f"/v1/models/shop/{pin}{end}") for end in ENDS)
+    assert not any(path.fullmatch(f"/v1/models/shop{end}") for end in ENDS)
     assert {route["route"]["cluster"] for route in routes} == {"shop.blue.rest"}
     assert not any("step_users" in str(route["metadata"]) for route in routes)
     ways = host["matcher"]["matcher_list"]["matchers"][0]["on_match"]["matcher"]
     way = ways["matcher_list"]["matchers"][0]["on_match"] if below else ways["on_no_match"]
-    assert way["action"]["typed_config"]["routes"][:2] == routes
+    assert way["action"]["typed_config"]["routes"][:1] == routes
 
 
 def test_whatever_the_candidate_refuses_is_asked_of_stable() -> None:
     policy = routes_of(model(Phase.STEPPING, 500))[0]["route"]["retry_policy"]
-    told = {one["name"]: one["string_match"] for one in policy["retriable_headers"]}
-    assert told[":status"] == {"prefix": "4"}
+    code, *statuses = policy["retriable_headers"]
+    assert code == {"name": ":status", "string_match": {"exact": "200"}, "invert_match": True}
+    told = {one["name"]: one["string_match"] for one in statuses}
     for name in ("grpc-status", "x-headrace-grpc-status"):
         codes = re.compile(told[name]["safe_regex"]["regex"])
         assert [code for code in range(17) if codes.fullmatch(str(code))] == list(range(1, 17))
+
+
+@pytest.mark.parametrize("phase", (Phase.SERVING, Phase.STEPPING, Phase.HALTED))
+def test_grpc_requests_are_read_whole_under_one_limit_and_rest_ones_are_not(phase: Phase) -> None:
+    for route in routes_of(model(phase, 500)):
+        held = route.get("typed_per_filter_config", {})
+        if "grpc" in route["match"]:
+            (limit,) = held.values()
+            assert limit["buffer"] == {"max_request_bytes": 4 * 1024 * 1024}
+        else:
+            assert held == {}
 
 
 def test_the_candidates_routes_end_with_the_lease() -> None:
@@ -335,7 +404,7 @@ def test_two_models_have_an_authority_each_and_share_the_header() -> None:
         for route in hosts["any"]["routes"][:-1]
         for header in route["match"]["headers"]
     ]
-    assert wanted == ["shop", "shop", "search", "search"]
+    assert wanted == ["shop"] * 3 + ["search"] * 3  # gRPC, REST, and any other path
 
 
 def test_the_header_tells_the_users_of_each_models_step() -> None:
@@ -353,7 +422,7 @@ def test_the_header_tells_the_users_of_each_models_step() -> None:
     assert (named, shares) == (["shop", "search"], [500, 900])
     others = found["on_no_match"]["action"]["typed_config"]["routes"]
     assert [one.get("stat_prefix", "404") for one in others] == [
-        *["shop/stable/1"] * 2, *["search/stable/1"] * 2, "404",
+        *["shop/stable/1"] * 2, "404", *["search/stable/1"] * 2, "404", "404",
     ]  # fmt: skip
 
 
