@@ -33,6 +33,7 @@ from tasks.rollout.file_records import FileRecords
 from tasks.rollout.harm import READ_SECONDS
 from tasks.rollout.harm_watch import HarmWatch
 from tasks.rollout.keeper_health import KeeperHealth, lingering
+from tasks.rollout.last_routed import is_routed, keep_routed, last_routed
 from tasks.rollout.metrics import METRICS_SECONDS, metrics_file, render_metrics
 from tasks.rollout.metrics_server import serving_metrics
 from tasks.rollout.phases import Phase
@@ -112,6 +113,9 @@ class Keeper:
     _contradicted_at: dict[tuple[str, Colour], float] = field(default_factory=dict)
     _said: set[str] = field(default_factory=set)
     _failed_looks: dict[str, int] = field(default_factory=dict)
+    _known: Sequence[str] = ()  # the models that had a record at this turn
+    _looked: set[str] = field(default_factory=set)  # those that a look of this life was good at
+    _kept: Sequence[RoutedModel] | None = None
     _read_at: float = -math.inf
     _told_at: float = -math.inf
 
@@ -127,16 +131,24 @@ class Keeper:
     def _records(self) -> RecordStore:
         return self.records or FileRecords(state_dir=self.state_dir)
 
+    @property
+    def unread(self) -> list[str]:
+        """Return the models whose routes this keeper does not know, as no look at them was good."""
+        return sorted(set(self._known) - self._models.keys() - self._looked)
+
     def turn(self) -> bool:
         """Look at every model once; return whether Envoy was told something new."""
         statistics = self._statistics_if_due()
-        for model in self._records.models():
+        self._known = self._records.models()
+        for model in self._known:
             self.about(model, None)
             self._failed_looks.setdefault(model, 0)
             try:
                 self._look_at(model, statistics)
+                self._looked.add(model)
             except Exception as error:  # noqa: BLE001  the model keeps its last routes, others go on
                 self._failed(model, error)
+                self._carry_over(model)
         self.watch.turned()
         self.probes.watch(self._models.values())
         told = self._tell_envoy()
@@ -174,6 +186,18 @@ class Keeper:
                 render_routes([routed])  # what cannot be rendered must not keep others from Envoy
                 render_clusters([routed])
             self._models[model] = routed
+
+    def _carry_over(self, model: str) -> None:
+        """Go on with a model's routes of this keeper's last life, until a look at it is good."""
+        if model in self._models or model in self._looked:
+            return
+        try:
+            kept = last_routed(self.files, model)
+        except (HeadraceError, OSError) as error:
+            self._say_once(str(error))
+            return
+        if kept is not None:
+            self._models[model] = kept
 
     def _failed(self, model: str, error: Exception) -> None:
         self._failed_looks[model] += 1
@@ -245,7 +269,13 @@ class Keeper:
         if unseen := list(self.unseen()):  # a keeper's next life: the last one's routes go on
             self._say_once(f"Envoy keeps its routes until the records of {unseen} are seen")
             return False
+        if routed := [name for name in self.unread if is_routed(self.files, name)]:
+            self._say_once(f"Envoy keeps its routes until the records of {routed} can be read")
+            return False
         models = [self._models[name] for name in sorted(self._models)]
+        if models != self._kept:  # before Envoy is told: a next life must know no older routes
+            keep_routed(self.files, models)
+            self._kept = models
         shadow = self._shadow()
         new_clusters = _replace_if_new(self.files.clusters, render_clusters(models, shadow))
         if new_clusters:
@@ -354,7 +384,7 @@ def run(
     sealer.start()
     last_said = ""
     while not stop.wait(turn_seconds):
-        for act in (keeper.turn, lander.land, health.turned):
+        for act in (keeper.turn, lander.land, lambda: health.turned(keeper.unread)):
             try:
                 act()
             except Exception as error:  # noqa: BLE001  no trouble may end the watch over leases
