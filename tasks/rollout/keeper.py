@@ -177,11 +177,12 @@ class Keeper:
             record = state.peek()
         if statistics is not None and self._cut_if_harmful(state, record, statistics):
             record = state.peek()
-        if self._slots_changed(state, record):
-            record = state.peek()
+        routable = self._withheld.routed(record)
+        if routable is record and self._note_slots(state, record):  # what is withheld goes first
+            routable = self._withheld.routed(state.peek())
         slots = slot_addresses(self.state_dir, model, self.slot_host)
         if slots is not None:
-            routed = RoutedModel(record=self._withheld.routed(record), slots=slots)
+            routed = RoutedModel(record=routable, slots=slots)
             if routed != self._models.get(model):
                 render_routes([routed])  # what cannot be rendered must not keep others from Envoy
                 render_clusters([routed])
@@ -234,6 +235,13 @@ class Keeper:
         why = f"it cannot be judged: {type(error).__name__}: {error}; see the keeper's log"
         note = replace(KEEPER, why=bounded(why, MAX_WHY))
         self._withheld.cut(record, lambda: state.pause(release_id, note=note))
+
+    def _note_slots(self, state: ModelState, record: StateRecord) -> bool:
+        try:
+            return self._slots_changed(state, record)
+        except (HeadraceError, OSError) as error:  # it is tried again at the next turn
+            self._say_once(f"{record.model}: the record lacks yet which slots answer: {error}")
+            return False
 
     def _slots_changed(self, state: ModelState, record: StateRecord) -> bool:
         # A keeper that just started knows of no answer: what was broken is so until it answers.

@@ -29,7 +29,9 @@ class _Pending:
     def is_about(self, record: StateRecord) -> bool:
         same = (record.release_id, record.status.step) == (self.release_id, self.step)
         renewed = self.renewals not in {None, record.lease.renewals}
-        return same and not renewed and record.status.phase is Phase.STEPPING
+        # Another router may have paused the step since, and nothing resumes one that is to be cut.
+        phases = {Phase.STEPPING, Phase.PAUSED} if self.renewals is None else {Phase.STEPPING}
+        return same and not renewed and record.status.phase in phases
 
 
 @dataclass(kw_only=True)

@@ -12,6 +12,7 @@ from tasks.contracts.requests import PLANS
 from tasks.rollout.file_records import FileRecords
 from tasks.rollout.keeper import Keeper, LeaseWatch
 from tasks.rollout.phases import Decision, Phase
+from tasks.rollout.record import Colour
 from tasks.rollout.state import ModelState, open_state
 from tasks.rollout.withheld import WithheldShares
 from tests.unit.rollout.test_keeper import Clock, FakeEnvoy, FakeProbes
@@ -39,6 +40,7 @@ class World:
         self.records = SometimesAway(state_dir=folder / "state")
         self.envoy = FakeEnvoy()
         self.said: list[str] = []
+        self.broken: set[Colour] = set()
         self.state.reserve_slot("first")
         self.state.promote("first")
         self.state.reserve_slot("second")
@@ -49,7 +51,7 @@ class World:
             router_dir=folder / "router",
             slot_host=HOST,
             watch=LeaseWatch(monotonic=self.clock, wall=self.wall),
-            probes=FakeProbes(broken=set(), well=set()),
+            probes=FakeProbes(broken=self.broken, well=set()),
             say=self.said.append,
             statistics=lambda _files: self.envoy.statistics(),
         )
@@ -123,6 +125,45 @@ def test_a_renewal_does_not_bring_back_users_of_a_cut_that_was_not_written_yet(
     assert not world.turn(0.1)
     assert not world.turn(1.1)
     assert world.state.peek().status.verdicts == {1: Decision.ROLL_BACK}
+
+
+def test_a_cut_takes_users_away_beside_a_slot_that_broke_meanwhile(
+    world: World,
+) -> None:
+    """A candidate that crashes also falls silent, and neither can be written."""
+    world.turn()
+    SometimesAway.away = True
+    world.broken.add(Colour.GREEN)
+    for _ in range(20):
+        world.envoy.asked += 100
+        world.envoy.failed += 50
+        reached = world.turn(0.25)
+    assert not reached
+    SometimesAway.away = False
+    assert not world.turn(1.1)
+    assert not world.turn()
+    assert world.state.peek().status.verdicts == {1: Decision.ROLL_BACK}
+    assert world.state.peek().unready == (Colour.GREEN,)
+
+
+def test_a_cut_is_written_though_another_router_paused_the_step_meanwhile(world: World) -> None:
+    world.turn()
+    SometimesAway.away = True
+    for _ in range(20):
+        world.envoy.asked += 100
+        world.envoy.failed += 50
+        world.turn(0.25)
+    SometimesAway.away = False
+    world.state.look([Colour.GREEN])
+    assert not world.turn(1.1)
+    assert world.state.peek().status.verdicts == {1: Decision.ROLL_BACK}
+
+
+def test_a_lapse_takes_users_away_beside_a_slot_that_broke_meanwhile(world: World) -> None:
+    world.turn()
+    SometimesAway.away = True
+    world.broken.add(Colour.GREEN)
+    assert not world.turn(601)
 
 
 def test_what_was_decided_of_one_step_is_forgotten_with_the_step(world: World) -> None:
