@@ -15,10 +15,12 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
-from tasks.contracts.errors import BadRequestError, HeadraceError, bounded
+from tasks.contracts.errors import BadRequestError, HeadraceError, StoreUnavailableError, bounded
 from tasks.contracts.exit_codes import ExitCode
 from tasks.contracts.json_types import pretty_json
 from tasks.contracts.log_lines import Level, LineLog, Subject
@@ -39,6 +41,13 @@ from tasks.rollout.metrics_server import serving_metrics
 from tasks.rollout.phases import Phase
 from tasks.rollout.readiness import SlotProbes
 from tasks.rollout.record import Colour, StateRecord
+from tasks.rollout.record_writes import (
+    MAX_AT_ONCE,
+    RecordWrite,
+    RecordWrites,
+    Start,
+    at_once,
+)
 from tasks.rollout.routes import (
     Config,
     RoutedModel,
@@ -107,7 +116,9 @@ class Keeper:
     say: Callable[[str], None] = print
     cry: Callable[[str], None] = print  # what nobody foresaw, with its traceback
     about: Callable[[str, str | None], None] = lambda _model, _release_id: None
-    _withheld: WithheldShares = field(init=False)
+    start_write: Start = at_once  # of a record; beside the turns where that may take long
+    _withheld: WithheldShares = field(default_factory=WithheldShares)
+    _writes: RecordWrites = field(init=False)
     _models: dict[str, RoutedModel] = field(default_factory=dict)
     _said_unready: dict[str, set[Colour]] = field(default_factory=dict)
     _contradicted_at: dict[tuple[str, Colour], float] = field(default_factory=dict)
@@ -120,7 +131,7 @@ class Keeper:
     _told_at: float = -math.inf
 
     def __post_init__(self) -> None:
-        self._withheld = WithheldShares(monotonic=self.watch.monotonic, say=self._say_once)
+        self._writes = RecordWrites(start=self.start_write, monotonic=self.watch.monotonic)
 
     @property
     def files(self) -> RouterFiles:
@@ -138,6 +149,7 @@ class Keeper:
 
     def turn(self) -> bool:
         """Look at every model once; return whether Envoy was told something new."""
+        self._writes.settle()
         statistics = self._statistics_if_due()
         self._known = self._records.models()
         for model in self._known:
@@ -151,7 +163,10 @@ class Keeper:
                 self._carry_over(model)
         self.watch.turned()
         self.probes.watch(self._models.values())
-        told = self._tell_envoy()
+        try:
+            told = self._tell_envoy()
+        finally:
+            self._write_withheld()  # after the routes: users must not wait for the API
         if statistics is not None:
             self._tell_prometheus(statistics)
         return told
@@ -174,11 +189,11 @@ class Keeper:
             self._say_once(f"{model}: lease {record.lease.renewals} of {release_id} has lapsed")
             renewals = record.lease.renewals
             self._withheld.lapsed(record, lambda: state.lapse(release_id, renewals, note=KEEPER))
-            record = state.peek()
-        if statistics is not None and self._cut_if_harmful(state, record, statistics):
-            record = state.peek()
         routable = self._withheld.routed(record)
-        if routable is record and self._note_slots(state, record):  # what is withheld goes first
+        if statistics is not None:
+            self._cut_if_harmful(state, routable, statistics)
+            routable = self._withheld.routed(record)
+        if routable is record and self._slots_changed(state, record):  # what is withheld goes first
             routable = self._withheld.routed(state.peek())
         slots = slot_addresses(self.state_dir, model, self.slot_host)
         if slots is not None:
@@ -213,20 +228,19 @@ class Keeper:
 
     def _cut_if_harmful(
         self, state: ModelState, record: StateRecord, statistics: Statistics
-    ) -> bool:
+    ) -> None:
         try:
             harm = self.harm.harm(record, statistics, self.watch.wall())
         except Exception as error:  # noqa: BLE001  nobody meets a candidate that nobody judges
             self._failed(record.model, error)
             self._pause_unjudged(state, record, error)
-            return True
+            return
         if harm is None or record.release_id is None or record.status.step is None:
-            return False
+            return
         note = replace(KEEPER, why=str(harm))
         self._say_once(f"{record.model}: {record.release_id} was cut to 0 %: {harm}")
         release_id, step, numbers = record.release_id, record.status.step, harm.numbers()
         self._withheld.cut(record, lambda: state.cut(release_id, step, numbers=numbers, note=note))
-        return True
 
     def _pause_unjudged(self, state: ModelState, record: StateRecord, error: Exception) -> None:
         release_id = record.release_id
@@ -236,25 +250,54 @@ class Keeper:
         note = replace(KEEPER, why=bounded(why, MAX_WHY))
         self._withheld.cut(record, lambda: state.pause(release_id, note=note))
 
-    def _note_slots(self, state: ModelState, record: StateRecord) -> bool:
-        try:
-            return self._slots_changed(state, record)
-        except (HeadraceError, OSError) as error:  # it is tried again at the next turn
-            self._say_once(f"{record.model}: the record lacks yet which slots answer: {error}")
-            return False
-
     def _slots_changed(self, state: ModelState, record: StateRecord) -> bool:
         # A keeper that just started knows of no answer: what was broken is so until it answers.
         broken = set(record.unready) - self._taken_back(record)
         unready = (broken | self.probes.unready(record.model)) & record.slots.keys()
         if unready == set(record.unready):
             return False
+        if self._said_unready.get(record.model) != unready:
+            answer = f"slots that do not answer: {sorted(unready) or 'none'}"
+            self.say(f"keeper: {record.model}: {answer}")
         self._said_unready[record.model] = unready
-        self.say(f"keeper: {record.model}: slots that do not answer: {sorted(unready) or 'none'}")
-        phase = state.look(unready, note=KEEPER)
-        if phase is not record.status.phase:
-            self.say(f"keeper: {record.model}: {record.release_id} is now {phase}")
+        self._writes.offer(
+            RecordWrite(
+                model=record.model,
+                write=lambda: state.look(unready, note=KEEPER),
+                done=lambda phase: self._say_phase(record, phase),
+                failed=self._unwritten(record.model, "the record lacks yet which slots answer"),
+            )
+        )
         return True
+
+    def _say_phase(self, before: StateRecord, phase: Phase) -> None:
+        if phase is not before.status.phase:
+            self.say(f"keeper: {before.model}: {before.release_id} is now {phase}")
+
+    def _write_withheld(self) -> None:
+        for model, withheld in self._withheld.unwritten():
+            self._writes.offer(
+                RecordWrite(
+                    model=model,
+                    write=withheld.write,
+                    done=partial(self._withheld.written, model, withheld),
+                    failed=self._unwritten(
+                        model, "users meet stable only; what the record lacks yet"
+                    ),
+                )
+            )
+
+    def _unwritten(self, model: str, what: str) -> Callable[[Exception, bool], None]:
+        """Return who hears that a write failed; it is tried again."""
+
+        def failed(error: Exception, is_new: bool) -> None:
+            self.about(model, None)
+            if not isinstance(error, StoreUnavailableError | OSError):
+                self._failed(model, error)
+            elif is_new:
+                self.say(f"keeper: {model}: {what}: {error}")
+
+        return failed
 
     def _taken_back(self, record: StateRecord) -> set[Colour]:
         """Return the slots that answer us, though the record says that they do not.
@@ -374,6 +417,7 @@ def run(
         name=place.name,
         warn=lambda sentence: log.say(Level.WARNING, sentence),
     )
+    writers = ThreadPoolExecutor(MAX_AT_ONCE, thread_name_prefix="record")
     keeper = Keeper(
         state_dir=place.state_dir,
         records=place.records,
@@ -386,6 +430,7 @@ def run(
         about=log.about_release,
         statistics=lambda files: _with_failed_rpcs(statistics(files), lander),
         unseen=health.unseen,
+        start_write=writers.submit,
     )
     arguments = (place.state_dir, stop, log)
     sealer = threading.Thread(target=_seal, args=arguments, name="sealer", daemon=True)
@@ -401,6 +446,7 @@ def run(
                     log.say(Level.ERROR, sentence)
                 last_said = sentence
     keeper.probes.close()
+    writers.shutdown(wait=False, cancel_futures=True)
     sealer.join(timeout=5)
 
 
