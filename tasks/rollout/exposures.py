@@ -194,9 +194,9 @@ class ExposureLander:
         self._reopened = self.reopen()
 
     def _drop(self, path: Path) -> None:
-        inode, place = str(path.stat().st_ino), self._place()
+        inode = str(path.stat().st_ino)
         with path.open("rb") as reader:
-            reader.seek(place.offsets.get(inode, 0))
+            reader.seek(self._place().offsets.get(inode, 0))
             dropped = sum(1 for _ in reader)
         path.unlink()
         self.dropped_lines += dropped
@@ -204,7 +204,7 @@ class ExposureLander:
             f"{path}: {dropped} lines were dropped, as they could not land while {self.max_kept_bytes} "
             "bytes more came; mend what keeps exposures from landing, as the keeper's log says it"
         )
-        self._note(place.without(inode))
+        self._note(self._place().without(inode))
 
     def _say_of_bad_lines(self) -> None:
         new = self.bad_lines - self._said_of

@@ -112,6 +112,7 @@ class Keeper:
     harm: HarmWatch = field(default_factory=HarmWatch)
     probes: SlotProbes = field(default_factory=SlotProbes)
     statistics: Callable[[RouterFiles], Statistics | None] = read_statistics
+    dropped_lines: Callable[[], int] = lambda: 0  # of the access log
     unseen: Callable[[], Sequence[str]] = tuple  # models whose records are not known yet
     say: Callable[[str], None] = print
     cry: Callable[[str], None] = print  # what nobody foresaw, with its traceback
@@ -347,7 +348,8 @@ class Keeper:
         records = [self._models[name].record for name in sorted(self._models)]
         shadows = [report for record in records for report in self._shadow_report(record)]
         failed = self._failed_looks
-        text = render_metrics(statistics, records, self.watch.wall(), shadows, failed)
+        dropped, now = self.dropped_lines(), self.watch.wall()
+        text = render_metrics(statistics, records, now, shadows, failed, dropped_lines=dropped)
         replace_text(metrics_file(self.files), text, durable=False)
 
     def _shadow_report(self, record: StateRecord) -> list[ShadowReport]:
@@ -429,6 +431,7 @@ def run(
         cry=lambda sentence: log.say(Level.ERROR, sentence),
         about=log.about_release,
         statistics=lambda files: _with_failed_rpcs(statistics(files), lander),
+        dropped_lines=lambda: lander.dropped_lines,
         unseen=health.unseen,
         start_write=writers.submit,
     )

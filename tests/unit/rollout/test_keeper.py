@@ -407,7 +407,7 @@ def test_a_model_that_the_keeper_fails_at_keeps_its_last_routes_and_others_go_on
 ) -> None:
     stepping(world)
     travel = beside(world)
-    keeper = world.keeper(FakeEnvoy())
+    keeper = replace(world.keeper(FakeEnvoy()), dropped_lines=lambda: 5)
     keeper.turn()
     before = routes_of(world)
     record = json.loads(world.state.path.read_text())
@@ -428,6 +428,7 @@ def test_a_model_that_the_keeper_fails_at_keeps_its_last_routes_and_others_go_on
     counted = (world.folder / "router" / "metrics.prom").read_text()
     assert 'headrace_keeper_failed_looks_total{model="shop"} 3' in counted
     assert 'headrace_keeper_failed_looks_total{model="travel"} 0' in counted
+    assert "headrace_dropped_access_lines_total 5" in counted
 
 
 @dataclass(kw_only=True)
