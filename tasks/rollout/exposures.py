@@ -186,6 +186,8 @@ class ExposureLander:
 
     def _bound_logs(self) -> None:
         """Set a log aside that grows where nothing lands; the one before it is dropped."""
+        if not self._reopened and _length(self._set_aside) >= self.max_kept_bytes:
+            self._reopened = self.reopen()  # Envoy may write to it still
         if _length(self.files.access_log) < self.max_kept_bytes:
             return
         if self._set_aside.exists():

@@ -434,6 +434,18 @@ def test_logs_that_cannot_land_are_bounded_and_what_is_dropped_is_counted(
     assert "lines were dropped, as they could not land" in said[0]
 
 
+def test_an_envoy_that_was_not_told_of_a_bounded_log_is_told_again(lander: ExposureLander) -> None:
+    answers = iter([False, True])
+    lander = replace(lander, max_kept_bytes=100, reopen=lambda: next(answers))
+    (lander.state_dir / "shop").touch()  # nothing can land
+    for _ in range(3):
+        if not list(lander.files.folder.glob("access*")):
+            write(lander, line(1))
+        with pytest.raises(OSError, match="shop"):
+            lander.land()
+    assert next(answers, None) is None
+
+
 def test_a_lander_killed_at_any_file_operation_loses_and_doubles_nothing(tmp_path: Path) -> None:
     """Three hours in two rollouts, a long log set aside, hours closed and sealed meanwhile."""
     clock = [SEVEN]
