@@ -70,6 +70,11 @@ class RouterFiles:
         return self.folder / "clusters.json"
 
     @property
+    def last_routed(self) -> Path:
+        """Return what the keeper keeps for its next life."""
+        return self.folder / "last_routed.json"
+
+    @property
     def shadow(self) -> Path:
         """Return where the comparator says that it listens."""
         return self.folder / "shadow.json"

@@ -11,16 +11,18 @@ import secrets
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from tasks.contracts.errors import BadRequestError
 from tasks.contracts.json_types import canonical_json, check_format, parse_object
 from tasks.contracts.state_file import replace_text
 from tasks.rollout.envoy import RouterFiles, router_files
 from tasks.rollout.envoy_stats import FailedRpcs, VariantName
 from tasks.rollout.exposure_files import as_lines, close_hours, open_file
 from tasks.rollout.grpc_faults import is_servers_fault
+from tasks.rollout.landed_before import cut_torn_lines, not_landed
 from tasks.rollout.step_users import NEITHER, StepUsers
 
 READ_BYTES = 4 * 1024 * 1024
@@ -28,6 +30,8 @@ MAX_LOG_BYTES = 16 * 1024 * 1024
 MAX_LINE_BYTES = 64 * 1024
 QUIET_SECONDS = 2.0  # Envoy flushes far more often
 SAY_SECONDS = 60.0  # between two sentences about lines that could not land
+# Of each of the two logs, while nothing can land: a router's volume has 2 GiB.
+MAX_KEPT_BYTES = 512 * 1024 * 1024
 CLOSE_SECONDS = 10.0  # between two looks for hours that are over
 
 
@@ -136,7 +140,8 @@ class ExposureLander:
 
     What is about to be appended is noted first, with the length of each file: after a crash the
     files are cut to that length and the same lines land again. A long log, which names users, is
-    set aside, landed to its end and removed.
+    set aside, landed to its end and removed. One that cannot land gives way to the next: an access
+    log that fills the volume would end the router.
     """
 
     state_dir: Path
@@ -145,9 +150,11 @@ class ExposureLander:
     router: RouterFiles | None = None  # None: below the state folder
     name: str = ""  # of this router: several land side by side, each into files of its own
     max_log_bytes: int = MAX_LOG_BYTES
+    max_kept_bytes: int = MAX_KEPT_BYTES
     clock: Callable[[], float] = time.time
     warn: Callable[[str], None] = say_nothing
     bad_lines: int = 0
+    dropped_lines: int = 0  # that never landed
     failed_rpcs: Counter[FailedRpcs] = field(default_factory=Counter)  # since this process began
     _said_of: int = 0
     _said_at: float = -math.inf
@@ -165,6 +172,12 @@ class ExposureLander:
 
     def land(self) -> int:
         """Land what is new; return how many exposures."""
+        try:
+            return self._land()
+        finally:
+            self._bound_logs()
+
+    def _land(self) -> int:
         self._recover()
         landed = self._land_file(self._set_aside) + self._land_file(self.files.access_log)
         self._rotate()
@@ -173,6 +186,30 @@ class ExposureLander:
             self._closed_at = self.clock()
             close_hours(self.state_dir, self._closed_at, self.name)
         return landed
+
+    def _bound_logs(self) -> None:
+        """Set a log aside that grows where nothing lands; the one before it is dropped."""
+        if not self._reopened and _length(self._set_aside) >= self.max_kept_bytes:
+            self._reopened = self.reopen()  # Envoy may write to it still
+        if _length(self.files.access_log) < self.max_kept_bytes:
+            return
+        if self._set_aside.exists():
+            self._drop(self._set_aside)
+        self.files.access_log.rename(self._set_aside)
+        self._reopened = self.reopen()
+
+    def _drop(self, path: Path) -> None:
+        inode = str(path.stat().st_ino)
+        with path.open("rb") as reader:
+            reader.seek(self._place().offsets.get(inode, 0))
+            dropped = sum(1 for _ in reader)
+        path.unlink()
+        self.dropped_lines += dropped
+        self.warn(
+            f"{path}: {dropped} lines were dropped, as they could not land while {self.max_kept_bytes} "
+            "bytes more came; mend what keeps exposures from landing, as the keeper's log says it"
+        )
+        self._note(self._place().without(inode))
 
     def _say_of_bad_lines(self) -> None:
         new = self.bad_lines - self._said_of
@@ -192,30 +229,34 @@ class ExposureLander:
             path = self.state_dir / name
             if path.exists() and path.stat().st_size > length:
                 os.truncate(path, length)
-        self._note(_Place(offsets=place.offsets))
+        self._note(replace(place, appending={}))
 
     def _land_file(self, path: Path) -> int:
         try:
             status = path.stat()
         except FileNotFoundError:
             return 0
-        offsets = self._place().offsets
-        offset = offsets.get(str(status.st_ino), 0)
+        place, inode = self._place(), str(status.st_ino)
+        offset = place.offsets.get(inode, 0)
         if offset > status.st_size:  # another file with the same inode
             offset = 0
         if offset == status.st_size:
             return 0
-        with path.open("rb") as reader:
-            reader.seek(offset)
-            data = reader.read(READ_BYTES)
-        complete = data[: data.rfind(b"\n") + 1]
+        complete = _complete_lines(path, offset, place.doubtful.get(inode, 0) - offset)
+        is_doubtful = bool(complete)
+        if not is_doubtful:
+            complete = _complete_lines(path, offset, READ_BYTES)
         by_file, failed_rpcs = self._read(complete.splitlines())
+        if is_doubtful:  # what landed was counted by an earlier process
+            failed_rpcs = []
+            left = {one: not_landed(one, found) for one, found in by_file.items()}
+            by_file = {one: found for one, found in left.items() if found}
         if by_file:
             lengths = {str(one.relative_to(self.state_dir)): _length(one) for one in by_file}
-            self._note(_Place(offsets=offsets, appending=lengths))
+            self._note(replace(place, appending=lengths))
         for target, exposures in by_file.items():
             _append(target, as_lines(exposures))
-        self._note(_Place(offsets={**offsets, str(status.st_ino): offset + len(complete)}))
+        self._note(place.landed(inode, offset + len(complete)))
         self.failed_rpcs.update(failed_rpcs)
         return sum(len(exposures) for exposures in by_file.values())
 
@@ -233,8 +274,7 @@ class ExposureLander:
         if quiet and self._has_landed(self._set_aside):
             inode = str(self._set_aside.stat().st_ino)
             self._set_aside.unlink()
-            offsets = self._place().offsets
-            self._note(_Place(offsets={one: at for one, at in offsets.items() if one != inode}))
+            self._note(self._place().without(inode))
 
     def _has_landed(self, path: Path, *, at_least: int = 0) -> bool:
         try:
@@ -249,15 +289,28 @@ class ExposureLander:
         return self.files.folder / "landed.json"
 
     def _place(self) -> _Place:
+        where = str(self._place_file)
         try:
-            record: Any = parse_object(self._place_file.read_bytes(), str(self._place_file))
+            record: Any = parse_object(self._place_file.read_bytes(), where)
+            check_format(record, "landed", 2, where)
+            return _Place.parse(record, where)
         except FileNotFoundError:
             return _Place(offsets={})
-        check_format(record, "landed", 2, str(self._place_file))
-        return _Place(offsets=record["offsets"], appending=record.get("appending", {}))
+        except BadRequestError as error:  # a machine that lost its power can leave it empty
+            return self._place_lost(str(error))
+
+    def _place_lost(self, why: str) -> _Place:
+        """Begin the logs anew: of what they hold now, what the landed files hold has landed."""
+        self.warn(f"{why}; the access log lands from its start, without the lines that have landed")
+        cut_torn_lines(self.state_dir, self.name)
+        logs = [one for one in (self._set_aside, self.files.access_log) if one.exists()]
+        lengths = {str(one.stat().st_ino): one.stat().st_size for one in logs}
+        place = _Place(offsets={}, doubtful=lengths)
+        self._note(place)
+        return place
 
     def _note(self, place: _Place) -> None:
-        record = {"format": "landed/2", "offsets": place.offsets, "appending": place.appending}
+        record = {"format": "landed/2", **asdict(place)}
         replace_text(self._place_file, canonical_json(record), durable=False)
 
     def _read(self, lines: Iterable[bytes]) -> tuple[_ByFile, list[FailedRpcs]]:
@@ -280,10 +333,46 @@ class ExposureLander:
 
 @dataclass(frozen=True, kw_only=True)
 class _Place:
-    """How far each log (by inode) has landed, and the lengths of files before an append begins."""
+    """How far each log (by inode) has landed, and the lengths of files before an append begins.
+
+    Up to `doubtful` a log may hold lines that landed before its place was lost.
+    """
 
     offsets: Mapping[str, int]
     appending: Mapping[str, int] = field(default_factory=dict)
+    doubtful: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, record: Mapping[str, Any], where: str) -> _Place:
+        """Read `landed/2`; BadRequestError names `where`."""
+        try:
+            found = [record["offsets"], record.get("appending", {}), record.get("doubtful", {})]
+            offsets, appending, doubtful = [
+                {str(name): int(length) for name, length in one.items()} for one in found
+            ]
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            message = f"{where}: expected the lengths of what has landed, found: {error!r}"
+            raise BadRequestError(message) from error
+        return cls(offsets=offsets, appending=appending, doubtful=doubtful)
+
+    def landed(self, inode: str, offset: int) -> _Place:
+        """Return the place when a log has landed up to `offset`."""
+        return replace(self, offsets={**self.offsets, inode: offset}, appending={})
+
+    def without(self, inode: str) -> _Place:
+        """Return the place when a log is gone."""
+        offsets, doubtful = dict(self.offsets), dict(self.doubtful)
+        offsets.pop(inode, None)
+        doubtful.pop(inode, None)
+        return replace(self, offsets=offsets, doubtful=doubtful)
+
+
+def _complete_lines(path: Path, offset: int, most: int) -> bytes:
+    """Return complete lines from `offset` on, `most` bytes of them."""
+    with path.open("rb") as reader:
+        reader.seek(offset)
+        data = reader.read(max(0, min(most, READ_BYTES)))
+    return data[: data.rfind(b"\n") + 1]
 
 
 def _length(path: Path) -> int:

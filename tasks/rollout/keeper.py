@@ -15,10 +15,12 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
-from tasks.contracts.errors import BadRequestError, HeadraceError, bounded
+from tasks.contracts.errors import BadRequestError, HeadraceError, StoreUnavailableError, bounded
 from tasks.contracts.exit_codes import ExitCode
 from tasks.contracts.json_types import pretty_json
 from tasks.contracts.log_lines import Level, LineLog, Subject
@@ -33,11 +35,19 @@ from tasks.rollout.file_records import FileRecords
 from tasks.rollout.harm import READ_SECONDS
 from tasks.rollout.harm_watch import HarmWatch
 from tasks.rollout.keeper_health import KeeperHealth, lingering
+from tasks.rollout.last_routed import is_routed, keep_routed, last_routed
 from tasks.rollout.metrics import METRICS_SECONDS, metrics_file, render_metrics
 from tasks.rollout.metrics_server import serving_metrics
 from tasks.rollout.phases import Phase
 from tasks.rollout.readiness import SlotProbes
 from tasks.rollout.record import Colour, StateRecord
+from tasks.rollout.record_writes import (
+    MAX_AT_ONCE,
+    RecordWrite,
+    RecordWrites,
+    Start,
+    at_once,
+)
 from tasks.rollout.routes import (
     Config,
     RoutedModel,
@@ -102,21 +112,27 @@ class Keeper:
     harm: HarmWatch = field(default_factory=HarmWatch)
     probes: SlotProbes = field(default_factory=SlotProbes)
     statistics: Callable[[RouterFiles], Statistics | None] = read_statistics
+    dropped_lines: Callable[[], int] = lambda: 0  # of the access log
     unseen: Callable[[], Sequence[str]] = tuple  # models whose records are not known yet
     say: Callable[[str], None] = print
     cry: Callable[[str], None] = print  # what nobody foresaw, with its traceback
     about: Callable[[str, str | None], None] = lambda _model, _release_id: None
-    _withheld: WithheldShares = field(init=False)
+    start_write: Start = at_once  # of a record; beside the turns where that may take long
+    _withheld: WithheldShares = field(default_factory=WithheldShares)
+    _writes: RecordWrites = field(init=False)
     _models: dict[str, RoutedModel] = field(default_factory=dict)
     _said_unready: dict[str, set[Colour]] = field(default_factory=dict)
     _contradicted_at: dict[tuple[str, Colour], float] = field(default_factory=dict)
     _said: set[str] = field(default_factory=set)
     _failed_looks: dict[str, int] = field(default_factory=dict)
+    _known: Sequence[str] = ()  # the models that had a record at this turn
+    _looked: set[str] = field(default_factory=set)  # those that a look of this life was good at
+    _kept: Sequence[RoutedModel] | None = None
     _read_at: float = -math.inf
     _told_at: float = -math.inf
 
     def __post_init__(self) -> None:
-        self._withheld = WithheldShares(monotonic=self.watch.monotonic, say=self._say_once)
+        self._writes = RecordWrites(start=self.start_write, monotonic=self.watch.monotonic)
 
     @property
     def files(self) -> RouterFiles:
@@ -127,19 +143,31 @@ class Keeper:
     def _records(self) -> RecordStore:
         return self.records or FileRecords(state_dir=self.state_dir)
 
+    @property
+    def unread(self) -> list[str]:
+        """Return the models whose routes this keeper does not know, as no look at them was good."""
+        return sorted(set(self._known) - self._models.keys() - self._looked)
+
     def turn(self) -> bool:
         """Look at every model once; return whether Envoy was told something new."""
+        self._writes.settle()
         statistics = self._statistics_if_due()
-        for model in self._records.models():
+        self._known = self._records.models()
+        for model in self._known:
             self.about(model, None)
             self._failed_looks.setdefault(model, 0)
             try:
                 self._look_at(model, statistics)
+                self._looked.add(model)
             except Exception as error:  # noqa: BLE001  the model keeps its last routes, others go on
                 self._failed(model, error)
+                self._carry_over(model)
         self.watch.turned()
         self.probes.watch(self._models.values())
-        told = self._tell_envoy()
+        try:
+            told = self._tell_envoy()
+        finally:
+            self._write_withheld()  # after the routes: users must not wait for the API
         if statistics is not None:
             self._tell_prometheus(statistics)
         return told
@@ -162,18 +190,31 @@ class Keeper:
             self._say_once(f"{model}: lease {record.lease.renewals} of {release_id} has lapsed")
             renewals = record.lease.renewals
             self._withheld.lapsed(record, lambda: state.lapse(release_id, renewals, note=KEEPER))
-            record = state.peek()
-        if statistics is not None and self._cut_if_harmful(state, record, statistics):
-            record = state.peek()
-        if self._slots_changed(state, record):
-            record = state.peek()
+        routable = self._withheld.routed(record)
+        if statistics is not None:
+            self._cut_if_harmful(state, routable, statistics)
+            routable = self._withheld.routed(record)
+        if routable is record and self._slots_changed(state, record):  # what is withheld goes first
+            routable = self._withheld.routed(state.peek())
         slots = slot_addresses(self.state_dir, model, self.slot_host)
         if slots is not None:
-            routed = RoutedModel(record=self._withheld.routed(record), slots=slots)
+            routed = RoutedModel(record=routable, slots=slots)
             if routed != self._models.get(model):
                 render_routes([routed])  # what cannot be rendered must not keep others from Envoy
                 render_clusters([routed])
             self._models[model] = routed
+
+    def _carry_over(self, model: str) -> None:
+        """Go on with a model's routes of this keeper's last life, until a look at it is good."""
+        if model in self._models or model in self._looked:
+            return
+        try:
+            kept = last_routed(self.files, model)
+        except (HeadraceError, OSError) as error:
+            self._say_once(str(error))
+            return
+        if kept is not None:
+            self._models[model] = kept
 
     def _failed(self, model: str, error: Exception) -> None:
         self._failed_looks[model] += 1
@@ -188,20 +229,19 @@ class Keeper:
 
     def _cut_if_harmful(
         self, state: ModelState, record: StateRecord, statistics: Statistics
-    ) -> bool:
+    ) -> None:
         try:
             harm = self.harm.harm(record, statistics, self.watch.wall())
         except Exception as error:  # noqa: BLE001  nobody meets a candidate that nobody judges
             self._failed(record.model, error)
             self._pause_unjudged(state, record, error)
-            return True
+            return
         if harm is None or record.release_id is None or record.status.step is None:
-            return False
+            return
         note = replace(KEEPER, why=str(harm))
         self._say_once(f"{record.model}: {record.release_id} was cut to 0 %: {harm}")
         release_id, step, numbers = record.release_id, record.status.step, harm.numbers()
         self._withheld.cut(record, lambda: state.cut(release_id, step, numbers=numbers, note=note))
-        return True
 
     def _pause_unjudged(self, state: ModelState, record: StateRecord, error: Exception) -> None:
         release_id = record.release_id
@@ -217,12 +257,48 @@ class Keeper:
         unready = (broken | self.probes.unready(record.model)) & record.slots.keys()
         if unready == set(record.unready):
             return False
+        if self._said_unready.get(record.model) != unready:
+            answer = f"slots that do not answer: {sorted(unready) or 'none'}"
+            self.say(f"keeper: {record.model}: {answer}")
         self._said_unready[record.model] = unready
-        self.say(f"keeper: {record.model}: slots that do not answer: {sorted(unready) or 'none'}")
-        phase = state.look(unready, note=KEEPER)
-        if phase is not record.status.phase:
-            self.say(f"keeper: {record.model}: {record.release_id} is now {phase}")
+        self._writes.offer(
+            RecordWrite(
+                model=record.model,
+                write=lambda: state.look(unready, note=KEEPER),
+                done=lambda phase: self._say_phase(record, phase),
+                failed=self._unwritten(record.model, "the record lacks yet which slots answer"),
+            )
+        )
         return True
+
+    def _say_phase(self, before: StateRecord, phase: Phase) -> None:
+        if phase is not before.status.phase:
+            self.say(f"keeper: {before.model}: {before.release_id} is now {phase}")
+
+    def _write_withheld(self) -> None:
+        for model, withheld in self._withheld.unwritten():
+            self._writes.offer(
+                RecordWrite(
+                    model=model,
+                    write=withheld.write,
+                    done=partial(self._withheld.written, model, withheld),
+                    failed=self._unwritten(
+                        model, "users meet stable only; what the record lacks yet"
+                    ),
+                )
+            )
+
+    def _unwritten(self, model: str, what: str) -> Callable[[Exception, bool], None]:
+        """Return who hears that a write failed; it is tried again."""
+
+        def failed(error: Exception, is_new: bool) -> None:
+            self.about(model, None)
+            if not isinstance(error, StoreUnavailableError | OSError):
+                self._failed(model, error)
+            elif is_new:
+                self.say(f"keeper: {model}: {what}: {error}")
+
+        return failed
 
     def _taken_back(self, record: StateRecord) -> set[Colour]:
         """Return the slots that answer us, though the record says that they do not.
@@ -245,7 +321,13 @@ class Keeper:
         if unseen := list(self.unseen()):  # a keeper's next life: the last one's routes go on
             self._say_once(f"Envoy keeps its routes until the records of {unseen} are seen")
             return False
+        if routed := [name for name in self.unread if is_routed(self.files, name)]:
+            self._say_once(f"Envoy keeps its routes until the records of {routed} can be read")
+            return False
         models = [self._models[name] for name in sorted(self._models)]
+        if models != self._kept:  # before Envoy is told: a next life must know no older routes
+            keep_routed(self.files, models)
+            self._kept = models
         shadow = self._shadow()
         new_clusters = _replace_if_new(self.files.clusters, render_clusters(models, shadow))
         if new_clusters:
@@ -266,7 +348,8 @@ class Keeper:
         records = [self._models[name].record for name in sorted(self._models)]
         shadows = [report for record in records for report in self._shadow_report(record)]
         failed = self._failed_looks
-        text = render_metrics(statistics, records, self.watch.wall(), shadows, failed)
+        dropped, now = self.dropped_lines(), self.watch.wall()
+        text = render_metrics(statistics, records, now, shadows, failed, dropped_lines=dropped)
         replace_text(metrics_file(self.files), text, durable=False)
 
     def _shadow_report(self, record: StateRecord) -> list[ShadowReport]:
@@ -336,6 +419,7 @@ def run(
         name=place.name,
         warn=lambda sentence: log.say(Level.WARNING, sentence),
     )
+    writers = ThreadPoolExecutor(MAX_AT_ONCE, thread_name_prefix="record")
     keeper = Keeper(
         state_dir=place.state_dir,
         records=place.records,
@@ -347,14 +431,16 @@ def run(
         cry=lambda sentence: log.say(Level.ERROR, sentence),
         about=log.about_release,
         statistics=lambda files: _with_failed_rpcs(statistics(files), lander),
+        dropped_lines=lambda: lander.dropped_lines,
         unseen=health.unseen,
+        start_write=writers.submit,
     )
     arguments = (place.state_dir, stop, log)
     sealer = threading.Thread(target=_seal, args=arguments, name="sealer", daemon=True)
     sealer.start()
     last_said = ""
     while not stop.wait(turn_seconds):
-        for act in (keeper.turn, lander.land, health.turned):
+        for act in (keeper.turn, lander.land, lambda: health.turned(keeper.unread)):
             try:
                 act()
             except Exception as error:  # noqa: BLE001  no trouble may end the watch over leases
@@ -363,6 +449,7 @@ def run(
                     log.say(Level.ERROR, sentence)
                 last_said = sentence
     keeper.probes.close()
+    writers.shutdown(wait=False, cancel_futures=True)
     sealer.join(timeout=5)
 
 

@@ -25,9 +25,11 @@ class KeeperHealth:
     unseen: Callable[[], Sequence[str]] = tuple
     monotonic: Callable[[], float] = time.monotonic
     _turned_at: float | None = field(default=None)
+    _unread: Sequence[str] = ()
 
-    def turned(self) -> None:
-        """Say that the keeper has looked at every model."""
+    def turned(self, unread: Sequence[str] = ()) -> None:
+        """Say that the keeper has looked at every model, and which it has no routes of, as it could not."""
+        self._unread = unread
         self._turned_at = self.monotonic()
 
     def trouble(self, path: str) -> str | None:
@@ -43,6 +45,8 @@ class KeeperHealth:
         unseen = list(self.unseen())
         if unseen:
             return f"expected the state records of all models, not seen yet: {unseen}"
+        if self._unread:
+            return f"expected state records that can be read, found others of: {self._unread}"
         if self.files is None or not self.files.routes.exists():
             return "no routes are written yet"
         return None if envoy_answers(self.files) else "Envoy does not answer /ready"

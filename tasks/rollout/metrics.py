@@ -44,14 +44,18 @@ def render_metrics(
     read_at_unix: float,
     shadows: Sequence[ShadowReport] = (),
     failed_looks: Mapping[str, int] = MappingProxyType({}),
+    *,
+    dropped_lines: int = 0,
 ) -> str:
     """Return the text; counters begin anew with Envoy or the keeper, as Prometheus expects of them.
 
-    `failed_looks` counts by model how often this keeper could not do what it does at each turn.
+    `failed_looks` counts by model how often this keeper could not do what it does at each turn,
+    `dropped_lines` the access log's lines that it dropped unlanded.
     """
     lines: list[str] = []
     told = [*_of_variants(statistics), *_of_rollouts(list(records)), *_of_shadows(shadows)]
-    for metric in [*told, _failed_looks(failed_looks), _read_at(read_at_unix)]:
+    of_keeper = [_failed_looks(failed_looks), _dropped_lines(dropped_lines), _read_at(read_at_unix)]
+    for metric in [*told, *of_keeper]:
         lines.append(f"# HELP {metric.name} {metric.meaning}")
         lines.append(f"# TYPE {metric.name} {metric.kind}")
         lines += [
@@ -245,6 +249,15 @@ def _failed_looks(looks: Mapping[str, int]) -> _Metric:
         "counter",
         "Looks at a model that ended in an error: its last routes stand until Envoy refuses them.",
         [_Sample({"model": model}, number) for model, number in sorted(looks.items())],
+    )
+
+
+def _dropped_lines(number: int) -> _Metric:
+    return _Metric(
+        "headrace_dropped_access_lines_total",
+        "counter",
+        "Lines of the access log that were dropped, as they could not land: their exposures are lost.",
+        [_Sample({}, number)],
     )
 
 

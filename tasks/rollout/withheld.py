@@ -1,85 +1,78 @@
 """What a keeper decided and the record does not hold yet: until then it keeps the candidate out.
 
-A lapse or a cut that cannot be written now, since the API or the disk is away, is tried again.
+A lapse or a cut reaches the routes first and the record afterwards; where it cannot be written,
+since the API or the disk is away, it is tried again.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from tasks.contracts.errors import StoreUnavailableError
 from tasks.rollout.phases import Phase
 from tasks.rollout.record import StateRecord
 
-RETRY_SECONDS = 1.0
-
 
 @dataclass(frozen=True, kw_only=True)
-class _Pending:
+class Withheld:
     """One decision about a step; a lapse is undone by the next renewal, a cut by nothing."""
 
     release_id: str | None
     step: int | None
     renewals: int | None
     write: Callable[[], object]
-    again_at: float = 0.0
 
     def is_about(self, record: StateRecord) -> bool:
+        """Return whether a record still lacks the decision."""
         same = (record.release_id, record.status.step) == (self.release_id, self.step)
         renewed = self.renewals not in {None, record.lease.renewals}
-        return same and not renewed and record.status.phase is Phase.STEPPING
+        # Another router may have paused the step since, and nothing resumes one that is to be cut.
+        phases = {Phase.STEPPING, Phase.PAUSED} if self.renewals is None else {Phase.STEPPING}
+        return same and not renewed and record.status.phase in phases
 
 
 @dataclass(kw_only=True)
 class WithheldShares:
     """Decisions that wait to be written, one a model at most."""
 
-    monotonic: Callable[[], float] = time.monotonic
-    say: Callable[[str], None] = lambda _sentence: None
-    _pending: dict[str, _Pending] = field(default_factory=dict)
+    _waiting: dict[str, Withheld] = field(default_factory=dict)
 
     def lapsed(self, record: StateRecord, write: Callable[[], object]) -> None:
-        """Write a lapse; where that fails it holds until the lease is renewed."""
-        known = self._pending.get(record.model)
-        if known is None or not known.is_about(record):  # else it is tried again in its time
-            self._try(record.model, self._decided(record, record.lease.renewals, write))
+        """Withhold the share until a lapse is written or the lease is renewed."""
+        known = self._waiting.get(record.model)
+        if known is None or not known.is_about(record):
+            self._waiting[record.model] = _decided(record, record.lease.renewals, write)
 
     def cut(self, record: StateRecord, write: Callable[[], object]) -> None:
-        """Write a cut; where that fails it holds until the step is over."""
-        known = self._pending.get(record.model)
+        """Withhold the share until a cut is written or the step is over."""
+        known = self._waiting.get(record.model)
         if known is None or known.renewals is not None or not known.is_about(record):
-            self._try(record.model, self._decided(record, None, write))
+            self._waiting[record.model] = _decided(record, None, write)
 
     def routed(self, record: StateRecord) -> StateRecord:
-        """Return the record as it is to be routed."""
-        pending = self._pending.get(record.model)
-        if pending is None:
+        """Return the record as it is to be routed: itself where nothing is withheld."""
+        known = self._waiting.get(record.model)
+        if known is None:
             return record
-        if not pending.is_about(record):
-            del self._pending[record.model]
+        if not known.is_about(record):
+            del self._waiting[record.model]
             return record
-        if self.monotonic() >= pending.again_at:
-            self._try(record.model, pending)
         return without_share(record)
 
-    def _decided(
-        self, record: StateRecord, renewals: int | None, write: Callable[[], object]
-    ) -> _Pending:
-        return _Pending(
-            release_id=record.release_id, step=record.status.step, renewals=renewals, write=write
-        )
+    def unwritten(self) -> list[tuple[str, Withheld]]:
+        """Return what is to be written, with the model that it is about."""
+        return list(self._waiting.items())
 
-    def _try(self, model: str, pending: _Pending) -> None:
-        try:
-            pending.write()
-        except (StoreUnavailableError, OSError) as error:
-            again_at = self.monotonic() + RETRY_SECONDS
-            self._pending[model] = replace(pending, again_at=again_at)
-            self.say(f"{model}: users meet stable only; what the record lacks yet: {error}")
-        else:
-            self._pending.pop(model, None)
+    def written(self, model: str, withheld: Withheld, _phase: object = None) -> None:
+        """Say that the record has it; what was decided since then goes on waiting."""
+        if self._waiting.get(model) is withheld:
+            del self._waiting[model]
+
+
+def _decided(record: StateRecord, renewals: int | None, write: Callable[[], object]) -> Withheld:
+    return Withheld(
+        release_id=record.release_id, step=record.status.step, renewals=renewals, write=write
+    )
 
 
 def without_share(record: StateRecord) -> StateRecord:

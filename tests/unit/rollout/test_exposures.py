@@ -7,6 +7,7 @@ import stat
 import threading
 import time
 import tracemalloc
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -384,6 +385,74 @@ def test_a_landing_that_was_cut_in_the_middle_of_a_line_is_undone_and_done_again
         (lander.files.folder / "landed.json").write_text(json.dumps(place))
         ExposureLander(state_dir=lander.state_dir, key=KEY, clock=lambda: SEVEN).land()
         assert file.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "lost",
+    (
+        pytest.param("", id="empty"),
+        pytest.param('{"format": "landed/9", "offsets": {}}', id="of a later lander"),
+        pytest.param('{"format": "landed/2", "offsets": 3}', id="of another shape"),
+    ),
+)
+def test_a_lander_that_lost_its_place_lands_what_is_not_there_and_doubles_nothing(
+    lander: ExposureLander, lost: str
+) -> None:
+    failed = line(9, code=200, grpc_status="13", details="via_upstream", release="2")
+    write(lander, at(1, 1), at(2, 2), at(3600, 3), failed)
+    lander.land()
+    close_hours(lander.state_dir, SEVEN + 3660)
+    seal_closed(lander.state_dir)
+    file = rollout(lander) / "exposures" / f"{HOURS[1]}.open"
+    file.write_bytes(file.read_bytes()[:40])  # as far as the disk had it
+    write(lander, at(3601, 4))
+    write(lander, at(3602, 5), end="")
+    (lander.files.folder / "landed.json").write_text(lost)
+    said: list[str] = []
+    following = replace(lander, warn=said.append, failed_rpcs=Counter())
+    assert following.land() == 2
+    write(following, end="\n")
+    write(following, at(3603, 6))
+    assert following.land() == 2
+    assert following.land() == 0
+    found = sorted(one["request_id"] for one in landed(following))
+    assert found == [f"request-{number}" for number in (1, 2, 3, 4, 5, 6, 9)]
+    assert len([name for name in names(lander) if name.startswith(HOURS[0])]) == 1  # none is empty
+    assert following.failed_rpcs == {}  # an earlier process has counted it
+    assert len(said) == 1
+    assert "landed.json: expected" in said[0]
+
+
+def test_logs_that_cannot_land_are_bounded_and_what_is_dropped_is_counted(
+    lander: ExposureLander,
+) -> None:
+    said: list[str] = []
+    lander = replace(lander, max_kept_bytes=1000, reopen=lambda: True, warn=said.append)
+    model = lander.state_dir / "shop"
+    model.write_text("where the exposures' folder should be")
+    for number in range(40):
+        write(lander, line(number))
+        with pytest.raises(OSError, match="shop"):
+            lander.land()
+        assert sum(path.stat().st_size for path in lander.files.folder.glob("access*")) < 2500
+    model.unlink()
+    number = lander.land()
+    assert number > 0
+    assert number + lander.dropped_lines == 40
+    assert landed(lander)[-1]["request_id"] == "request-39"
+    assert "lines were dropped, as they could not land" in said[0]
+
+
+def test_an_envoy_that_was_not_told_of_a_bounded_log_is_told_again(lander: ExposureLander) -> None:
+    answers = iter([False, True])
+    lander = replace(lander, max_kept_bytes=100, reopen=lambda: next(answers))
+    (lander.state_dir / "shop").touch()  # nothing can land
+    for _ in range(3):
+        if not list(lander.files.folder.glob("access*")):
+            write(lander, line(1))
+        with pytest.raises(OSError, match="shop"):
+            lander.land()
+    assert next(answers, None) is None
 
 
 def test_a_lander_killed_at_any_file_operation_loses_and_doubles_nothing(tmp_path: Path) -> None:

@@ -319,6 +319,81 @@ def routes_of(world: World) -> dict[str, str]:
     return {host["name"]: json.dumps(host) for host in table["virtual_hosts"]}
 
 
+def clusters_of(world: World) -> set[str]:
+    told = json.loads((world.folder / "router" / "clusters.json").read_text())
+    return {cluster["name"] for cluster in told["resources"]}
+
+
+def test_a_keepers_next_life_carries_over_the_routes_of_a_record_that_it_cannot_read(
+    world: World,
+) -> None:
+    stepping(world)
+    travel = beside(world)
+    world.keeper().turn()
+    before, clusters = routes_of(world), clusters_of(world)
+    text = world.state.path.read_text()
+    world.state.path.write_text("{broken")
+    following = world.keeper()
+    assert following.turn() is False
+    assert (routes_of(world), clusters_of(world)) == (before, clusters)
+    assert following.unread == []
+    travel.pause("second")
+    assert following.turn() is True  # others go on
+    after = routes_of(world)
+    assert after["shop"] == before["shop"]
+    assert after["travel"] != before["travel"]
+    assert clusters_of(world) == clusters
+    world.state.path.write_text(text)
+    world.state.pause("second")
+    following.turn()
+    assert "r2" not in routes_of(world)["shop"]
+
+
+@pytest.mark.parametrize("kept", (None, "", '{"format": "last_routed/1", "models": 3}'))
+def test_without_what_was_last_routed_envoy_keeps_its_routes_until_the_record_can_be_read(
+    world: World, kept: str | None
+) -> None:
+    world.keeper().turn()
+    before = routes_of(world)
+    file = world.folder / "router" / "last_routed.json"
+    file.unlink() if kept is None else file.write_text(kept)
+    text = world.state.path.read_text()
+    world.state.path.write_text("{broken")
+    beside(world)
+    following = world.keeper()
+    assert following.turn() is False
+    assert routes_of(world) == before
+    assert following.unread == ["shop"]
+    assert "Envoy keeps its routes until the records of ['shop'] can be read" in world.said[-1]
+    world.state.path.write_text(text)
+    assert following.turn() is True
+    assert routes_of(world).keys() == {"any", "shop", "travel"}
+    assert following.unread == []
+
+
+def test_a_new_router_routes_the_models_that_it_can_read_and_names_the_others(
+    world: World,
+) -> None:
+    beside(world)
+    world.state.path.write_text("{broken")
+    keeper = world.keeper()
+    write_bootstrap(keeper.files, port=1, admin_port=2, host="127.0.0.1")
+    assert keeper.turn() is True
+    assert routes_of(world).keys() == {"any", "travel"}
+    assert keeper.unread == ["shop"]
+    world.state.path.unlink()
+    keeper.turn()
+    assert keeper.unread == []
+
+
+def test_a_model_whose_record_was_taken_away_is_not_carried_over(world: World) -> None:
+    beside(world)
+    world.keeper().turn()
+    world.state.path.unlink()
+    world.keeper().turn()
+    assert routes_of(world).keys() == {"any", "travel"}
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     (
@@ -332,7 +407,7 @@ def test_a_model_that_the_keeper_fails_at_keeps_its_last_routes_and_others_go_on
 ) -> None:
     stepping(world)
     travel = beside(world)
-    keeper = world.keeper(FakeEnvoy())
+    keeper = replace(world.keeper(FakeEnvoy()), dropped_lines=lambda: 5)
     keeper.turn()
     before = routes_of(world)
     record = json.loads(world.state.path.read_text())
@@ -353,6 +428,7 @@ def test_a_model_that_the_keeper_fails_at_keeps_its_last_routes_and_others_go_on
     counted = (world.folder / "router" / "metrics.prom").read_text()
     assert 'headrace_keeper_failed_looks_total{model="shop"} 3' in counted
     assert 'headrace_keeper_failed_looks_total{model="travel"} 0' in counted
+    assert "headrace_dropped_access_lines_total 5" in counted
 
 
 @dataclass(kw_only=True)

@@ -30,6 +30,10 @@ def test_a_keeper_is_ready_when_all_models_were_seen_and_envoy_is_live(tmp_path:
     health.turned()
     assert "not seen yet: ['shop']" in str(health.trouble(READY))
     unseen.clear()
+    health.turned(["shop"])
+    assert "records that can be read, found others of: ['shop']" in str(health.trouble(READY))
+    assert health.trouble(HEALTHY) is None
+    health.turned()
     assert health.trouble(READY) == "Envoy does not answer /ready"
 
 

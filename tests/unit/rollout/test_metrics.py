@@ -152,6 +152,11 @@ def test_a_candidate_that_was_cut_is_a_metric(tmp_path: Path, record: StateRecor
     assert 'headrace_candidate_share_ratio{model="shop"} 0' in text
 
 
+def test_lines_that_were_dropped_are_a_metric(record: StateRecord) -> None:
+    text = render_metrics(counted(), [record], 0.0, dropped_lines=7)
+    assert "headrace_dropped_access_lines_total 7" in text
+
+
 def expressions() -> list[str]:
     panels = json.loads(DASHBOARD.read_text())["panels"]
     return [target["expr"] for panel in panels for target in panel["targets"]]

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tasks.contracts.errors import StoreUnavailableError
+from tasks.contracts.errors import BadRequestError, StoreUnavailableError
 from tasks.contracts.record_store import TextChange
 from tasks.contracts.requests import PLANS
 from tasks.rollout.file_records import FileRecords
 from tasks.rollout.keeper import Keeper, LeaseWatch
 from tasks.rollout.phases import Decision, Phase
+from tasks.rollout.record import Colour
 from tasks.rollout.state import ModelState, open_state
 from tasks.rollout.withheld import WithheldShares
 from tests.unit.rollout.test_keeper import Clock, FakeEnvoy, FakeProbes
@@ -39,6 +45,7 @@ class World:
         self.records = SometimesAway(state_dir=folder / "state")
         self.envoy = FakeEnvoy()
         self.said: list[str] = []
+        self.broken: set[Colour] = set()
         self.state.reserve_slot("first")
         self.state.promote("first")
         self.state.reserve_slot("second")
@@ -49,7 +56,7 @@ class World:
             router_dir=folder / "router",
             slot_host=HOST,
             watch=LeaseWatch(monotonic=self.clock, wall=self.wall),
-            probes=FakeProbes(broken=set(), well=set()),
+            probes=FakeProbes(broken=self.broken, well=set()),
             say=self.said.append,
             statistics=lambda _files: self.envoy.statistics(),
         )
@@ -125,8 +132,167 @@ def test_a_renewal_does_not_bring_back_users_of_a_cut_that_was_not_written_yet(
     assert world.state.peek().status.verdicts == {1: Decision.ROLL_BACK}
 
 
+def test_a_cut_takes_users_away_beside_a_slot_that_broke_meanwhile(
+    world: World,
+) -> None:
+    """A candidate that crashes also falls silent, and neither can be written."""
+    world.turn()
+    SometimesAway.away = True
+    world.broken.add(Colour.GREEN)
+    for _ in range(20):
+        world.envoy.asked += 100
+        world.envoy.failed += 50
+        reached = world.turn(0.25)
+    assert not reached
+    SometimesAway.away = False
+    assert not world.turn(1.1)
+    assert not world.turn()
+    assert world.state.peek().status.verdicts == {1: Decision.ROLL_BACK}
+    assert world.state.peek().unready == (Colour.GREEN,)
+
+
+def test_a_cut_is_written_though_another_router_paused_the_step_meanwhile(world: World) -> None:
+    world.turn()
+    SometimesAway.away = True
+    for _ in range(20):
+        world.envoy.asked += 100
+        world.envoy.failed += 50
+        world.turn(0.25)
+    SometimesAway.away = False
+    world.state.look([Colour.GREEN])
+    assert not world.turn(1.1)
+    assert world.state.peek().status.verdicts == {1: Decision.ROLL_BACK}
+
+
+class Hanging(SometimesAway):
+    """Files whose changes of one model hang until somebody lets them go."""
+
+    def __init__(self, folder: Path, seen: list[bool]) -> None:
+        super().__init__(state_dir=folder / "state")
+        self.go, self.asked = threading.Event(), threading.Event()
+        self.folder, self.seen = folder, seen
+
+    def update(self, model: str, change: TextChange) -> None:
+        if model == "shop":
+            self.seen.append(CANDIDATE in (self.folder / "router" / "routes.json").read_text())
+            self.asked.set()
+            assert self.go.wait(20)
+        super().update(model, change)
+
+
+@pytest.fixture
+def hanging(world: World) -> Iterator[Hanging]:
+    """Give the world's keeper records that hang, and threads to write in."""
+    hanging = Hanging(world.folder, seen=[])
+    with ThreadPoolExecutor(2) as threads:
+        world.keeper = replace(world.keeper, records=hanging, start_write=threads.submit)
+        yield hanging
+        hanging.go.set()
+
+
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_cut_reaches_the_routes_before_an_api_that_hangs_answers(
+    world: World, hanging: Hanging
+) -> None:
+    assert world.turn()
+    for _ in range(20):
+        world.envoy.asked += 100
+        world.envoy.failed += 50
+        reached = world.turn(0.25)
+    assert not reached
+    assert hanging.asked.wait(20)
+    assert hanging.seen == [False]  # one write, begun when Envoy had been told
+    assert world.phase is Phase.STEPPING
+    hanging.go.set()
+    until(lambda: world.state.peek().status.verdicts == {1: Decision.ROLL_BACK})
+    assert not world.turn()
+
+
+def test_a_model_whose_record_hangs_holds_up_no_other(world: World, hanging: Hanging) -> None:
+    travel = open_state(world.folder / "state", "travel", clock=world.wall, records=world.records)
+    for release_id in ("first", "second"):
+        travel.reserve_slot(release_id)
+        if release_id == "first":
+            travel.promote(release_id)
+    travel.begin_step("second", 1, PLAN, per_try_timeout_ms=50)
+    world.turn()
+    world.broken.add(Colour.GREEN)  # of the shop
+    world.turn()
+    assert hanging.asked.wait(20)
+    assert not world.turn(601)
+    until(lambda: travel.peek().status.phase is Phase.PAUSED)
+    assert world.phase is Phase.STEPPING
+    hanging.go.set()
+    until(lambda: world.state.peek().unready == (Colour.GREEN,))
+
+
+def test_a_cut_that_the_api_refuses_takes_users_away_all_the_same(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.turn()
+
+    def refuse(_records: FileRecords, model: str, _change: TextChange) -> None:
+        message = f"update {model}: refused with 403"
+        raise BadRequestError(message)
+
+    monkeypatch.setattr(SometimesAway, "update", refuse)
+    for _ in range(20):
+        world.envoy.asked += 100
+        world.envoy.failed += 50
+        reached = world.turn(0.25)
+    assert not reached
+    assert len([one for one in world.said if "refused with 403" in one]) == 1
+
+
+def test_an_api_that_is_away_is_said_once_though_its_words_differ(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.turn()
+    tries = iter(range(1000))
+
+    def away(_records: FileRecords, _model: str, _change: TextChange) -> None:
+        message = f"no connection at 0x{next(tries)}"
+        raise StoreUnavailableError(message)
+
+    monkeypatch.setattr(SometimesAway, "update", away)
+    world.broken.add(Colour.GREEN)
+    for _ in range(40):
+        world.turn(0.25)
+    assert next(tries) == 10  # once a second
+    assert len([one for one in world.said if "no connection" in one]) == 1
+    assert len([one for one in world.said if "slots that do not answer" in one]) == 1
+
+
+def test_a_cut_that_was_decided_while_a_lapse_was_on_its_way_is_written_after_it(
+    world: World,
+) -> None:
+    record = world.state.peek()
+    withheld = WithheldShares()
+    withheld.lapsed(record, lambda: None)
+    ((_, lapse),) = withheld.unwritten()
+    withheld.cut(record, lambda: None)
+    withheld.written("shop", lapse)
+    ((_, cut),) = withheld.unwritten()
+    assert cut.renewals is None
+    withheld.written("shop", cut)
+    assert withheld.routed(record) is record
+
+
+def test_a_lapse_takes_users_away_beside_a_slot_that_broke_meanwhile(world: World) -> None:
+    world.turn()
+    SometimesAway.away = True
+    world.broken.add(Colour.GREEN)
+    assert not world.turn(601)
+
+
 def test_what_was_decided_of_one_step_is_forgotten_with_the_step(world: World) -> None:
-    withheld = WithheldShares(monotonic=world.clock)
+    withheld = WithheldShares()
     record = world.state.peek()
 
     def fail() -> None:
