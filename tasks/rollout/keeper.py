@@ -1,7 +1,8 @@
 """Beside Envoy: renders routes, measures leases, cuts candidates that harm, sees slots that broke,
 lands exposures.
 
-Its death is harmless: Envoy keeps the last routes and refuses the candidate past their expiry.
+Its death is harmless to users: Envoy keeps the last routes and refuses the candidate past their expiry.
+Nobody bounds the access log until it lives again.
 """
 
 from __future__ import annotations
