@@ -22,7 +22,22 @@ _OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _FILTERS = "type.googleapis.com/envoy.extensions.filters.http"
 # Without it Envoy reads a user's request no faster than the comparator takes its copy: one that
 # hangs would stop all requests larger than the buffers between them.
+# The buffer counts what comes piece by piece. A gRPC request that the router has read whole comes
+# as one piece, and with its length as a header.
+_DROP_IF_LONG = f"""
+function envoy_on_request(handle)
+  local length = tonumber(handle:headers():get("content-length"))
+  if length and length > {MAX_BODY_BYTES} then handle:respond({{[":status"] = "413"}}, "") end
+end
+"""
 _WHOLE_OR_DROPPED = [
+    {
+        "name": "envoy.filters.http.lua",
+        "typed_config": {
+            "@type": f"{_FILTERS}.lua.v3.Lua",
+            "default_source_code": {"inline_string": _DROP_IF_LONG},
+        },
+    },
     {
         "name": "envoy.filters.http.buffer",
         "typed_config": {
