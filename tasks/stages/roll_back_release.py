@@ -1,13 +1,13 @@
 """Any point after staging -> rollback: the candidate leaves; by hand, the one that a person names.
 
 A release's own run takes out its candidate. Once promoted, it takes stable out only where that
-promotion itself failed after its entry: whoever clears another task must not end what serves.
+promotion itself failed just after its entry: whoever clears a task must not end what serves.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 
 from tasks.adapters.object_store import ObjectStore
@@ -25,6 +25,7 @@ GATED: frozenset[str] = frozenset()
 PRODUCES = ArtifactKind.ROLLBACK
 AFTER_FAILURE = "a task after staging failed"
 MAX_WORDS = 500
+TRIES_OF_PROMOTION = timedelta(hours=2)  # a task that is cleared later fails for another reason
 
 
 def configure(context: StageContext) -> dict[str, Json]:
@@ -38,7 +39,7 @@ def configure(context: StageContext) -> dict[str, Json]:
         return whose | {
             "release_id": release_id,
             "release_number": _state(context).number_of(release_id),
-            "even_stable": _promotion_failed(context),
+            "even_stable": _even_stable(context),
         }
     _asked_at(context)  # refused before anything is done
     return whose | {"who": _person(context), "named": _named(context)}
@@ -51,7 +52,7 @@ def run(context: StageContext) -> Outcome:
         entry = state.roll_back(
             context.release.release_id,
             note=Note(why=_why(context)),
-            even_stable=_promotion_failed(context),
+            even_stable=_even_stable(context),
         )
     else:
         entry = _take_back_by_hand(state, context)
@@ -128,8 +129,12 @@ def _why(context: StageContext) -> str:
     return why if isinstance(why, str) and why else AFTER_FAILURE
 
 
-def _promotion_failed(context: StageContext) -> bool:
-    return context.settings.get("promotion_failed") is True
+def _even_stable(context: StageContext) -> bool:
+    """Return whether this run's promotion failed after it had moved users, not one cleared later."""
+    if context.settings.get("promotion_failed") is not True or context.release is None:
+        return False
+    promoted = _state(context).promotion_of(context.release.release_id)
+    return promoted is not None and datetime.now(UTC) - parse_utc(promoted.at) < TRIES_OF_PROMOTION
 
 
 def _left_alone(state: ModelState, release_id: str) -> str:

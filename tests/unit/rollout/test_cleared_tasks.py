@@ -6,6 +6,7 @@ pause, a lapse, a cut and the release's end. (Stages also answer from their seal
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -127,6 +128,17 @@ def test_a_promotion_that_fails_after_its_entry_is_rolled_back(
     stable = state.peek().stable
     assert stable is not None
     assert stable.release_id == "first"
+
+
+def test_a_promotion_that_is_cleared_hours_later_and_fails_takes_nothing_out(
+    state: ModelState, tmp_path: Path
+) -> None:
+    hours_ago = replace(state, clock=lambda: time.time() - 3 * 3600)
+    for _, ask in tasks_of(hours_ago, RELEASE.release_id):
+        ask()
+    before = told(state)
+    roll_back_release.run(own_rollback(tmp_path, reason="it failed", promotion_failed=True))
+    assert told(state) == before
 
 
 @pytest.mark.parametrize("done", range(2, 7), ids=lambda done: f"after {done} tasks")
