@@ -23,6 +23,7 @@ from tasks.rollout.phases import Decision
 from tasks.rollout.record import Lease, StateRecord
 from tasks.rollout.state import ModelState, open_state
 from tasks.stages import roll_back_release
+from tests.rollout_context import rollout_context
 
 PLAN = PLANS["replay"]
 RELEASE = ReleaseRequest(
@@ -59,16 +60,7 @@ def tasks_of(state: ModelState, name: str = "second") -> list[Task]:
 
 def own_rollback(tmp_path: Path, **settings: Json) -> StageContext:
     """Return what `roll_back_release` is asked by a release's own run."""
-    return StageContext(
-        inputs={},
-        out=tmp_path,
-        work=tmp_path,
-        progress=lambda _sentence, _share: None,
-        store_url=f"file://{tmp_path}/store",
-        state_dir=tmp_path / "state",
-        release=RELEASE,
-        settings=settings,
-    )
+    return rollout_context(tmp_path, release=RELEASE, settings=settings)
 
 
 def told(state: ModelState) -> tuple[StateRecord, int]:

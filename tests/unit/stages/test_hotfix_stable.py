@@ -21,6 +21,7 @@ from tasks.serving.bundle_entries import BundleEntries
 from tasks.serving.slot_folder import Slot, publish
 from tasks.stages import hotfix_stable
 from tasks.stages.hotfix_stable import Asked, hotfix
+from tests.rollout_context import rollout_context
 
 ANN = Note(who="person ann, run manual__1", why="prices were wrong")
 FORM = {"model": "shop", "requested_by": ANN.who, "reason": ANN.why}
@@ -30,15 +31,7 @@ STABLE = f"serving_bundle/{'a' * 64}"
 
 @pytest.fixture
 def context(tmp_path: Path) -> StageContext:
-    return StageContext(
-        inputs={},
-        out=tmp_path,
-        work=tmp_path,
-        progress=lambda _sentence, _share: None,
-        store_url=f"file://{tmp_path}/store",
-        state_dir=tmp_path / "state",
-        settings=FORM,
-    )
+    return rollout_context(tmp_path, settings=FORM)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from tasks.contracts.requests import ReleaseRequest, plan_named
 from tasks.contracts.stage_io import StageContext
 from tasks.rollout.state import ModelState, open_state
 from tasks.stages import promote_release
+from tests.rollout_context import rollout_context
 
 RELEASE = ReleaseRequest(
     release_id="first",
@@ -27,17 +28,7 @@ RELEASE = ReleaseRequest(
 
 @pytest.fixture
 def context(tmp_path: Path) -> StageContext:
-    out = tmp_path / "out"
-    out.mkdir()
-    return StageContext(
-        inputs={},
-        out=out,
-        work=out,
-        progress=lambda _sentence, _share: None,
-        store_url=f"file://{tmp_path}/store",
-        state_dir=tmp_path / "state",
-        release=RELEASE,
-    )
+    return rollout_context(tmp_path, release=RELEASE)
 
 
 @pytest.fixture

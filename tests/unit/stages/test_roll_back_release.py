@@ -17,6 +17,7 @@ from tasks.contracts.stages import Stage
 from tasks.rollout.phases import Decision
 from tasks.rollout.state import ModelState, open_state
 from tasks.stages import roll_back_release
+from tests.rollout_context import rollout_context
 
 NIGHT = datetime(2026, 11, 27, 3, tzinfo=UTC)
 WHO = "person ann, run manual__1"
@@ -36,17 +37,7 @@ class Clock:
 
 @pytest.fixture
 def context(tmp_path: Path) -> StageContext:
-    out = tmp_path / "out"
-    out.mkdir()
-    return StageContext(
-        inputs={},
-        out=out,
-        work=out,
-        progress=lambda _sentence, _share: None,
-        store_url=f"file://{tmp_path}/store",
-        state_dir=tmp_path / "state",
-        settings={**BY_HAND, "requested_at": "2026-11-28T00:00:00Z"},
-    )
+    return rollout_context(tmp_path, settings={**BY_HAND, "requested_at": "2026-11-28T00:00:00Z"})
 
 
 @pytest.fixture
