@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 
@@ -18,7 +19,7 @@ from tests.faults.after import Scene, Tally, nothing_runs_after, stopped_as_said
 from tests.faults.fault_table import Fault, faults_of
 from tests.faults.faulty_slot import Spoiler
 from tests.faults.form import Form
-from tests.faults.line import Hop, Release
+from tests.faults.line import MODEL, Hop, Ran, Release
 from tests.faults.plants import disturb_weights
 from tests.faults.serving_plan import guardrail_plan, ship_plan, staging_plan
 from tests.faults.shop import Shop
@@ -68,7 +69,24 @@ def ten_times_slower(spoiler: Spoiler, quickest_ms: float) -> None:
 
 def end(release: Release, scene: Scene) -> None:
     """Roll back as the DAG does, and see that the champion serves everybody again."""
-    rolled_back = release.run(Stage.ROLL_BACK_RELEASE)
+    seen_to_end(release.run(Stage.ROLL_BACK_RELEASE), scene)
+
+
+def taken_back_by_hand(scene: Scene) -> Ran:
+    """Take stable out as the DAG `roll_back` does when a person asks for it."""
+    return scene.line.run(
+        Stage.ROLL_BACK_RELEASE,
+        settings={
+            "model": MODEL,
+            "release": "stable",
+            "reason": "complaints",
+            "requested_by": "person ann, run manual__1",
+            "requested_at": datetime.now(UTC).isoformat(),
+        },
+    )
+
+
+def seen_to_end(rolled_back: Ran, scene: Scene) -> None:
     assert rolled_back.done, rolled_back.sentence
     assert "release 1 serves" in rolled_back.sentence
     scene.storefront.settle()
@@ -228,7 +246,9 @@ def test_the_same_candidate_without_a_fault_is_shipped_and_can_be_taken_back(
     assert scene.line.now().roles.stable is CANDIDATE
     scene.storefront.settle()
     assert scene.storefront.answers_of(release.path(KIND.SERVING_BUNDLE))
-    end(release, scene)
+    own = release.run(Stage.ROLL_BACK_RELEASE)  # a task cleared by hand ends nothing that serves
+    assert (own.done, scene.line.now().roles.stable) == (True, CANDIDATE), own.sentence
+    seen_to_end(taken_back_by_hand(scene), scene)
 
 
 def test_every_serving_fault_of_the_table_has_its_plant() -> None:
