@@ -8,6 +8,7 @@ import json
 import math
 import os
 import secrets
+import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
@@ -33,6 +34,9 @@ SAY_SECONDS = 60.0  # between two sentences about lines that could not land
 # Of each of the two logs, while nothing can land: a router's volume has 2 GiB.
 MAX_KEPT_BYTES = 512 * 1024 * 1024
 CLOSE_SECONDS = 10.0  # between two looks for hours that are over
+# A failure that was logged longer ago is not judged: beside the requests of a quarter of a second
+# it would make a candidate look far worse than it is. A request takes less.
+JUDGED_SECONDS = 10.0
 
 
 _ByFile = dict[Path, list[dict[str, Any]]]
@@ -141,7 +145,8 @@ class ExposureLander:
     What is about to be appended is noted first, with the length of each file: after a crash the
     files are cut to that length and the same lines land again. A long log, which names users, is
     set aside, landed to its end and removed. One that cannot land gives way to the next: an access
-    log that fills the volume would end the router.
+    log that fills the volume would end the router. `bound_logs` sees to it, in another thread than
+    `land`, which the volume of the state folder may hold up.
     """
 
     state_dir: Path
@@ -155,7 +160,8 @@ class ExposureLander:
     warn: Callable[[str], None] = say_nothing
     bad_lines: int = 0
     dropped_lines: int = 0  # that never landed
-    failed_rpcs: Counter[FailedRpcs] = field(default_factory=Counter)  # since this process began
+    failed_rpcs: Counter[FailedRpcs] = field(default_factory=Counter)  # those seen soon after
+    _logs: threading.Lock = field(default_factory=threading.Lock)  # their names and places
     _said_of: int = 0
     _said_at: float = -math.inf
     _reopened: bool = False
@@ -175,12 +181,21 @@ class ExposureLander:
         try:
             return self._land()
         finally:
-            self._bound_logs()
+            self.bound_logs()
+
+    def bound_logs(self) -> None:
+        """Set a log aside that grows where nothing lands; the one before it is dropped."""
+        if self._logs.acquire(blocking=False):  # where it is not free, somebody lands
+            try:
+                self._bound_logs()
+            finally:
+                self._logs.release()
 
     def _land(self) -> int:
         self._recover()
         landed = self._land_file(self._set_aside) + self._land_file(self.files.access_log)
-        self._rotate()
+        with self._logs:
+            self._rotate()
         self._say_of_bad_lines()
         if self.clock() - self._closed_at >= CLOSE_SECONDS:
             self._closed_at = self.clock()
@@ -188,7 +203,6 @@ class ExposureLander:
         return landed
 
     def _bound_logs(self) -> None:
-        """Set a log aside that grows where nothing lands; the one before it is dropped."""
         if not self._reopened and _length(self._set_aside) >= self.max_kept_bytes:
             self._reopened = self.reopen()  # Envoy may write to it still
         if _length(self.files.access_log) < self.max_kept_bytes:
@@ -229,7 +243,7 @@ class ExposureLander:
             path = self.state_dir / name
             if path.exists() and path.stat().st_size > length:
                 os.truncate(path, length)
-        self._note(replace(place, appending={}))
+        self._note_that(lambda now: replace(now, appending={}))
 
     def _land_file(self, path: Path) -> int:
         try:
@@ -253,12 +267,18 @@ class ExposureLander:
             by_file = {one: found for one, found in left.items() if found}
         if by_file:
             lengths = {str(one.relative_to(self.state_dir)): _length(one) for one in by_file}
-            self._note(replace(place, appending=lengths))
+            self._note_that(lambda now: replace(now, appending=lengths))
         for target, exposures in by_file.items():
             _append(target, as_lines(exposures))
-        self._note(place.landed(inode, offset + len(complete)))
-        self.failed_rpcs.update(failed_rpcs)
+        self._note_that(lambda now: self._landed(now, inode, offset + len(complete)))
+        self.failed_rpcs = self.failed_rpcs + Counter(failed_rpcs)  # others may be reading it
         return sum(len(exposures) for exposures in by_file.values())
+
+    def _landed(self, place: _Place, inode: str, offset: int) -> _Place:
+        """Return the place when a log has landed up to `offset`; it may have been dropped since."""
+        logs = (self._set_aside, self.files.access_log)
+        is_there = inode in {str(one.stat().st_ino) for one in logs if one.exists()}
+        return place.landed(inode, offset) if is_there else replace(place, appending={})
 
     def _rotate(self) -> None:
         """Set a long log aside; remove it when Envoy writes to another one and all has landed."""
@@ -309,18 +329,25 @@ class ExposureLander:
         self._note(place)
         return place
 
+    def _note_that(self, change: Callable[[_Place], _Place]) -> None:
+        with self._logs:
+            self._note(change(self._place()))
+
     def _note(self, place: _Place) -> None:
         record = {"format": "landed/2", **asdict(place)}
         replace_text(self._place_file, canonical_json(record), durable=False)
 
     def _read(self, lines: Iterable[bytes]) -> tuple[_ByFile, list[FailedRpcs]]:
-        """Return the exposures in lines, and whose gRPC requests failed."""
+        """Return the exposures in lines, and whose gRPC requests failed just now."""
+        judged_from = self.clock() - JUDGED_SECONDS
         by_file: defaultdict[Path, list[dict[str, Any]]] = defaultdict(list)
         failed: list[FailedRpcs] = []
         for text in lines:
             try:
                 line = json.loads(text)
-                failed += [(one, str(line["slot"])) for one in [failed_rpc(line)] if one]
+                whose = failed_rpc(line)
+                if whose is not None and _ended_at(line) >= judged_from:
+                    failed.append((whose, str(line["slot"])))
                 exposure = exposure_of(line, self.key)
                 folder = rollout_folder(self.state_dir, str(line["model"]), str(line["rollout"]))
             except (AttributeError, ValueError, KeyError, TypeError):
@@ -329,6 +356,10 @@ class ExposureLander:
             if exposure is not None:
                 by_file[open_file(folder, exposure["time"], self.name)].append(exposure)
         return dict(by_file), failed
+
+
+def _ended_at(line: Mapping[str, Any]) -> float:
+    return float(line["time"]) + int(line["duration_us"] or 0) / 1e6
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,7 @@ from tasks.rollout.file_records import FileRecords
 from tasks.rollout.harm import READ_SECONDS
 from tasks.rollout.harm_watch import HarmWatch
 from tasks.rollout.keeper_health import KeeperHealth, lingering
-from tasks.rollout.last_routed import is_routed, keep_routed, last_routed
+from tasks.rollout.last_routed import is_routed, keep_routed, last_routed, last_withheld
 from tasks.rollout.metrics import METRICS_SECONDS, metrics_file, render_metrics
 from tasks.rollout.metrics_server import serving_metrics
 from tasks.rollout.phases import Phase
@@ -58,7 +58,7 @@ from tasks.rollout.routes import (
 from tasks.rollout.shadow_routes import ShadowAddress, read_shadow
 from tasks.rollout.slot_addresses import slot_addresses
 from tasks.rollout.state import ModelState, Note, open_state
-from tasks.rollout.withheld import WithheldShares
+from tasks.rollout.withheld import Withheld, WithheldKind, WithheldShares
 
 TURN_SECONDS = 0.1
 SEAL_SECONDS = 5.0
@@ -75,28 +75,25 @@ class LeaseWatch:
     monotonic: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
     _deadlines: dict[str, tuple[int, float]] = field(default_factory=dict)
-    _just_started: bool = True
+    _seen: set[str] = field(default_factory=set)  # models that this process looked at before
 
     def lapsed(self, record: StateRecord) -> bool:
         """Return whether the lease of a step has run out since its last renewal was seen."""
+        is_first = record.model not in self._seen
+        self._seen.add(record.model)
         if record.status.phase is not Phase.STEPPING:
             self._deadlines.pop(record.model, None)
             return False
         known = self._deadlines.get(record.model)
         if known is None or known[0] != record.lease.renewals:
-            known = (record.lease.renewals, self.monotonic() + self._left(record))
+            left = self._left_at_first(record) if is_first else record.lease.seconds
+            known = (record.lease.renewals, self.monotonic() + left)
             self._deadlines[record.model] = known
         return self.monotonic() >= known[1]
 
-    def _left(self, record: StateRecord) -> float:
-        """Return the seconds left; a keeper that just started must not give a lease its time anew."""
-        if not self._just_started:
-            return record.lease.seconds
+    def _left_at_first(self, record: StateRecord) -> float:
+        """Return the seconds left: a keeper's next life must not give a lease its time anew."""
         return min(record.lease.seconds, max(0.0, record.lease.expires_at - self.wall()))
-
-    def turned(self) -> None:
-        """Say that every model was looked at once."""
-        self._just_started = False
 
 
 @dataclass(kw_only=True)
@@ -119,16 +116,21 @@ class Keeper:
     cry: Callable[[str], None] = print  # what nobody foresaw, with its traceback
     about: Callable[[str, str | None], None] = lambda _model, _release_id: None
     start_write: Start = at_once  # of a record; beside the turns where that may take long
+    start_read: Start = at_once  # of the state folder, likewise: its volume may hang
     _withheld: WithheldShares = field(default_factory=WithheldShares)
     _writes: RecordWrites = field(init=False)
     _models: dict[str, RoutedModel] = field(default_factory=dict)
+    _unready: dict[str, set[Colour]] = field(default_factory=dict)  # as last seen
     _said_unready: dict[str, set[Colour]] = field(default_factory=dict)
     _contradicted_at: dict[tuple[str, Colour], float] = field(default_factory=dict)
     _said: set[str] = field(default_factory=set)
     _failed_looks: dict[str, int] = field(default_factory=dict)
     _known: Sequence[str] = ()  # the models that had a record at this turn
     _looked: set[str] = field(default_factory=set)  # those that a look of this life was good at
-    _kept: Sequence[RoutedModel] | None = None
+    _restored: set[str] = field(default_factory=set)  # models whose waiting decision was looked for
+    _kept: tuple[Sequence[RoutedModel], Mapping[str, Withheld]] | None = None
+    _shadows: Sequence[ShadowReport] = ()  # as last read
+    _reading: Future[Sequence[ShadowReport]] | None = None
     _read_at: float = -math.inf
     _told_at: float = -math.inf
 
@@ -157,13 +159,13 @@ class Keeper:
         for model in self._known:
             self.about(model, None)
             self._failed_looks.setdefault(model, 0)
+            self._restore_withheld(model)
             try:
                 self._look_at(model, statistics)
                 self._looked.add(model)
             except Exception as error:  # noqa: BLE001  the model keeps its last routes, others go on
                 self._failed(model, error)
                 self._carry_over(model)
-        self.watch.turned()
         self.probes.watch(self._models.values())
         try:
             told = self._tell_envoy()
@@ -189,11 +191,10 @@ class Keeper:
         self.about(model, release_id)
         if release_id is not None and self.watch.lapsed(record):
             self._say_once(f"{model}: lease {record.lease.renewals} of {release_id} has lapsed")
-            renewals = record.lease.renewals
-            self._withheld.lapsed(record, lambda: state.lapse(release_id, renewals, note=KEEPER))
+            self._withheld.lapsed(record)
         routable = self._withheld.routed(record)
         if statistics is not None:
-            self._cut_if_harmful(state, routable, statistics)
+            self._cut_if_harmful(routable, statistics)
             routable = self._withheld.routed(record)
         if routable is record and self._slots_changed(state, record):  # what is withheld goes first
             routable = self._withheld.routed(state.peek())
@@ -204,6 +205,22 @@ class Keeper:
                 render_routes([routed])  # what cannot be rendered must not keep others from Envoy
                 render_clusters([routed])
             self._models[model] = routed
+
+    def _restore_withheld(self, model: str) -> None:
+        """Go on, at the first look at a model, with what this keeper's last life had not written."""
+        if model in self._restored:
+            return
+        self._restored.add(model)
+        try:
+            withheld = last_withheld(self.files, model)
+        except (HeadraceError, OSError) as error:
+            self._say_once(str(error))
+            return
+        if withheld is not None:
+            self.say(
+                f"keeper: {model}: a {withheld.kind} of this router's last keeper is to be written"
+            )
+            self._withheld.restored(model, withheld)
 
     def _carry_over(self, model: str) -> None:
         """Go on with a model's routes of this keeper's last life, until a look at it is good."""
@@ -228,34 +245,29 @@ class Keeper:
             self._said.add(place)
             self.cry("".join([f"keeper: {model}: ", *traceback.format_exception(error)]).rstrip())
 
-    def _cut_if_harmful(
-        self, state: ModelState, record: StateRecord, statistics: Statistics
-    ) -> None:
+    def _cut_if_harmful(self, record: StateRecord, statistics: Statistics) -> None:
         try:
             harm = self.harm.harm(record, statistics, self.watch.wall())
         except Exception as error:  # noqa: BLE001  nobody meets a candidate that nobody judges
             self._failed(record.model, error)
-            self._pause_unjudged(state, record, error)
+            self._pause_unjudged(record, error)
             return
         if harm is None or record.release_id is None or record.status.step is None:
             return
-        note = replace(KEEPER, why=str(harm))
         self._say_once(f"{record.model}: {record.release_id} was cut to 0 %: {harm}")
-        release_id, step, numbers = record.release_id, record.status.step, harm.numbers()
-        self._withheld.cut(record, lambda: state.cut(release_id, step, numbers=numbers, note=note))
+        self._withheld.cut(record, str(harm), harm.numbers())
 
-    def _pause_unjudged(self, state: ModelState, record: StateRecord, error: Exception) -> None:
-        release_id = record.release_id
-        if release_id is None or record.status.phase is not Phase.STEPPING:
+    def _pause_unjudged(self, record: StateRecord, error: Exception) -> None:
+        if record.release_id is None or record.status.phase is not Phase.STEPPING:
             return
         why = f"it cannot be judged: {type(error).__name__}: {error}; see the keeper's log"
-        note = replace(KEEPER, why=bounded(why, MAX_WHY))
-        self._withheld.cut(record, lambda: state.pause(release_id, note=note))
+        self._withheld.paused(record, bounded(why, MAX_WHY))
 
     def _slots_changed(self, state: ModelState, record: StateRecord) -> bool:
         # A keeper that just started knows of no answer: what was broken is so until it answers.
         broken = set(record.unready) - self._taken_back(record)
         unready = (broken | self.probes.unready(record.model)) & record.slots.keys()
+        self._unready[record.model] = unready
         if unready == set(record.unready):
             return False
         if self._said_unready.get(record.model) != unready:
@@ -265,7 +277,7 @@ class Keeper:
         self._writes.offer(
             RecordWrite(
                 model=record.model,
-                write=lambda: state.look(unready, note=KEEPER),
+                write=lambda: state.look(lambda: self._unready[record.model], note=KEEPER),
                 done=lambda phase: self._say_phase(record, phase),
                 failed=self._unwritten(record.model, "the record lacks yet which slots answer"),
             )
@@ -277,17 +289,28 @@ class Keeper:
             self.say(f"keeper: {before.model}: {before.release_id} is now {phase}")
 
     def _write_withheld(self) -> None:
-        for model, withheld in self._withheld.unwritten():
+        for model, withheld in self._withheld.waiting().items():
             self._writes.offer(
                 RecordWrite(
                     model=model,
-                    write=withheld.write,
+                    write=partial(self._write, model, withheld),
                     done=partial(self._withheld.written, model, withheld),
                     failed=self._unwritten(
                         model, "users meet stable only; what the record lacks yet"
                     ),
                 )
             )
+
+    def _write(self, model: str, withheld: Withheld) -> Phase:
+        state = open_state(self.state_dir, model, records=self._records)
+        release_id, note = withheld.release_id, replace(KEEPER, why=withheld.why)
+        match withheld.kind:
+            case WithheldKind.LAPSE:
+                return state.lapse(release_id, withheld.renewals, note=note)
+            case WithheldKind.CUT:
+                return state.cut(release_id, withheld.step, numbers=withheld.numbers, note=note)
+            case WithheldKind.PAUSE:
+                return state.pause(release_id, note=note)
 
     def _unwritten(self, model: str, what: str) -> Callable[[Exception, bool], None]:
         """Return who hears that a write failed; it is tried again."""
@@ -326,9 +349,10 @@ class Keeper:
             self._say_once(f"Envoy keeps its routes until the records of {routed} can be read")
             return False
         models = [self._models[name] for name in sorted(self._models)]
-        if models != self._kept:  # before Envoy is told: a next life must know no older routes
-            keep_routed(self.files, models)
-            self._kept = models
+        kept = (models, self._withheld.waiting())
+        if kept != self._kept:  # before Envoy is told: a next life must know no older routes
+            keep_routed(self.files, *kept)
+            self._kept = kept
         shadow = self._shadow()
         new_clusters = _replace_if_new(self.files.clusters, render_clusters(models, shadow))
         if new_clusters:
@@ -347,18 +371,30 @@ class Keeper:
             return
         self._told_at = self._read_at
         records = [self._models[name].record for name in sorted(self._models)]
-        shadows = [report for record in records for report in self._shadow_report(record)]
+        shadows = self._shadow_reports(records)
         failed = self._failed_looks
         dropped, now = self.dropped_lines(), self.watch.wall()
         text = render_metrics(statistics, records, now, shadows, failed, dropped_lines=dropped)
         replace_text(metrics_file(self.files), text, durable=False)
+
+    def _shadow_reports(self, records: Sequence[StateRecord]) -> Sequence[ShadowReport]:
+        """Return what was read last, and have it read anew."""
+        if self._reading is None:
+            self._reading = self.start_read(partial(self._read_shadow_reports, records))
+        if self._reading.done():
+            read, self._reading = self._reading, None
+            self._shadows = read.result()
+        return self._shadows
+
+    def _read_shadow_reports(self, records: Iterable[StateRecord]) -> Sequence[ShadowReport]:
+        return [report for record in records for report in self._shadow_report(record)]
 
     def _shadow_report(self, record: StateRecord) -> list[ShadowReport]:
         if record.rollout is None:
             return []
         path = rollout_folder(self.state_dir, record.model, record.rollout) / SHADOW_REPORT
         try:
-            return [ShadowReport.parse(path.read_bytes(), str(path))]
+            return [ShadowReport.parse(_shadow_text(path), str(path))]
         except FileNotFoundError:
             return []
         except HeadraceError as error:
@@ -369,6 +405,10 @@ class Keeper:
         if sentence not in self._said:
             self._said.add(sentence)
             self.say(f"keeper: {sentence}")
+
+
+def _shadow_text(path: Path) -> bytes:
+    return path.read_bytes()
 
 
 def _replace_if_new(path: Path, config: Config) -> bool:
@@ -421,6 +461,7 @@ def run(
         warn=lambda sentence: log.say(Level.WARNING, sentence),
     )
     writers = ThreadPoolExecutor(MAX_AT_ONCE, thread_name_prefix="record")
+    reader = ThreadPoolExecutor(1, thread_name_prefix="reader")
     keeper = Keeper(
         state_dir=place.state_dir,
         records=place.records,
@@ -435,13 +476,33 @@ def run(
         dropped_lines=lambda: lander.dropped_lines,
         unseen=health.unseen,
         start_write=writers.submit,
+        start_read=reader.submit,
     )
-    arguments = (place.state_dir, stop, log)
-    sealer = threading.Thread(target=_seal, args=arguments, name="sealer", daemon=True)
-    sealer.start()
+    # The state folder's volume may hang: nothing that cuts, or bounds the log, may wait for it.
+    beside = [
+        threading.Thread(target=work, args=arguments, name=name, daemon=True)
+        for name, work, arguments in (
+            ("sealer", _seal, (place.state_dir, stop, log)),
+            ("lander", _turn_until, (stop, turn_seconds, [lander.land], log)),
+        )
+    ]
+    for thread in beside:
+        thread.start()
+    turns = [keeper.turn, lander.bound_logs, lambda: health.turned(keeper.unread)]
+    _turn_until(stop, turn_seconds, turns, log)
+    keeper.probes.close()
+    for pool in (writers, reader):
+        pool.shutdown(wait=False, cancel_futures=True)
+    for thread in beside:
+        thread.join(timeout=5)
+
+
+def _turn_until(
+    stop: threading.Event, turn_seconds: float, acts: Sequence[Callable[[], object]], log: LineLog
+) -> None:
     last_said = ""
     while not stop.wait(turn_seconds):
-        for act in (keeper.turn, lander.land, lambda: health.turned(keeper.unread)):
+        for act in acts:
             try:
                 act()
             except Exception as error:  # noqa: BLE001  no trouble may end the watch over leases
@@ -449,9 +510,6 @@ def run(
                 if sentence != last_said:
                     log.say(Level.ERROR, sentence)
                 last_said = sentence
-    keeper.probes.close()
-    writers.shutdown(wait=False, cancel_futures=True)
-    sealer.join(timeout=5)
 
 
 def _with_failed_rpcs(seen: Statistics | None, lander: ExposureLander) -> Statistics | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -12,10 +12,13 @@ from tasks.contracts.state_file import replace_text
 from tasks.rollout.envoy import RouterFiles
 from tasks.rollout.record import Colour, StateRecord
 from tasks.rollout.routes import RoutedModel, SlotAddress
+from tasks.rollout.withheld import Withheld
 
 
-def keep_routed(files: RouterFiles, models: Iterable[RoutedModel]) -> None:
-    """Replace what is kept; to be called before Envoy is told the same."""
+def keep_routed(
+    files: RouterFiles, models: Iterable[RoutedModel], withheld: Mapping[str, Withheld]
+) -> None:
+    """Replace what is kept, also of what no record holds yet; before Envoy is told the same."""
     kept = {
         model.name: {
             "record": replace(model.record, entries=()).to_text(),
@@ -23,7 +26,8 @@ def keep_routed(files: RouterFiles, models: Iterable[RoutedModel]) -> None:
         }
         for model in models
     }
-    text = pretty_json({"format": "last_routed/1", "models": kept})
+    waiting = {model: one.as_json() for model, one in withheld.items()}
+    text = pretty_json({"format": "last_routed/1", "models": kept, "withheld": waiting})
     replace_text(files.last_routed, text, durable=False)
 
 
@@ -34,12 +38,7 @@ def last_routed(files: RouterFiles, model: str) -> RoutedModel | None:
     """
     where = str(files.last_routed)
     try:
-        kept: Any = parse_object(files.last_routed.read_bytes(), where)
-    except FileNotFoundError:
-        return None
-    check_format(kept, "last_routed", 1, where)
-    try:
-        one = kept["models"].get(model)
+        one = _kept(files, "models").get(model)
         if one is None:
             return None
         slots = {Colour(colour): SlotAddress(**slot) for colour, slot in one["slots"].items()}
@@ -47,6 +46,29 @@ def last_routed(files: RouterFiles, model: str) -> RoutedModel | None:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         message = f"{where}: expected models with record and slots, found: {error!r}"
         raise BadRequestError(message) from error
+
+
+def last_withheld(files: RouterFiles, model: str) -> Withheld | None:
+    """Return what was decided of a model and not written then, None where nothing was.
+
+    BadRequestError: the file says something else. OSError: it cannot be read.
+    """
+    try:
+        one = _kept(files, "withheld").get(model)
+        return None if one is None else Withheld.parse(one)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        message = f"{files.last_routed}: expected what waits to be written, found: {error!r}"
+        raise BadRequestError(message) from error
+
+
+def _kept(files: RouterFiles, part: str) -> Any:
+    where = str(files.last_routed)
+    try:
+        kept: Any = parse_object(files.last_routed.read_bytes(), where)
+    except FileNotFoundError:
+        return {}
+    check_format(kept, "last_routed", 1, where)
+    return kept.get(part, {})  # a keeper before this one kept no decisions
 
 
 def is_routed(files: RouterFiles, model: str) -> bool:

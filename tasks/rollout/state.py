@@ -290,10 +290,21 @@ class ModelState:
 
         return self.commit(change, note).status.phase
 
-    def look(self, unready: Iterable[Colour], *, note: Note | None = None) -> Phase:
-        """Note which slots do not answer; users leave a broken slot while the other answers."""
-        broken = frozenset(unready)
-        return self.commit(lambda now: changes.looked_at(now, broken), note).status.phase
+    def look(
+        self,
+        unready: Iterable[Colour] | Callable[[], Iterable[Colour]],
+        *,
+        note: Note | None = None,
+    ) -> Phase:
+        """Note which slots do not answer; users leave a broken slot while the other answers.
+
+        A function is asked when the change is made: the API may have held it up for seconds.
+        """
+
+        def change(now: StateRecord) -> Change:
+            return changes.looked_at(now, frozenset(unready() if callable(unready) else unready))
+
+        return self.commit(change, note).status.phase
 
     def pause(self, release_id: str, *, note: Note | None = None) -> Phase:
         """Cut the candidate to 0 % until somebody resumes."""

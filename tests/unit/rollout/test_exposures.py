@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tasks.contracts.errors import CorruptArtifactError
+from tasks.rollout import exposures
 from tasks.rollout.assignment import NUM_BUCKETS
 from tasks.rollout.envoy import RouterFiles, router_files
 from tasks.rollout.envoy_stats import VariantName
@@ -169,7 +170,7 @@ STABLE = VariantName(model="shop", variant="stable", release_number=1)
 def rpc(status: int | None, **others: Any) -> dict[str, Any]:
     """Return a line of a gRPC request to stable, outside any step, that its slot answered."""
     said = {"variant": "stable", "release": "1", "rollout": None, "details": "via_upstream"}
-    return line(grpc_status=status, **{**said, **others})
+    return line(grpc_status=status, **{"time": "1700002800.000", **said, **others})  # SEVEN
 
 
 @pytest.mark.parametrize(
@@ -441,6 +442,46 @@ def test_logs_that_cannot_land_are_bounded_and_what_is_dropped_is_counted(
     assert number + lander.dropped_lines == 40
     assert landed(lander)[-1]["request_id"] == "request-39"
     assert "lines were dropped, as they could not land" in said[0]
+
+
+def test_logs_are_bounded_while_the_volume_of_the_state_folder_hangs(
+    lander: ExposureLander, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lander = replace(lander, max_kept_bytes=1000, reopen=lambda: True)
+    began, go = threading.Event(), threading.Event()
+    append = exposures._append
+
+    def hang(path: Path, data: bytes) -> None:
+        began.set()
+        assert go.wait(20)
+        append(path, data)
+
+    monkeypatch.setattr(exposures, "_append", hang)
+    write(lander, line(0))
+    with ThreadPoolExecutor(1) as beside:
+        landing = beside.submit(lander.land)
+        assert began.wait(20)
+        for number in range(1, 40):
+            write(lander, line(number))
+            lander.bound_logs()
+            assert sum(path.stat().st_size for path in lander.files.folder.glob("access*")) < 2500
+        go.set()
+        assert landing.result() >= 1
+    lander.land()
+    found = [one["request_id"] for one in landed(lander)]
+    assert (found[0], found[-1]) == ("request-0", "request-39")
+    assert len(found) == len(set(found))
+    assert lander.dropped_lines in {40 - len(found), 41 - len(found)}  # the first: both, perhaps
+
+
+def test_failures_that_land_late_are_not_judged_beside_requests_of_now(
+    lander: ExposureLander,
+) -> None:
+    late, now = rpc(13, time="1700000000.125"), rpc(13, time=f"{SEVEN - 1:.3f}")
+    slow = rpc(13, time=f"{SEVEN - 14:.3f}", duration_us="6000000")
+    write(lander, late, now, slow)
+    lander.land()
+    assert sum(lander.failed_rpcs.values()) == 2
 
 
 def test_an_envoy_that_was_not_told_of_a_bounded_log_is_told_again(lander: ExposureLander) -> None:

@@ -14,12 +14,13 @@ import pytest
 from tasks.contracts.errors import BadRequestError, StoreUnavailableError
 from tasks.contracts.record_store import TextChange
 from tasks.contracts.requests import PLANS
+from tasks.rollout import keeper as keeper_module
 from tasks.rollout.file_records import FileRecords
 from tasks.rollout.keeper import Keeper, LeaseWatch
 from tasks.rollout.phases import Decision, Phase
-from tasks.rollout.record import Colour
+from tasks.rollout.record import Colour, StateRecord
 from tasks.rollout.state import ModelState, open_state
-from tasks.rollout.withheld import WithheldShares
+from tasks.rollout.withheld import WithheldKind, WithheldShares
 from tests.unit.rollout.test_keeper import Clock, FakeEnvoy, FakeProbes
 
 PLAN = PLANS["replay"]
@@ -50,10 +51,14 @@ class World:
         self.state.promote("first")
         self.state.reserve_slot("second")
         self.state.begin_step("second", 1, PLAN, per_try_timeout_ms=50)
+        self.live_again()
+
+    def live_again(self) -> None:
+        """Give the router another keeper, which knows what lies on its disk."""
         self.keeper = Keeper(
-            state_dir=folder / "state",
+            state_dir=self.folder / "state",
             records=self.records,
-            router_dir=folder / "router",
+            router_dir=self.folder / "router",
             slot_host=HOST,
             watch=LeaseWatch(monotonic=self.clock, wall=self.wall),
             probes=FakeProbes(broken=self.broken, well=set()),
@@ -169,7 +174,7 @@ class Hanging(SometimesAway):
 
     def __init__(self, folder: Path, seen: list[bool]) -> None:
         super().__init__(state_dir=folder / "state")
-        self.go, self.asked = threading.Event(), threading.Event()
+        self.go, self.asked, self.done = [threading.Event() for _ in range(3)]
         self.folder, self.seen = folder, seen
 
     def update(self, model: str, change: TextChange) -> None:
@@ -178,6 +183,7 @@ class Hanging(SometimesAway):
             self.asked.set()
             assert self.go.wait(20)
         super().update(model, change)
+        self.done.set()
 
 
 @pytest.fixture
@@ -274,12 +280,12 @@ def test_a_cut_that_was_decided_while_a_lapse_was_on_its_way_is_written_after_it
 ) -> None:
     record = world.state.peek()
     withheld = WithheldShares()
-    withheld.lapsed(record, lambda: None)
-    ((_, lapse),) = withheld.unwritten()
-    withheld.cut(record, lambda: None)
+    withheld.lapsed(record)
+    lapse = withheld.waiting()["shop"]
+    withheld.cut(record, "it harms", {})
     withheld.written("shop", lapse)
-    ((_, cut),) = withheld.unwritten()
-    assert cut.renewals is None
+    cut = withheld.waiting()["shop"]
+    assert cut.kind is WithheldKind.CUT
     withheld.written("shop", cut)
     assert withheld.routed(record) is record
 
@@ -291,16 +297,119 @@ def test_a_lapse_takes_users_away_beside_a_slot_that_broke_meanwhile(world: Worl
     assert not world.turn(601)
 
 
-def test_what_was_decided_of_one_step_is_forgotten_with_the_step(world: World) -> None:
-    withheld = WithheldShares()
-    record = world.state.peek()
-
-    def fail() -> None:
-        raise StoreUnavailableError("away")
-
-    withheld.cut(record, fail)
-    assert withheld.routed(record).status.share == 0
+def next_step(world: World) -> StateRecord:
+    """Go on to the second step, as Airflow does that knows of no cut."""
     world.state.record_verdict("second", 1, Decision.PROCEED, numbers={})
     world.state.begin_step("second", 2, PLAN, per_try_timeout_ms=50)
-    later = world.state.peek()
+    return world.state.peek()
+
+
+def test_a_lapse_of_one_step_is_forgotten_with_the_step(world: World) -> None:
+    withheld = WithheldShares()
+    record = world.state.peek()
+    withheld.lapsed(record)
+    assert withheld.routed(record).status.share == 0
+    later = next_step(world)
     assert withheld.routed(later) == later
+
+
+def harm(world: World) -> None:
+    for _ in range(20):
+        world.envoy.asked += 100
+        world.envoy.failed += 50
+        reached = world.turn(0.25)
+    assert not reached
+
+
+def test_a_cut_that_could_not_be_written_cuts_the_step_that_began_meanwhile(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever judges may write where this router's keeper may not."""
+    world.turn()
+    with monkeypatch.context() as refusing:
+
+        def refuse(_records: FileRecords, model: str, _change: TextChange) -> None:
+            message = f"update {model}: refused with 403"
+            raise BadRequestError(message)
+
+        refusing.setattr(SometimesAway, "update", refuse)
+        harm(world)
+    next_step(world)
+    assert not world.turn(1.1)
+    world.turn()
+    verdicts = world.state.peek().status.verdicts
+    assert verdicts == {1: Decision.PROCEED, 2: Decision.ROLL_BACK}
+    assert world.state.history()[-1].kind == "cut"
+
+
+def test_a_keepers_next_life_writes_the_cut_that_the_last_one_could_not(world: World) -> None:
+    world.turn()
+    SometimesAway.away = True
+    harm(world)
+    SometimesAway.away = False
+    world.envoy = FakeEnvoy()  # nothing harms any more
+    world.live_again()
+    assert not world.turn()
+    entry = world.state.history()[-1]
+    assert (entry.kind, entry.who) == ("cut", "keeper")
+    assert "requests that met the candidate" in entry.why
+    assert entry.details["events"]
+    world.live_again()
+    assert not world.turn()
+    assert world.state.history()[-1] == entry
+
+
+def test_a_renewal_ends_a_lapse_that_a_keepers_last_life_could_not_write(world: World) -> None:
+    world.turn()
+    SometimesAway.away = True
+    assert not world.turn(601)
+    SometimesAway.away = False
+    world.state.renew("second", 600)
+    world.live_again()
+    assert world.turn()
+    assert world.phase is Phase.STEPPING
+
+
+def test_a_keepers_next_life_gives_a_lease_no_new_time_though_its_record_came_late(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.turn()
+    world.live_again()
+    with monkeypatch.context() as late:
+        late.setattr(SometimesAway, "models", lambda _records: [])
+        world.turn(590)
+    assert world.turn(5)
+    assert not world.turn(6)
+    assert world.phase is Phase.PAUSED
+
+
+def test_a_look_that_waited_writes_what_is_seen_by_then(world: World, hanging: Hanging) -> None:
+    world.turn()
+    world.broken.add(Colour.BLUE)  # stable's: users would be moved to the candidate
+    world.turn()
+    assert hanging.asked.wait(20)
+    world.broken.clear()
+    world.turn()
+    hanging.go.set()
+    assert hanging.done.wait(20)
+    assert world.turn()
+    assert (world.phase, world.state.peek().unready) == (Phase.STEPPING, ())
+    assert "halted" not in [entry.kind for entry in world.state.history()]
+
+
+def test_a_state_folder_that_hangs_holds_up_no_cut(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = threading.Event()
+
+    def hang(_path: Path) -> bytes:
+        assert go.wait(20)
+        raise FileNotFoundError
+
+    monkeypatch.setattr(keeper_module, "_shadow_text", hang)
+    with ThreadPoolExecutor(1) as reader:
+        world.keeper = replace(world.keeper, start_read=reader.submit)
+        world.turn()
+        harm(world)
+        assert world.state.peek().status.verdicts == {1: Decision.ROLL_BACK}
+        go.set()
