@@ -237,11 +237,12 @@ async def _wait_out(bake: Bake) -> BakeEnd:
         end = None if now is None else _ended(bake, now)
         if end is not None:
             return end
-        if now is not None and not now.waits:
+        lapsed = now is not None and (now.paused_by == "lease" or _lapsed_at(now) is not None)
+        if now is not None and not now.waits and not lapsed:
             return _goes_on(bake)
         if now is not None and silent_for_long(now):
             break
-        if now is not None and now.paused_by == "lease" and loop.time() >= renew_at:
+        if lapsed and loop.time() >= renew_at:
             await renewed(bake.renewal)  # one that fails is tried again
             renew_at = loop.time() + min(pause, LONGEST_RETRY_SECONDS)
         await asyncio.sleep(POLL_SECONDS)
@@ -268,7 +269,14 @@ async def _interrupted(bake: Bake) -> BakeEnd | None:
     now = await read_now(bake.state)
     if now is None:
         return None
-    return _ended(bake, now) or (_paused(bake, now) if now.waits else None)
+    end = _ended(bake, now)
+    if end is not None:
+        return end
+    return _paused(bake, now) if now.waits or _lapsed_at(now) is not None else None
+
+
+def _lapsed_at(now: RolloutNow) -> datetime | None:
+    return now.lapsed_unseen(datetime.now(tz=UTC))
 
 
 def _ended(bake: Bake, now: RolloutNow) -> BakeEnd | None:
@@ -289,15 +297,24 @@ def _ended(bake: Bake, now: RolloutNow) -> BakeEnd | None:
 
 
 def _paused(bake: Bake, now: RolloutNow) -> BakeEnd:
-    since = parse_utc(now.last_at) if now.last_kind in _PAUSES else datetime.now(tz=UTC)
+    since, how = _since_when(now)
     left = max(0.0, (bake.deadline - since).total_seconds())
     until = datetime.now(tz=UTC) + LONGEST_PAUSE
     sentence = (
-        f"step {bake.step} is {now.phase}, {now.last_words}; {left:.0f} s of its bake are left "
+        f"step {bake.step} is {how}; {left:.0f} s of its bake are left "
         "for when it goes on (`headrace resume`, or roll back)"
     )
     then = replace(bake, until=until.isoformat(), left_seconds=left)
     return BakeEnd(kind=EndKind.PAUSED, sentence=sentence, then=then)
+
+
+def _since_when(now: RolloutNow) -> tuple[datetime, str]:
+    """Return since when a step has not baked, and why."""
+    lapsed = _lapsed_at(now)
+    if lapsed is not None:
+        return lapsed, f"met by nobody since its lease ran out at {lapsed.isoformat()}"
+    since = parse_utc(now.last_at) if now.last_kind in _PAUSES else datetime.now(tz=UTC)
+    return since, f"{now.phase}, {now.last_words}"
 
 
 def _goes_on(bake: Bake) -> BakeEnd:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,20 @@ class RolloutNow:
     last_at: str
     last_words: str
     silent: frozenset[str] = frozenset()  # roles whose slot did not answer: stable, candidate
+    lease_expires_at: float = 0.0  # unix time; 0 where no lease runs
 
     @property
     def waits(self) -> bool:
         """Return whether the step neither goes on nor has ended."""
         return self.phase in {"paused", "halted"}
+
+    def lapsed_unseen(self, now: datetime) -> datetime | None:
+        """Return when a step's lease ran out that no keeper has paused yet: none is alive, say.
+
+        Envoy's routes refuse the candidate from then on, so the step has not baked since.
+        """
+        at = datetime.fromtimestamp(self.lease_expires_at, tz=UTC)
+        return at if self.phase == "stepping" and self.lease_expires_at and at < now else None
 
     @property
     def refused(self) -> bool:
@@ -72,6 +82,7 @@ def rollout_now_of(text: bytes, where: str) -> RolloutNow | None:
             silent=frozenset(
                 role for role in ("stable", "candidate") if roles.get(role) in unready
             ),
+            lease_expires_at=float(record.get("lease", {}).get("expires_at", 0.0)),
         )
-    except (BadRequestError, LookupError, TypeError, AttributeError):
+    except (BadRequestError, LookupError, TypeError, ValueError, AttributeError):
         return None

@@ -14,7 +14,15 @@ from typing import Any
 
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
-from headrace_airflow.bake import Bake, BakeOperator, BakeTrigger, as_values, plan_bake, renewed
+from headrace_airflow.bake import (
+    Bake,
+    BakeOperator,
+    BakeTrigger,
+    as_values,
+    plan_bake,
+    read_bake,
+    renewed,
+)
 
 from tasks.contracts.requests import ReleaseRequest, parse_utc, plan_named
 from tasks.contracts.stages import Stage
@@ -162,6 +170,26 @@ def meanwhile(asked: Bake, act: Callable[[], object]) -> tuple[dict[str, Any], f
     event, seconds = fire(asked)
     timer.join()
     return event, seconds - 0.6
+
+
+def test_what_lapsed_while_no_keeper_and_no_airflow_lived_has_not_baked(
+    tmp_path: Path, state: ModelState
+) -> None:
+    """Both come back after the planned end: Envoy refused the candidate since the lease ran out."""
+    open_state(tmp_path, "shop", clock=lambda: time.time() - 50).renew("second", 20)
+    planned = bake(tmp_path, -5)  # it would have ended 25 s after the lease
+    event, _ = fire(planned)
+    assert event["kind"] == "paused"
+    assert "met by nobody since its lease ran out" in event["sentence"]
+    assert event["then"]["left_seconds"] == pytest.approx(25, abs=1)
+    waiting = read_bake(event["then"])
+    module = ("-m", "tasks.cli.renew_lease")
+    words = (sys.executable, *module, str(tmp_path), "shop", "second", "600")
+    event, _ = fire(replace(waiting, renewal=words))
+    assert event["kind"] == "goes on"
+    assert state.peek().lease.expires_at > time.time() + 500
+    left = parse_utc(event["then"]["until"]) - datetime.now(tz=UTC)
+    assert left.total_seconds() == pytest.approx(25, abs=2)
 
 
 PERSON = Note(who="person ann", why="I saw something")
