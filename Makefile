@@ -34,11 +34,17 @@ demo: setup  ## the whole loop: data, gates, training, compression, canary, prom
 down: setup  ## stop all that demo left running
 	$(VENV)/bin/headrace down
 
-test: setup  ## unit and integration tests (real servers on loopback)
-	$(PY) -m pytest -q -m "not cluster and not images and not gpu and not slow and not trial" $(PYTEST_ARGS)
+# Tests that only compute share the cores; those with servers, users and clocks run one after another.
+JOBS ?= 2
+SPREAD := -n $(JOBS) --dist loadfile
+SHORT := not cluster and not images and not gpu and not slow and not trial
+COMPUTING := $(addprefix tests/integration/,bundling kills ranks stores rollout/test_picture_release.py)
+
+test: setup test-unit  ## unit and integration tests (real servers on loopback)
+	$(PY) -m pytest -q -m "$(SHORT)" --ignore tests/unit $(PYTEST_ARGS)
 
 test-unit: setup  ## unit tests only
-	$(PY) -m pytest -q tests/unit $(PYTEST_ARGS)
+	$(PY) -m pytest -q $(SPREAD) -m "$(SHORT)" tests/unit $(PYTEST_ARGS)
 
 test-cluster: setup  ## tests that need KUBECONFIG
 	$(PY) -m pytest -q -m "cluster and not slow" $(PYTEST_ARGS); code=$$?; [ $$code -eq 5 ] || exit $$code
@@ -63,7 +69,8 @@ fault-matrix: setup  ## every fault, sync and deferrable, stock and ours, on KUB
 	  $(PY) -m pytest -q tests/cluster/test_fault_matrix.py $(PYTEST_ARGS)
 
 trials: setup  ## what takes minutes and CI runs too: planted faults, kills, whole flows, short forms
-	$(PY) -m pytest -q -m trial $(PYTEST_ARGS)
+	$(PY) -m pytest -q $(SPREAD) -m trial $(COMPUTING) $(PYTEST_ARGS)
+	$(PY) -m pytest -q -m trial $(addprefix --ignore ,$(COMPUTING)) $(PYTEST_ARGS)
 
 test-slow: setup  ## what takes many minutes: the stack killed in the middle, Airflow standalone, large files
 	$(PY) -m pytest -q -m "slow and not cluster and not images and not gpu and not trial" --ignore tests/faults $(PYTEST_ARGS)
