@@ -58,6 +58,14 @@ REFUSING = replace(
     measured={"rows": 2_100_000, "unexpected": 118, "missing": 7},
 )
 OTHER_CODE = "code of a gate that is not ours"
+
+
+@pytest.fixture(autouse=True)
+def no_store_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that the shell of whoever runs the tests names is not that of these tests."""
+    monkeypatch.delenv("HEADRACE_STORE", raising=False)
+
+
 HIT_RATE = {True: 0.4, False: 0.2}  # better or worse than stable's 0.3
 
 

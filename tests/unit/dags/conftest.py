@@ -16,8 +16,9 @@ os.environ.setdefault("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
 ROOT = Path(__file__).resolve().parents[3]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def dags() -> Iterator[dict[str, Any]]:
+    """All DAGs by name; what they take from the environment is there for one file's tests only."""
     from airflow.dag_processing.dagbag import DagBag
     from headrace_airflow.deployment import the_deployment
 
