@@ -203,22 +203,38 @@ class BakeTrigger(BaseTrigger):
 async def _wait(bake: Bake) -> BakeEnd:
     loop = asyncio.get_running_loop()
     pause = bake.lease_seconds / RENEWALS_PER_LEASE
+    seen = await _first_seen(bake.state)  # a renewal would hide a lapse that nobody saw
+    held_until = 0.0 if seen is None else seen.lease_expires_at
     renew_at, renewal = loop.time(), RENEWED
     while _bakes(bake, renewal):
-        end = await _interrupted(bake)
-        if end is not None:
-            return end
+        now = await read_now(bake.state)
+        if now is not None:
+            end = _interrupted(bake, now, held_until)
+            if end is not None:
+                return end
+            held_until = now.lease_expires_at
         if Path(bake.used_up).exists():  # noqa: ASYNC240  one stat of a local file
             return _baked("the replay of this step is used up")
         if loop.time() >= renew_at:
             renewal = await renewed(bake.renewal)
             if renewal.refused:
-                return await _interrupted(bake) or _failed(renewal)
+                return await _now_interrupted(bake, held_until) or _failed(renewal)
             renew_at = loop.time() + renewal.next_after(pause)
         await asyncio.sleep(POLL_SECONDS)
     # What was paused while nobody looked here has not baked either.
-    interrupted = await _interrupted(bake)
+    interrupted = await _now_interrupted(bake, held_until)
     return interrupted or (_failed(renewal) if renewal.exit_code else _baked(f"until {bake.until}"))
+
+
+async def _first_seen(state: str) -> RolloutNow | None:
+    """Return the first record that can be read; None where none can for a while."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + LONGEST_RETRY_SECONDS
+    now = await read_now(state)
+    while now is None and loop.time() < until:
+        await asyncio.sleep(POLL_SECONDS)
+        now = await read_now(state)
+    return now
 
 
 def _bakes(bake: Bake, renewal: RenewalEnd) -> bool:
@@ -265,14 +281,22 @@ def _failed(renewal: RenewalEnd) -> BakeEnd:
     return BakeEnd(kind=EndKind.FAILED, sentence=words)
 
 
-async def _interrupted(bake: Bake) -> BakeEnd | None:
+async def _now_interrupted(bake: Bake, held_until: float) -> BakeEnd | None:
     now = await read_now(bake.state)
-    if now is None:
-        return None
+    return None if now is None else _interrupted(bake, now, held_until)
+
+
+def _interrupted(bake: Bake, now: RolloutNow, held_until: float) -> BakeEnd | None:
     end = _ended(bake, now)
     if end is not None:
         return end
-    return _paused(bake, now) if now.waits or _lapsed_at(now) is not None else None
+    if now.waits or _lapsed_at(now) is not None:
+        return _paused(bake, *_since_when(now))
+    if held_until and now.renewed_after(held_until):
+        since = datetime.fromtimestamp(held_until, tz=UTC)
+        how = f"on again, met by nobody from {since.isoformat()} until its lease was renewed"
+        return _paused(bake, since, how)
+    return None
 
 
 def _lapsed_at(now: RolloutNow) -> datetime | None:
@@ -296,8 +320,7 @@ def _ended(bake: Bake, now: RolloutNow) -> BakeEnd | None:
     return None
 
 
-def _paused(bake: Bake, now: RolloutNow) -> BakeEnd:
-    since, how = _since_when(now)
+def _paused(bake: Bake, since: datetime, how: str) -> BakeEnd:
     left = max(0.0, (bake.deadline - since).total_seconds())
     until = datetime.now(tz=UTC) + LONGEST_PAUSE
     sentence = (

@@ -39,6 +39,7 @@ class RolloutNow:
     last_words: str
     silent: frozenset[str] = frozenset()  # roles whose slot did not answer: stable, candidate
     lease_expires_at: float = 0.0  # unix time; 0 where no lease runs
+    lease_seconds: float = 0.0  # as last renewed
 
     @property
     def waits(self) -> bool:
@@ -52,6 +53,10 @@ class RolloutNow:
         """
         at = datetime.fromtimestamp(self.lease_expires_at, tz=UTC)
         return at if self.phase == "stepping" and self.lease_expires_at and at < now else None
+
+    def renewed_after(self, held_until: float) -> bool:
+        """Return whether the lease that ended at `held_until` (unix time) was renewed too late."""
+        return self.lease_expires_at - self.lease_seconds > held_until
 
     @property
     def refused(self) -> bool:
@@ -67,6 +72,7 @@ def rollout_now_of(text: bytes, where: str) -> RolloutNow | None:
         last: Mapping[str, Any] = record["entries"][-1]
         step = status["step"]
         roles: Mapping[str, Any] = record["roles"]
+        lease: Mapping[str, Any] = record.get("lease", {})
         served = [roles[role] for role in ("stable", "previous")]
         unready = record.get("unready", ())
         return RolloutNow(
@@ -82,7 +88,8 @@ def rollout_now_of(text: bytes, where: str) -> RolloutNow | None:
             silent=frozenset(
                 role for role in ("stable", "candidate") if roles.get(role) in unready
             ),
-            lease_expires_at=float(record.get("lease", {}).get("expires_at", 0.0)),
+            lease_expires_at=float(lease.get("expires_at", 0.0)),
+            lease_seconds=float(lease.get("seconds", 0.0)),
         )
     except (BadRequestError, LookupError, TypeError, ValueError, AttributeError):
         return None

@@ -247,19 +247,25 @@ class ExposureLander:
 
     def _land_file(self, path: Path) -> int:
         try:
-            status = path.stat()
+            log = path.open("rb")
         except FileNotFoundError:
             return 0
+        # Open until its place is noted: no other log gets its inode, or is read in its place.
+        with log:
+            return self._land_log(log)
+
+    def _land_log(self, log: BinaryIO) -> int:
+        status = os.fstat(log.fileno())
         place, inode = self._place(), str(status.st_ino)
         offset = place.offsets.get(inode, 0)
         if offset > status.st_size:  # another file with the same inode
             offset = 0
         if offset == status.st_size:
             return 0
-        complete = _complete_lines(path, offset, place.doubtful.get(inode, 0) - offset)
+        complete = _complete_lines(log, offset, place.doubtful.get(inode, 0) - offset)
         is_doubtful = bool(complete)
         if not is_doubtful:
-            complete = _complete_lines(path, offset, READ_BYTES)
+            complete = _complete_lines(log, offset, READ_BYTES)
         by_file, failed_rpcs = self._read(complete.splitlines())
         if is_doubtful:  # what landed was counted by an earlier process
             failed_rpcs = []
@@ -398,11 +404,10 @@ class _Place:
         return replace(self, offsets=offsets, doubtful=doubtful)
 
 
-def _complete_lines(path: Path, offset: int, most: int) -> bytes:
+def _complete_lines(log: BinaryIO, offset: int, most: int) -> bytes:
     """Return complete lines from `offset` on, `most` bytes of them."""
-    with path.open("rb") as reader:
-        reader.seek(offset)
-        data = reader.read(max(0, min(most, READ_BYTES)))
+    log.seek(offset)
+    data = log.read(max(0, min(most, READ_BYTES)))
     return data[: data.rfind(b"\n") + 1]
 
 

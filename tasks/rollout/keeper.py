@@ -17,6 +17,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -193,6 +194,8 @@ class Keeper:
             self._say_once(f"{model}: lease {record.lease.renewals} of {release_id} has lapsed")
             self._withheld.lapsed(record)
         routable = self._withheld.routed(record)
+        # Also beside what is withheld: a look that is on its way writes what is seen by then.
+        self._unready[model] = self._seen_unready(record)
         if statistics is not None:
             self._cut_if_harmful(routable, statistics)
             routable = self._withheld.routed(record)
@@ -263,11 +266,13 @@ class Keeper:
         why = f"it cannot be judged: {type(error).__name__}: {error}; see the keeper's log"
         self._withheld.paused(record, bounded(why, MAX_WHY))
 
-    def _slots_changed(self, state: ModelState, record: StateRecord) -> bool:
+    def _seen_unready(self, record: StateRecord) -> set[Colour]:
         # A keeper that just started knows of no answer: what was broken is so until it answers.
         broken = set(record.unready) - self._taken_back(record)
-        unready = (broken | self.probes.unready(record.model)) & record.slots.keys()
-        self._unready[record.model] = unready
+        return (broken | self.probes.unready(record.model)) & record.slots.keys()
+
+    def _slots_changed(self, state: ModelState, record: StateRecord) -> bool:
+        unready = self._unready[record.model]
         if unready == set(record.unready):
             return False
         if self._said_unready.get(record.model) != unready:
@@ -480,10 +485,12 @@ def run(
     )
     # The state folder's volume may hang: nothing that cuts, or bounds the log, may wait for it.
     beside = [
-        threading.Thread(target=work, args=arguments, name=name, daemon=True)
-        for name, work, arguments in (
-            ("sealer", _seal, (place.state_dir, stop, log)),
-            ("lander", _turn_until, (stop, turn_seconds, [lander.land], log)),
+        threading.Thread(
+            target=_turn_until, args=(stop, seconds, [act], log), name=name, daemon=True
+        )
+        for name, seconds, act in (
+            ("sealer", SEAL_SECONDS, partial(seal_closed, place.state_dir)),
+            ("lander", turn_seconds, lander.land),
         )
     ]
     for thread in beside:
@@ -508,21 +515,13 @@ def _turn_until(
             except Exception as error:  # noqa: BLE001  no trouble may end the watch over leases
                 sentence = f"keeper: {type(error).__name__}: {error}"
                 if sentence != last_said:
-                    log.say(Level.ERROR, sentence)
+                    with suppress(OSError):  # its disk may be full as well
+                        log.say(Level.ERROR, sentence)
                 last_said = sentence
 
 
 def _with_failed_rpcs(seen: Statistics | None, lander: ExposureLander) -> Statistics | None:
     return None if seen is None else seen.with_failed_rpcs(lander.failed_rpcs)
-
-
-def _seal(state_dir: Path, stop: threading.Event, log: LineLog) -> None:
-    """Seal hours of exposures that are over: taking digests must not hold up the keeper."""
-    while not stop.wait(SEAL_SECONDS):
-        try:
-            seal_closed(state_dir)
-        except OSError as error:  # it is tried again
-            log.say(Level.ERROR, f"keeper: exposures cannot be sealed: {error}")
 
 
 def stop_on_signals(signals: Iterable[signal.Signals]) -> threading.Event:

@@ -18,6 +18,10 @@ from tasks.training.device import training_device
 # ends closes its sockets, and those that wait for it fail at once.
 PATIENCE = timedelta(hours=12)
 
+# What would be freed by gloo's own thread needs the GIL there, and what ends a group waits for that thread: where
+# both meet, as DDP's last reference goes, neither ends. So these live as long as the process.
+_kept: list[object] = []
+
 _T = TypeVar("_T")
 
 
@@ -55,6 +59,16 @@ def joined_ranks() -> Iterator[Ranks]:
     distributed.init_process_group(backend, timeout=PATIENCE)
     try:
         yield JoinedRanks(rank=distributed.get_rank(), size=distributed.get_world_size())
-        distributed.barrier()
+        _part(device)
     finally:
+        _kept.append(distributed.group.WORLD)
         distributed.destroy_process_group()
+
+
+def _part(device: torch.device) -> None:
+    if device.type == "cuda":
+        distributed.barrier()
+        return
+    last = distributed.barrier(async_op=True)
+    _kept.append(last)
+    last.wait()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
+from headrace_airflow import bake as module
 from headrace_airflow.bake import (
     Bake,
     BakeOperator,
@@ -24,6 +26,7 @@ from headrace_airflow.bake import (
     renewed,
 )
 
+from tasks.contracts.bake import RolloutNow
 from tasks.contracts.requests import ReleaseRequest, parse_utc, plan_named
 from tasks.contracts.stages import Stage
 from tasks.rollout.phases import Decision, Phase
@@ -65,6 +68,16 @@ def fire(asked: Bake) -> tuple[dict[str, Any], float]:
     return event, time.monotonic() - started
 
 
+@pytest.fixture
+def state(tmp_path: Path) -> ModelState:
+    made = open_state(tmp_path, "shop")
+    made.reserve_slot("first")
+    made.promote("first")
+    made.reserve_slot("second")
+    made.begin_step("second", 1, RELEASE.plan, per_try_timeout_ms=50)
+    return made
+
+
 def test_a_bake_counts_from_the_ledgers_time(deployment: Any) -> None:
     planned = plan_bake(RELEASE, 3, "2026-11-24T01:00:00+00:00", deployment)
     assert planned.until == "2026-11-24T01:10:00+00:00"  # the third step bakes 600 s
@@ -72,16 +85,19 @@ def test_a_bake_counts_from_the_ledgers_time(deployment: Any) -> None:
     assert planned.used_up == str(traffic / "replayed-r7-step-3")
 
 
+@pytest.mark.usefixtures("state")
 def test_a_bake_ends_in_time(tmp_path: Path) -> None:
     event, seconds = fire(bake(tmp_path, 1))
     assert event["kind"] == "baked"
     assert 0.9 <= seconds < 5
 
 
+@pytest.mark.usefixtures("state")
 def test_a_bake_whose_time_is_over_ends_at_once(tmp_path: Path) -> None:
     assert fire(bake(tmp_path, -60))[1] < 0.5
 
 
+@pytest.mark.usefixtures("state")
 def test_a_bake_ends_when_the_replay_is_used_up(tmp_path: Path) -> None:
     (tmp_path / "used-up").touch()
     event, seconds = fire(bake(tmp_path, 60))
@@ -89,12 +105,14 @@ def test_a_bake_ends_when_the_replay_is_used_up(tmp_path: Path) -> None:
     assert seconds < 5
 
 
+@pytest.mark.usefixtures("state")
 def test_the_lease_is_renewed_while_it_bakes(tmp_path: Path) -> None:
     renewals = tmp_path / "renewals"
     fire(bake(tmp_path, 3, f"open({str(renewals)!r}, 'a').write('x')", lease=1.5))
     assert 2 <= len(renewals.read_text()) <= 6  # at once and every half second, polled
 
 
+@pytest.mark.usefixtures("state")
 def test_a_refused_renewal_ends_the_bake_as_failed(tmp_path: Path) -> None:
     event, _ = fire(bake(tmp_path, 60, "print('no such release'); raise SystemExit(4)"))
     assert event["kind"] == "failed"
@@ -107,12 +125,14 @@ def failing_once(tmp_path: Path) -> str:
     return f"open({log!r}, 'a').write('x'); raise SystemExit(1 if len(open({log!r}).read()) < 2 else 0)"
 
 
+@pytest.mark.usefixtures("state")
 def test_a_renewal_that_crashes_is_tried_again_and_the_bake_goes_on(tmp_path: Path) -> None:
     event, _ = fire(bake(tmp_path, 3, failing_once(tmp_path), lease=1.5))
     assert event["kind"] == "baked"
     assert len((tmp_path / "renewals").read_text()) >= 2
 
 
+@pytest.mark.usefixtures("state")
 def test_a_bake_does_not_end_while_nobody_knows_whether_its_share_lapsed(tmp_path: Path) -> None:
     event, seconds = fire(bake(tmp_path, 0.5, failing_once(tmp_path), lease=6))
     assert event["kind"] == "baked"
@@ -153,16 +173,6 @@ def test_a_trigger_is_made_again_from_what_it_serializes(tmp_path: Path) -> None
 # What a state record says while a step bakes
 
 
-@pytest.fixture
-def state(tmp_path: Path) -> ModelState:
-    made = open_state(tmp_path, "shop")
-    made.reserve_slot("first")
-    made.promote("first")
-    made.reserve_slot("second")
-    made.begin_step("second", 1, RELEASE.plan, per_try_timeout_ms=50)
-    return made
-
-
 def meanwhile(asked: Bake, act: Callable[[], object]) -> tuple[dict[str, Any], float]:
     """Fire, and do something when the wait has begun; return the seconds after that."""
     timer = threading.Timer(0.6, act)
@@ -183,13 +193,71 @@ def test_what_lapsed_while_no_keeper_and_no_airflow_lived_has_not_baked(
     assert "met by nobody since its lease ran out" in event["sentence"]
     assert event["then"]["left_seconds"] == pytest.approx(25, abs=1)
     waiting = read_bake(event["then"])
-    module = ("-m", "tasks.cli.renew_lease")
-    words = (sys.executable, *module, str(tmp_path), "shop", "second", "600")
+    renew = ("-m", "tasks.cli.renew_lease")
+    words = (sys.executable, *renew, str(tmp_path), "shop", "second", "600")
     event, _ = fire(replace(waiting, renewal=words))
     assert event["kind"] == "goes on"
     assert state.peek().lease.expires_at > time.time() + 500
     left = parse_utc(event["then"]["until"]) - datetime.now(tz=UTC)
     assert left.total_seconds() == pytest.approx(25, abs=2)
+
+
+def away(monkeypatch: pytest.MonkeyPatch, is_away: Callable[[int], bool]) -> None:
+    """Have the record unreadable at the looks, counted from 1, that `is_away` says."""
+    real, looks = module.read_now, itertools.count(1)
+
+    async def read(place: str) -> RolloutNow | None:
+        return None if is_away(next(looks)) else await real(place)
+
+    monkeypatch.setattr(module, "read_now", read)
+
+
+def ran_out(tmp_path: Path) -> None:
+    """Leave a lease that ran out 30 s ago, which no keeper has seen."""
+    open_state(tmp_path, "shop", clock=lambda: time.time() - 50).renew("second", 20)
+
+
+@pytest.mark.usefixtures("state")
+@pytest.mark.parametrize("seconds", (-5, 20))
+def test_what_lapsed_is_waited_to_be_seen_before_the_lease_is_renewed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    """The API comes back a little later than the triggerer does, before or after the planned end."""
+    ran_out(tmp_path)
+    away(monkeypatch, lambda look: look == 1)
+    asked = bake(tmp_path, seconds, renewing(tmp_path))
+    event, _ = fire(asked)
+    assert event["kind"] == "paused"
+    assert event["then"]["left_seconds"] == pytest.approx(30 + seconds, abs=2)
+
+
+@pytest.mark.usefixtures("state")
+def test_a_lapse_that_its_own_renewal_hides_has_not_baked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The API was away for longer than the lease, and the renewal was the first to reach it."""
+    open_state(tmp_path, "shop").renew("second", 1.5)
+    held = open_state(tmp_path, "shop").peek().lease.expires_at
+    away(monkeypatch, lambda look: 2 < look <= 9)
+    flag = str(tmp_path / "came-back")
+    late = f"import os; came = os.path.exists({flag!r}); open({flag!r}, 'w'); came or exit(1)"
+    monkeypatch.setattr(module, "LONGEST_RETRY_SECONDS", 3.0)
+    asked = bake(tmp_path, 12, f"{late}\n{renewing(tmp_path)}", lease=9)
+    event, _ = fire(asked)
+    assert event["kind"] == "paused"
+    assert "met by nobody from" in event["sentence"]
+    unbaked = asked.deadline.timestamp() - held
+    assert event["then"]["left_seconds"] == pytest.approx(unbaked, abs=0.01)
+
+
+def test_a_bake_whose_record_cannot_be_read_renews_all_the_same_after_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LONGEST_RETRY_SECONDS", 1.0)
+    renewals = tmp_path / "renewals"
+    event, seconds = fire(bake(tmp_path, 3, f"open({str(renewals)!r}, 'a').write('x')"))
+    assert (event["kind"], renewals.read_text()) == ("baked", "x")
+    assert seconds < 5
 
 
 PERSON = Note(who="person ann", why="I saw something")

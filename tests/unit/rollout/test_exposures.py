@@ -474,6 +474,29 @@ def test_logs_are_bounded_while_the_volume_of_the_state_folder_hangs(
     assert lander.dropped_lines in {40 - len(found), 41 - len(found)}  # the first: both, perhaps
 
 
+def test_a_log_that_is_set_aside_while_it_lands_is_not_taken_for_the_next(
+    lander: ExposureLander, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The keeper's turn bounds the logs, and Envoy begins another one, just before a read."""
+    lander = replace(lander, max_kept_bytes=1000, reopen=lambda: True)
+    complete_lines, others = exposures._complete_lines, iter([[line(n) for n in range(40, 65)]])
+
+    def late(*asked: Any) -> bytes:
+        for more in others:
+            lander.bound_logs()
+            assert not lander.files.access_log.exists()
+            write(lander, *more)
+        return complete_lines(*asked)
+
+    monkeypatch.setattr(exposures, "_complete_lines", late)
+    write(lander, *(line(number) for number in range(40)))
+    for _ in range(3):
+        lander.land()
+    found = [one["request_id"] for one in landed(lander)]
+    assert sorted(found) == sorted(f"request-{number}" for number in range(65))
+    assert lander.dropped_lines == 0
+
+
 def test_failures_that_land_late_are_not_judged_beside_requests_of_now(
     lander: ExposureLander,
 ) -> None:

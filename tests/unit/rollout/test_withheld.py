@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tasks.contracts.errors import BadRequestError, StoreUnavailableError
+from tasks.contracts.log_lines import LineLog, Subject
 from tasks.contracts.record_store import TextChange
 from tasks.contracts.requests import PLANS
 from tasks.rollout import keeper as keeper_module
@@ -395,6 +399,45 @@ def test_a_look_that_waited_writes_what_is_seen_by_then(world: World, hanging: H
     assert world.turn()
     assert (world.phase, world.state.peek().unready) == (Phase.STEPPING, ())
     assert "halted" not in [entry.kind for entry in world.state.history()]
+
+
+@pytest.mark.parametrize("harms", (True, False))
+def test_a_look_that_waited_does_not_halt_onto_a_candidate_that_nobody_is_to_meet(
+    world: World, hanging: Hanging, *, harms: bool
+) -> None:
+    """Stable is silent for a while, and meanwhile the candidate is cut, or its lease lapses."""
+    world.turn()
+    world.broken.add(Colour.BLUE)
+    world.turn()
+    assert hanging.asked.wait(20)
+    if harms:
+        harm(world)
+    else:
+        assert not world.turn(601)
+    world.broken.clear()
+    assert not world.turn(0.1)
+    hanging.go.set()
+    assert hanging.done.wait(20)
+    until(lambda: not world.turn(1.1) and world.phase is Phase.PAUSED)
+    assert world.state.peek().status.verdicts == ({1: Decision.ROLL_BACK} if harms else {})
+    assert "halted" not in [entry.kind for entry in world.state.history()]
+
+
+def test_what_lands_beside_the_turns_goes_on_where_its_fault_cannot_be_logged() -> None:
+    """One disk is full, and holds the log too."""
+    stop, tried = threading.Event(), threading.Semaphore(0)
+
+    def full(_line: object = None) -> None:
+        tried.release()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    log = LineLog(subject=Subject(process="keeper"), speak=full)
+    turns = partial(keeper_module._turn_until, stop, 0.01, [full], log)
+    with ThreadPoolExecutor(1) as beside:
+        ended = beside.submit(turns)
+        assert all(tried.acquire(timeout=20) for _ in range(5))
+        stop.set()
+        ended.result(20)
 
 
 def test_a_state_folder_that_hangs_holds_up_no_cut(
